@@ -1,0 +1,3 @@
+//! Configuration files: strict loading, helpful errors, generated samples.
+
+#![forbid(unsafe_code)]

@@ -1,0 +1,3 @@
+//! The control plane: channels, keys, snapshots, ledger, admin API.
+
+#![forbid(unsafe_code)]

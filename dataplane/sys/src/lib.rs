@@ -1,0 +1,3 @@
+//! The data plane's kernel edge: ring, sockets, mapped memory.
+
+

@@ -1,0 +1,3 @@
+//! Load generators and scenarios against peers.
+
+#![forbid(unsafe_code)]

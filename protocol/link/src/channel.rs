@@ -1,0 +1,191 @@
+//! Channels as the control plane keeps them and the data plane serves them.
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shoal_ticket::TicketPolicy;
+
+/// All that a data plane serves. Replaced whole and atomically; `version` only grows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+pub struct Snapshot {
+    /// Grows with every change at the control plane.
+    pub version: u64,
+    /// Every channel, in no particular order.
+    pub channels: Vec<Channel>,
+}
+
+/// One live room, VOD library or any other tree of URLs with the same origins and rules.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Channel {
+    /// Unique name: 1 to 64 of `a-z 0-9 - _ .`.
+    pub id: String,
+    /// Who pays for it; same alphabet as `id`.
+    #[serde(default = "default_tenant")]
+    pub tenant: String,
+    /// Host names it answers to, lower case, without port. Empty: any host.
+    #[serde(default)]
+    pub hosts: Vec<String>,
+    /// Path prefix of whole segments, with a slash at both ends: `/room1/`. What follows it is asked of the origin.
+    pub prefix: String,
+    /// Where the bytes come from; at least one.
+    pub origins: Vec<Origin>,
+    /// What may be kept, and for how long.
+    #[serde(default)]
+    pub cache: CachePolicy,
+    /// Cross-origin rules for browsers.
+    #[serde(default)]
+    pub cors: CorsPolicy,
+    /// Anti-leech: who may fetch.
+    #[serde(default)]
+    pub access: AccessPolicy,
+    /// Off: every request is answered 403 `channel is switched off`.
+    #[serde(default = "yes")]
+    pub enabled: bool,
+}
+
+/// One source of a channel's bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// Unique within the channel; same alphabet as a channel id. Labels metrics and the ledger.
+    pub id: String,
+    /// `http://host[:port][/base/]`, or `file:/absolute/folder`.
+    pub url: String,
+    /// Lower orders are tried first.
+    #[serde(default)]
+    pub order: u16,
+    /// Share among healthy origins of the same order; 0 takes it out.
+    #[serde(default = "one")]
+    pub weight: u16,
+    /// Host header to send; by default the URL's authority.
+    #[serde(default)]
+    pub host: Option<String>,
+    /// Ask for byte ranges. Off: only whole bodies are asked for.
+    #[serde(default = "yes")]
+    pub range: bool,
+    /// Path (below the URL) that a health check GETs; none: passive health only.
+    #[serde(default)]
+    pub health_path: Option<String>,
+    /// Milliseconds between health checks.
+    #[serde(default = "five_seconds")]
+    pub health_interval_ms: u32,
+}
+
+/// How long things may be kept when the origin does not say, and what makes two URLs one object.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CachePolicy {
+    /// Milliseconds a response without Cache-Control, Expires stays fresh.
+    pub default_ttl_ms: u32,
+    /// The same for .m3u8 and .mpd.
+    pub playlist_ttl_ms: u32,
+    /// Milliseconds a 404 or 410 is kept.
+    pub negative_ttl_ms: u32,
+    /// Milliseconds a stale object may still be served while its origins fail (RFC 5861 section 4).
+    pub stale_if_error_ms: u32,
+    /// Query parameters that belong to the cache key and go to the origin; all others do neither.
+    pub query_allow: Vec<String>,
+}
+
+/// Cross-origin answers (Fetch standard, CORS protocol).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CorsPolicy {
+    /// Off: no CORS header is sent and a preflight gets 204 without any.
+    pub enabled: bool,
+    /// Origins allowed, `*` for all. `https://*.example.com` covers sub-domains.
+    pub allow_origins: Vec<String>,
+    /// Response headers that scripts may read.
+    pub expose_headers: Vec<String>,
+    /// Request headers allowed beyond the safelisted ones; `*` echoes what is asked.
+    pub allow_headers: Vec<String>,
+    /// Seconds a preflight's answer may be kept.
+    pub max_age_s: u32,
+    /// Answer with the caller's own origin and `Access-Control-Allow-Credentials: true`.
+    pub allow_credentials: bool,
+    /// Send Timing-Allow-Origin for the same origins.
+    pub timing: bool,
+}
+
+/// Who may fetch. All rules must agree; an empty rule agrees with everybody.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct AccessPolicy {
+    /// Signed URLs; none: no ticket is asked for.
+    pub ticket: Option<TicketPolicy>,
+    /// On the host of Referer, or of Origin when there is no Referer. `*.example.com` covers sub-domains.
+    pub referer: NameRule,
+    /// On User-Agent; a pattern is a case-insensitive substring.
+    pub user_agent: NameRule,
+    /// On the client's address.
+    pub address: AddressRule,
+}
+
+/// Allow and deny lists of patterns. Deny wins; an empty allow list allows all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct NameRule {
+    /// Only these, when not empty.
+    pub allow: Vec<String>,
+    /// Never these.
+    pub deny: Vec<String>,
+    /// Whether a request without the header passes a non-empty allow list.
+    pub allow_missing: bool,
+}
+
+/// Allow and deny lists of networks. The longest match decides, deny at equal length; an empty allow list allows all.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct AddressRule {
+    /// Only these, when not empty.
+    #[schemars(with = "Vec<String>")]
+    pub allow: Vec<IpNet>,
+    /// Never these.
+    #[schemars(with = "Vec<String>")]
+    pub deny: Vec<IpNet>,
+}
+
+impl Default for CachePolicy {
+    fn default() -> Self {
+        Self {
+            default_ttl_ms: 60_000,
+            playlist_ttl_ms: 1_000,
+            negative_ttl_ms: 1_000,
+            stale_if_error_ms: 60_000,
+            query_allow: Vec::new(),
+        }
+    }
+}
+
+impl Default for CorsPolicy {
+    fn default() -> Self {
+        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        Self {
+            enabled: true,
+            allow_origins: list(&["*"]),
+            expose_headers: list(&["Content-Length", "Content-Range", "Accept-Ranges", "Age", "Date", "ETag", "Server-Timing"]),
+            allow_headers: list(&["*"]),
+            max_age_s: 86_400,
+            allow_credentials: false,
+            timing: true,
+        }
+    }
+}
+
+fn default_tenant() -> String {
+    "default".to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn one() -> u16 {
+    1
+}
+
+fn five_seconds() -> u32 {
+    5_000
+}

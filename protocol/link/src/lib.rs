@@ -1,0 +1,17 @@
+//! What control plane and data plane tell each other, versioned.
+//!
+//! The link carries frames (see [`frame`]) of JSON messages over a byte stream. The data plane dials; the first frame
+//! of each side is a [`DataMessage::Hello`] or [`ControlMessage::Hello`] with the [`PROTOCOL`] it speaks.
+
+#![forbid(unsafe_code)]
+
+pub mod channel;
+pub mod frame;
+pub mod ledger;
+pub mod message;
+
+/// Version of this protocol. A peer with another major number is refused with a clear message.
+pub const PROTOCOL: u32 = 1;
+
+pub use channel::{Channel, Snapshot};
+pub use message::{ControlMessage, DataMessage};

@@ -1,0 +1,133 @@
+//! The messages themselves.
+
+use serde::{Deserialize, Serialize};
+
+use crate::channel::Snapshot;
+use crate::ledger::Batch;
+
+/// From the control plane to a data plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ControlMessage {
+    /// First frame; the answer to the data plane's hello.
+    Hello {
+        /// [`crate::PROTOCOL`] of the control plane.
+        protocol: u32,
+    },
+    /// The whole configuration; sent after hello when the node's version differs, and at every change.
+    Snapshot(Snapshot),
+    /// Do this and answer with [`DataMessage::Done`].
+    Command {
+        /// Chosen by the control plane, unique on this connection.
+        id: u64,
+        /// What to do.
+        command: Command,
+    },
+    /// The batch is durable at the control plane; the node may forget it.
+    LedgerAck {
+        /// Boot of the batch.
+        boot: u64,
+        /// Sequence of the batch.
+        sequence: u64,
+    },
+}
+
+/// What an operator may ask of a running data plane.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "op", rename_all = "snake_case")]
+pub enum Command {
+    /// Forget cached objects on every shard.
+    Purge {
+        /// Which ones.
+        scope: PurgeScope,
+    },
+    /// Fetch these into the cache.
+    Prefetch {
+        /// Channel id.
+        channel: String,
+        /// Paths below the channel's prefix, without a leading slash; with the allowed query, if any.
+        paths: Vec<String>,
+    },
+    /// Stop accepting viewers, finish what runs, then exit.
+    Drain,
+}
+
+/// Which objects a purge takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "scope", rename_all = "snake_case")]
+pub enum PurgeScope {
+    /// One object.
+    Object {
+        /// Channel id.
+        channel: String,
+        /// Path below the channel's prefix, without a leading slash; with the allowed query, if any.
+        path: String,
+    },
+    /// All objects of the channel whose path starts with this.
+    Prefix {
+        /// Channel id.
+        channel: String,
+        /// Start of the path below the channel's prefix.
+        path: String,
+    },
+    /// All objects of a channel.
+    Channel {
+        /// Channel id.
+        channel: String,
+    },
+    /// Everything.
+    All,
+}
+
+/// From a data plane to the control plane.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum DataMessage {
+    /// First frame on a connection.
+    Hello {
+        /// [`crate::PROTOCOL`] of the data plane.
+        protocol: u32,
+        /// Stable name of the node, from its configuration.
+        node: String,
+        /// This run of the process.
+        boot: u64,
+        /// Release of the program, for people.
+        software: String,
+        /// Version of the snapshot it serves, if it has one.
+        snapshot: Option<u64>,
+        /// Base URL at which viewers reach it, from its configuration.
+        public_url: Option<String>,
+    },
+    /// A snapshot was applied on every shard.
+    Applied {
+        /// Its version.
+        version: u64,
+    },
+    /// A snapshot was refused; the node goes on with the one it had.
+    Refused {
+        /// Its version.
+        version: u64,
+        /// Field, value and remedy.
+        reason: String,
+    },
+    /// The answer to a command.
+    Done {
+        /// Id of the command.
+        id: u64,
+        /// Objects purged or fetched, or why not.
+        result: Result<u64, String>,
+    },
+    /// Usage; repeated until acknowledged.
+    Ledger(Batch),
+    /// Every few seconds.
+    Health {
+        /// Open client connections.
+        connections: u64,
+        /// Bytes held in the RAM tier.
+        cache_bytes: u64,
+        /// Busy fraction of the busiest shard, 0 to 1000.
+        busy_permille: u16,
+        /// True from SIGTERM or Drain on.
+        draining: bool,
+    },
+}

@@ -1,0 +1,3 @@
+//! URIs inside HLS playlists and DASH manifests.
+
+#![forbid(unsafe_code)]
