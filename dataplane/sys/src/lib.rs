@@ -1,3 +1,1 @@
 //! The data plane's kernel edge: ring, sockets, mapped memory.
-
-

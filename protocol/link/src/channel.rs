@@ -165,7 +165,15 @@ impl Default for CorsPolicy {
         Self {
             enabled: true,
             allow_origins: list(&["*"]),
-            expose_headers: list(&["Content-Length", "Content-Range", "Accept-Ranges", "Age", "Date", "ETag", "Server-Timing"]),
+            expose_headers: list(&[
+                "Content-Length",
+                "Content-Range",
+                "Accept-Ranges",
+                "Age",
+                "Date",
+                "ETag",
+                "Server-Timing",
+            ]),
             allow_headers: list(&["*"]),
             max_age_s: 86_400,
             allow_credentials: false,

@@ -13,7 +13,9 @@ pub const MAX_LEN: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// The length field is above [`MAX_LEN`]: not our protocol, or a broken peer.
-    #[error("a frame of {0} bytes is longer than the {MAX_LEN} allowed; is the peer a shoal process of the same release?")]
+    #[error(
+        "a frame of {0} bytes is longer than the {MAX_LEN} allowed; is the peer a shoal process of the same release?"
+    )]
     TooLong(usize),
     /// The payload is not the JSON of a known message.
     #[error("the peer sent a message this release does not know: {0}")]
