@@ -160,3 +160,116 @@ impl Buddy {
         self.state[first as usize] = NOT_FREE;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::Random;
+    use super::*;
+
+    const CHUNK_ORDER: u8 = 6;
+
+    impl Buddy {
+        /// Every free block as (first page, pages, class), by way of the lists, checked against the other tables.
+        fn free_blocks(&self) -> Vec<(u32, u32, Class)> {
+            let mut blocks = Vec::new();
+            for class in [Class::Plain, Class::Huge] {
+                let lists = &self.lists[class as usize];
+                for (order, &head) in lists.head.iter().enumerate() {
+                    assert_eq!(lists.filled >> order & 1 == 1, head != NONE);
+                    let (mut previous, mut at) = (NONE, head);
+                    while at != NONE {
+                        assert_eq!(self.links[at as usize].previous, previous);
+                        assert_eq!(self.state[at as usize], order as u8);
+                        assert_eq!(self.class[(at >> self.chunk_order) as usize], class);
+                        blocks.push((at, 1 << order, class));
+                        (previous, at) = (at, self.links[at as usize].next);
+                    }
+                }
+            }
+            assert_eq!(blocks.len(), self.state.iter().filter(|&&state| state != NOT_FREE).count());
+            blocks.sort_by_key(|block| block.0);
+            blocks
+        }
+
+        fn is_wholly_coalesced(&self) -> bool {
+            let pages = self.state.len() as u32;
+            let whole = pages >> self.chunk_order;
+            let rest = pages & ((1 << self.chunk_order) - 1);
+            let blocks = self.free_blocks();
+            blocks.iter().map(|block| block.1).sum::<u32>() == pages && blocks.len() as u32 == whole + rest.count_ones()
+        }
+    }
+
+    #[test]
+    fn random_use_never_overlaps_and_coalesces_wholly() {
+        for (seed, pages) in [(1, 1 << CHUNK_ORDER), (2, 1000), (3, 64 * 7 + 1), (4, 1)] {
+            let mut random = Random(seed);
+            let mut buddy = Buddy::new(pages, CHUNK_ORDER);
+            assert!(buddy.is_wholly_coalesced());
+            let mut held: Vec<(u32, u32)> = Vec::new();
+            let mut owner = vec![false; pages as usize];
+            for step in 0..20_000 {
+                if random.below(100) < if step % 4000 < 2000 { 60 } else { 40 } {
+                    let want = if random.below(2) == 0 { Class::Plain } else { Class::Huge };
+                    let most = if random.below(4) == 0 { 64 } else { 8 };
+                    let n = 1 + random.below(most) as u32;
+                    let convertible = random.below(4) != 0;
+                    if let Some((first, class)) = buddy.alloc(n, want, |_, _| convertible) {
+                        assert_eq!(class, buddy.class[(first >> CHUNK_ORDER) as usize]);
+                        for page in &mut owner[first as usize..(first + n) as usize] {
+                            assert!(!std::mem::replace(page, true), "a page was given twice");
+                        }
+                        held.push((first, n));
+                    } else {
+                        // It may only say no when no aligned run of that order is free.
+                        let run = n.next_power_of_two() as usize;
+                        let fits = owner.chunks_exact(run).any(|run| run.iter().all(|&taken| !taken));
+                        assert!(!fits, "{n} pages were refused though there was room");
+                    }
+                } else if !held.is_empty() {
+                    let (first, n) = held.swap_remove(random.below(held.len() as u64) as usize);
+                    // The writer gives its tail back before the rest.
+                    let keep = if random.below(3) == 0 { random.below(u64::from(n) + 1) as u32 } else { n };
+                    buddy.free(first + keep, n - keep);
+                    buddy.free(first, keep);
+                    owner[first as usize..(first + n) as usize].fill(false);
+                }
+                if step % 97 == 0 {
+                    let free: u32 = buddy.free_blocks().iter().map(|block| block.1).sum();
+                    assert_eq!(free as usize, owner.iter().filter(|&&taken| !taken).count());
+                }
+            }
+            for (first, n) in held {
+                buddy.free(first, n);
+            }
+            assert!(buddy.is_wholly_coalesced());
+        }
+    }
+
+    #[test]
+    fn five_pages_take_five() {
+        let mut buddy = Buddy::new(8, CHUNK_ORDER);
+        assert_eq!(buddy.alloc(5, Class::Plain, |_, _| false), Some((0, Class::Plain)));
+        assert_eq!(buddy.free_blocks(), [(5, 1, Class::Plain), (6, 2, Class::Plain)]);
+    }
+
+    #[test]
+    fn a_chunk_changes_class_only_when_wholly_free() {
+        let mut buddy = Buddy::new(64, CHUNK_ORDER);
+        let (page, _) = buddy.alloc(1, Class::Plain, |_, _| unreachable!()).unwrap();
+        let (huge, class) = buddy.alloc(1, Class::Huge, |_, _| panic!("half the chunk is in use")).unwrap();
+        assert_eq!(class, Class::Plain, "the room is used rather than refused");
+        buddy.free(page, 1);
+        buddy.free(huge, 1);
+        assert_eq!(buddy.alloc(1, Class::Huge, |chunk, to| (chunk, to) == (0, Class::Huge)), Some((0, Class::Huge)));
+        assert_eq!(buddy.alloc(1, Class::Plain, |_, _| true), Some((1, Class::Huge)));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused() {
+        let mut buddy = Buddy::new(256, CHUNK_ORDER);
+        for pages in [0, 65, u32::MAX] {
+            assert_eq!(buddy.alloc(pages, Class::Plain, |_, _| true), None);
+        }
+    }
+}
