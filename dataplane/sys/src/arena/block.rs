@@ -205,6 +205,11 @@ impl BlockRef {
         })
     }
 
+    /// Whether [`BlockRef::slice_for_sendfile`] gives it out; asking marks nothing.
+    pub fn is_sendable(&self) -> bool {
+        self.extent.sendable
+    }
+
     /// A socket may keep the pages themselves beyond the life of the block: they are not to be written again, but to be
     /// punched out when the block is freed.
     pub fn mark_shared_pages(&self) {

@@ -1,0 +1,129 @@
+//! One version of an object: what its bytes are, not the bytes themselves.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use crate::upstream::head::Validators;
+
+/// `total` of a version whose end has not been seen yet.
+const UNKNOWN: u64 = u64::MAX;
+
+/// Everything a response says about an object besides its bytes. Immutable but for what is atomic; shared by every shard.
+pub struct Version {
+    /// Its place in the owner's table.
+    pub slot: VersionSlot,
+    /// Status the origin answered with: 200 for 206 as well.
+    pub status: u16,
+    /// What tells this version from another one.
+    pub validators: Validators,
+    /// End-to-end header lines from the origin, each with its CRLF.
+    pub relay: Box<[u8]>,
+    /// Content-Type, when the origin sent one.
+    pub content_type: Option<Box<str>>,
+    /// Cache-Control as the origin sent it.
+    pub cache_control: Option<Box<str>>,
+    /// Shard clock at which the response was received, less the age it had then (RFC 9111 section 4.2.3).
+    pub born_ms: u64,
+    /// Only for the request that fetched it: private, no-store.
+    pub exclusive: bool,
+    total: AtomicU64,
+    fresh_until_ms: AtomicU64,
+    retired: AtomicBool,
+}
+
+/// Where the owner keeps a version; the generation tells it from a later one in the same place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct VersionSlot {
+    /// Place in the table.
+    pub index: u32,
+    /// Use of that place.
+    pub generation: u32,
+}
+
+/// What a version is made of.
+pub struct VersionParts {
+    /// See [`Version::status`].
+    pub status: u16,
+    /// Length of the whole, when known.
+    pub total: Option<u64>,
+    /// See [`Version::validators`].
+    pub validators: Validators,
+    /// See [`Version::relay`].
+    pub relay: Box<[u8]>,
+    /// See [`Version::content_type`].
+    pub content_type: Option<Box<str>>,
+    /// See [`Version::cache_control`].
+    pub cache_control: Option<Box<str>>,
+    /// See [`Version::born_ms`].
+    pub born_ms: u64,
+    /// Shard clock until which it needs no validation.
+    pub fresh_until_ms: u64,
+    /// See [`Version::exclusive`].
+    pub exclusive: bool,
+}
+
+impl Version {
+    /// The version that lives in `slot`.
+    pub fn new(slot: VersionSlot, parts: VersionParts) -> Version {
+        Version {
+            slot,
+            status: parts.status,
+            validators: parts.validators,
+            relay: parts.relay,
+            content_type: parts.content_type,
+            cache_control: parts.cache_control,
+            born_ms: parts.born_ms,
+            exclusive: parts.exclusive,
+            total: AtomicU64::new(parts.total.unwrap_or(UNKNOWN)),
+            fresh_until_ms: AtomicU64::new(parts.fresh_until_ms),
+            retired: AtomicBool::new(false),
+        }
+    }
+
+    /// Bytes of the whole object; unknown while a body without a length still arrives.
+    pub fn total(&self) -> Option<u64> {
+        match self.total.load(Ordering::Acquire) {
+            UNKNOWN => None,
+            total => Some(total),
+        }
+    }
+
+    /// The end of the body was seen.
+    pub fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Release);
+    }
+
+    /// Whether it may be served without asking the origin.
+    pub fn is_fresh(&self, now_ms: u64) -> bool {
+        now_ms < self.fresh_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Shard clock until which it is fresh.
+    pub fn fresh_until_ms(&self) -> u64 {
+        self.fresh_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// An origin has confirmed it.
+    pub fn refresh(&self, fresh_until_ms: u64) {
+        self.fresh_until_ms.store(fresh_until_ms, Ordering::Relaxed);
+    }
+
+    /// Seconds since the origin made or confirmed the response (the Age header).
+    pub fn age_s(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.born_ms) / 1000
+    }
+
+    /// No new request may be given this version: it was purged, replaced, or turned out broken.
+    pub fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    /// See [`Version::retire`].
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
+    }
+
+    /// Whether bytes of it may come from more than one response.
+    pub fn is_combinable(&self) -> bool {
+        self.status == 200 && self.validators.is_strong() && self.total().is_some()
+    }
+}

@@ -1,0 +1,109 @@
+//! Sockets with the options the data plane needs.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+
+/// Connections that may wait to be accepted; the kernel bounds it by net.core.somaxconn.
+const BACKLOG: i32 = 4096;
+
+/// A socket address in the kernel's form.
+pub struct SocketAddress {
+    storage: libc::sockaddr_storage,
+    len: libc::socklen_t,
+}
+
+impl From<SocketAddr> for SocketAddress {
+    fn from(address: SocketAddr) -> Self {
+        // SAFETY: all zeros is a valid sockaddr_storage.
+        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        let len = match address {
+            SocketAddr::V4(v4) => {
+                let raw = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as _,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                    sin_zero: [0; 8],
+                };
+                // SAFETY: sockaddr_storage is larger than sockaddr_in and suitably aligned.
+                unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
+                size_of::<libc::sockaddr_in>()
+            }
+            SocketAddr::V6(v6) => {
+                let raw = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as _,
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: v6.flowinfo(),
+                    sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                    sin6_scope_id: v6.scope_id(),
+                };
+                // SAFETY: sockaddr_storage is larger than sockaddr_in6 and suitably aligned.
+                unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
+                size_of::<libc::sockaddr_in6>()
+            }
+        };
+        Self { storage, len: len as libc::socklen_t }
+    }
+}
+
+impl SocketAddress {
+    pub(crate) fn as_ptr(&self) -> *const libc::sockaddr {
+        (&raw const self.storage).cast()
+    }
+
+    pub(crate) fn len(&self) -> libc::socklen_t {
+        self.len
+    }
+}
+
+/// A listener that shares its port with the other shards' (SO_REUSEPORT). An IPv6 listener takes IPv6 only.
+pub fn shard_listener(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = listening_socket(address)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+/// Fails when anybody listens on `address`: a listener with SO_REUSEPORT alone would share the port with another
+/// process of the same user and say nothing. Returns the address with the port the kernel chose for port 0.
+pub fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let socket = listening_socket(address)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, 1)?;
+    local_address(&socket)
+}
+
+fn listening_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = stream_socket(address)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, true)?;
+    }
+    // Inherited by every accepted socket.
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    Ok(socket)
+}
+
+/// An unconnected TCP socket of the address's family, without Nagle's delay.
+pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    sockopt::set_tcp_nodelay(&socket, true)?;
+    Ok(socket)
+}
+
+/// The address a socket is bound to.
+pub fn local_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(socket)?).map_err(io::Error::from)
+}
+
+/// The address a socket is connected to.
+pub fn peer_address(socket: impl AsFd) -> io::Result<SocketAddr> {
+    match rustix::net::getpeername(socket)? {
+        Some(address) => SocketAddr::try_from(address).map_err(io::Error::from),
+        None => Err(io::ErrorKind::NotConnected.into()),
+    }
+}

@@ -1,0 +1,355 @@
+//! A shard's own io_uring, nested in its executor.
+//!
+//! ```text
+//!   tasks ──push──▶ SQ ──turn()──▶ kernel ──▶ CQ ──turn()──▶ wake tasks
+//! ```
+//!
+//! Nothing is submitted one by one: tasks push entries and wake the driver, and the driver's next [`Ring::turn`] enters
+//! the kernel once for all of them. The driver sleeps on [`Ring::eventfd`] only when a turn found nothing
+//! ([`Ring::prepare_sleep`]).
+//!
+//! Each entry in flight has a slot in a slab; its index and generation are the entry's `user_data`. The slot owns every
+//! buffer and descriptor the kernel may still use. A future that is dropped early leaves its slot behind as an orphan and
+//! asks for cancellation; the slot is freed by the completion, never before.
+
+mod accept;
+mod buffers;
+mod op;
+mod stream;
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+use std::task::{Context, Waker};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+pub use accept::Acceptor;
+pub use buffers::Chunk;
+pub use op::{Op, Recv, RecvInto};
+pub use stream::{Received, SendMsg, Stream};
+
+use accept::AcceptState;
+use buffers::BufferPool;
+use op::{Hold, Slot};
+use stream::RecvState;
+
+/// Sizes of a ring. The defaults suit one shard with tens of thousands of connections.
+#[derive(Debug, Clone, Copy)]
+pub struct RingConfig {
+    /// Submission entries; pushed beyond it, they are submitted early.
+    pub entries: u32,
+    /// Receive buffers shared by all connections of the ring; a power of two.
+    pub buffers: u16,
+    /// Bytes of each receive buffer.
+    pub buffer_bytes: u32,
+}
+
+impl Default for RingConfig {
+    fn default() -> Self {
+        Self { entries: 2048, buffers: 1024, buffer_bytes: 4096 }
+    }
+}
+
+/// Counters of a ring since its start.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RingStats {
+    /// Entries submitted.
+    pub submitted: u64,
+    /// Completions seen.
+    pub completed: u64,
+    /// System calls made.
+    pub enters: u64,
+    /// Receives that found no buffer in the pool and were repeated.
+    pub no_buffers: u64,
+}
+
+/// Handle to a shard's ring; clones share it. Not `Send`: a ring belongs to the thread that made it.
+#[derive(Clone)]
+pub struct Ring {
+    inner: Rc<Inner>,
+}
+
+pub(crate) struct Inner {
+    uring: RefCell<IoUring>,
+    slots: RefCell<Slots>,
+    buffers: BufferPool,
+    eventfd: OwnedFd,
+    driver: RefCell<Option<Waker>>,
+    stats: Cell<RingStats>,
+}
+
+/// The slab of entries in flight.
+struct Slots {
+    slots: Vec<(u32, Option<Slot>)>,
+    free: Vec<u32>,
+}
+
+/// `user_data` of entries whose completion nobody waits for (cancellations).
+const IGNORED: u64 = u64::MAX;
+
+impl Ring {
+    /// Sets up a ring for the calling thread. Needs Linux 6.1 or later.
+    pub fn new(config: RingConfig) -> io::Result<Ring> {
+        let mut uring: IoUring = IoUring::builder()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(config.entries * 4)
+            .build(config.entries)?;
+        // Saves the kernel a descriptor look-up on each enter; an old kernel refuses and loses only that.
+        let _ = uring.submitter().register_ring_fd();
+        let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
+        uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
+        uring.completion().disable_eventfd();
+        let buffers = BufferPool::register(&uring, config.buffers, config.buffer_bytes)?;
+        Ok(Ring {
+            inner: Rc::new(Inner {
+                uring: RefCell::new(uring),
+                slots: RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }),
+                buffers,
+                eventfd,
+                driver: RefCell::new(None),
+                stats: Cell::new(RingStats::default()),
+            }),
+        })
+    }
+
+    /// Signalled when completions arrive after [`Ring::prepare_sleep`] said true.
+    pub fn eventfd(&self) -> BorrowedFd<'_> {
+        self.inner.eventfd.as_fd()
+    }
+
+    /// Submits what was pushed, takes what completed and wakes its tasks. Never waits. Returns completions handled.
+    pub fn turn(&self) -> io::Result<usize> {
+        self.inner.enter()?;
+        let mut handled = 0;
+        loop {
+            let mut batch = [const { std::mem::MaybeUninit::uninit() }; COMPLETION_BATCH];
+            let mut uring = self.inner.uring.borrow_mut();
+            let completions = uring.completion().fill(&mut batch).len();
+            drop(uring);
+            for entry in &batch[..completions] {
+                // SAFETY: `fill` initialised the first `completions` elements.
+                let entry: &cqueue::Entry = unsafe { entry.assume_init_ref() };
+                self.inner.complete(entry);
+            }
+            handled += completions;
+            if completions < COMPLETION_BATCH {
+                break;
+            }
+        }
+        self.inner.count(|stats| stats.completed += handled as u64);
+        Ok(handled)
+    }
+
+    /// Keeps the driver's waker: the next push wakes it.
+    pub fn set_driver(&self, cx: &Context<'_>) {
+        let mut driver = self.inner.driver.borrow_mut();
+        if !driver.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            *driver = Some(cx.waker().clone());
+        }
+    }
+
+    /// Turns the eventfd on and says whether it is safe to wait for it: false when work is already there.
+    pub fn prepare_sleep(&self) -> bool {
+        let mut uring = self.inner.uring.borrow_mut();
+        uring.completion().enable_eventfd();
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+        let idle = {
+            let completions_waiting = !uring.completion().is_empty();
+            let submissions = uring.submission();
+            !completions_waiting && submissions.is_empty() && !submissions.taskrun()
+        };
+        if !idle {
+            uring.completion().disable_eventfd();
+        }
+        idle
+    }
+
+    /// Turns the eventfd off again after a sleep, so that a busy ring pays nothing for it.
+    pub fn awake(&self) {
+        self.inner.uring.borrow_mut().completion().disable_eventfd();
+    }
+
+    /// What the ring has done so far.
+    pub fn stats(&self) -> RingStats {
+        self.inner.stats.get()
+    }
+
+    /// Entries in flight, orphans included; zero when everything given to the kernel has come back.
+    pub fn in_flight(&self) -> usize {
+        let slots = self.inner.slots.borrow();
+        slots.slots.len() - slots.free.len()
+    }
+}
+
+/// Completions copied out of the queue at a time.
+const COMPLETION_BATCH: usize = 64;
+
+impl Inner {
+    fn count(&self, change: impl FnOnce(&mut RingStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    /// One `io_uring_enter` when there is anything to submit or to run.
+    fn enter(&self) -> io::Result<()> {
+        let mut uring = self.uring.borrow_mut();
+        let pending = {
+            let submissions = uring.submission();
+            if submissions.is_empty() && !submissions.taskrun() && !submissions.cq_overflow() {
+                return Ok(());
+            }
+            submissions.len()
+        };
+        let started = self.stats.get();
+        self.stats.set(RingStats {
+            submitted: started.submitted + pending as u64,
+            enters: started.enters + 1,
+            ..started
+        });
+        // SAFETY: no argument is passed; GETEVENTS runs deferred task work without waiting.
+        match unsafe { uring.submitter().enter::<libc::sigset_t>(pending as u32, 0, IORING_ENTER_GETEVENTS, None) } {
+            Ok(_) => Ok(()),
+            // Memory for a request was short, or the completion queue is full: what is left is submitted next turn.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes a slot for an entry and pushes it.
+    ///
+    /// # Safety
+    ///
+    /// Everything `entry` points to must be owned by `slot` and stay at its address while the slot lives.
+    unsafe fn start(&self, slot: Slot, entry: squeue::Entry) -> u64 {
+        let id = self.slots.borrow_mut().insert(slot);
+        // SAFETY: passed on to our caller.
+        unsafe { self.push(entry.user_data(id)) };
+        id
+    }
+
+    /// # Safety
+    ///
+    /// As [`Inner::start`].
+    unsafe fn push(&self, entry: squeue::Entry) {
+        loop {
+            // SAFETY: our caller keeps what the entry points to alive.
+            if unsafe { self.uring.borrow_mut().submission().push(&entry) }.is_ok() {
+                break;
+            }
+            // Full: make room now. An error here would come again from `turn`, where it ends the shard.
+            let _ = self.enter();
+        }
+        if let Some(driver) = self.driver.borrow_mut().take() {
+            driver.wake();
+        }
+    }
+
+    /// Asks the kernel to end the entry early. Its slot lives on until its completion.
+    fn cancel(&self, id: u64) {
+        // SAFETY: a cancellation points to nothing.
+        unsafe { self.push(opcode::AsyncCancel::new(id).build().user_data(IGNORED)) };
+    }
+
+    fn complete(self: &Rc<Self>, entry: &cqueue::Entry) {
+        let id = entry.user_data();
+        if id == IGNORED {
+            return;
+        }
+        let more = cqueue::more(entry.flags());
+        let mut slots = self.slots.borrow_mut();
+        let Some(slot) = slots.get(id) else { return };
+        match slot {
+            Slot::Waiting { waker, hold } => {
+                let waker = waker.take();
+                let hold = std::mem::replace(hold, Hold::Nothing);
+                *slot = Slot::Done { result: entry.result(), hold };
+                drop(slots);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            Slot::Done { .. } => {}
+            Slot::Orphan { .. } => {
+                let orphan = slots.remove(id);
+                drop(slots);
+                drop(orphan);
+            }
+            Slot::Accept(state) => {
+                let state = Rc::clone(state);
+                if !more {
+                    let ended = slots.remove(id);
+                    drop(slots);
+                    drop(ended);
+                } else {
+                    drop(slots);
+                }
+                AcceptState::complete(&state, self, entry.result(), more);
+            }
+            Slot::Recv(state) => {
+                let state = Rc::clone(state);
+                if !more {
+                    let ended = slots.remove(id);
+                    drop(slots);
+                    drop(ended);
+                } else {
+                    drop(slots);
+                }
+                if entry.result() == -libc::ENOBUFS {
+                    self.count(|stats| stats.no_buffers += 1);
+                }
+                RecvState::complete(&state, self, entry, more);
+            }
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // The kernel may still write into buffers that slots own. Closing the ring cancels everything, but not
+        // synchronously: what is in flight at the end of the process is leaked rather than freed under the kernel.
+        let slots = std::mem::replace(self.slots.get_mut(), Slots { slots: Vec::new(), free: Vec::new() });
+        if slots.slots.len() > slots.free.len() {
+            std::mem::forget(slots);
+            self.buffers.leak();
+        }
+    }
+}
+
+impl Slots {
+    fn insert(&mut self, slot: Slot) -> u64 {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push((0, None));
+            (self.slots.len() - 1) as u32
+        });
+        let (generation, place) = &mut self.slots[index as usize];
+        *place = Some(slot);
+        u64::from(*generation) << 32 | u64::from(index)
+    }
+
+    fn get(&mut self, id: u64) -> Option<&mut Slot> {
+        let (generation, place) = self.slots.get_mut(id as u32 as usize)?;
+        if *generation == (id >> 32) as u32 { place.as_mut() } else { None }
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Slot> {
+        self.get(id)?;
+        let index = id as u32;
+        let (generation, place) = &mut self.slots[index as usize];
+        // The highest generations are skipped so that no slot's id is ever IGNORED.
+        *generation = (*generation + 1) & 0x7fff_ffff;
+        self.free.push(index);
+        place.take()
+    }
+}
+
+const IORING_ENTER_GETEVENTS: u32 = 1;
+
+fn fd(raw: RawFd) -> types::Fd {
+    types::Fd(raw)
+}
