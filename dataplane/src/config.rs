@@ -1,0 +1,228 @@
+//! The configuration file as it is written. [`Config::validate`](crate::settings) turns it into [`crate::settings::Settings`],
+//! exactly once; nothing else in the program reads these types. The doc comments are the sample file's comments.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Everything that can be set. Every key has a default, so an empty file, or none, is a working configuration.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Who this node is, and where it keeps what must survive a restart.
+    pub node: Node,
+    /// How the work is spread over the CPUs.
+    pub shards: Shards,
+    /// Where viewers are served, and the limits that keep one of them from hurting the others.
+    pub http: Http,
+    /// The RAM tier.
+    pub cache: Cache,
+    /// How origins are asked.
+    pub upstream: Upstream,
+    /// Metrics and health, for operators.
+    pub admin: Admin,
+    /// The control plane.
+    pub link: Link,
+    /// What the process says.
+    pub log: Log,
+}
+
+/// Section `node`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Node {
+    /// Name of this node at the control plane: it must be stable and unique, for the usage ledger is counted by it.
+    /// 1 to 64 of `a-z 0-9 - _ .`. Empty: the host name.
+    pub name: String,
+    /// Folder for the last good snapshot and for usage that the control plane has not acknowledged yet. It may grow to
+    /// 256 MiB while the control plane is away. Empty: the folder systemd gives (`STATE_DIRECTORY`), else
+    /// `/var/lib/shoal/dataplane`.
+    pub state_dir: String,
+    /// Base URL at which viewers reach this node, such as `http://edge1.example.com:8080`; told to the control plane,
+    /// which builds signed URLs on it. Empty: unknown.
+    pub public_url: String,
+}
+
+/// Section `shards`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Shards {
+    /// Number of shards, each a thread with memory and sockets of its own. 0: one for each CPU of `cpus`.
+    pub count: usize,
+    /// CPUs to pin shards to, used in turn and again from the start when there are more shards. Empty: all that this
+    /// process may run on.
+    pub cpus: Vec<usize>,
+    /// Microseconds a shard's busiest task may hold the CPU before timers and disk reads get their turn. Lower is
+    /// smoother, higher is faster: 500 keeps their delay near 2 ms on a saturated shard.
+    pub preempt_us: u64,
+}
+
+/// Section `http`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Http {
+    /// Addresses (`address:port`) to serve viewers on. `[::]` takes IPv6 only, so IPv4 needs `0.0.0.0` beside it. Port 0
+    /// lets the system choose. Ignored when systemd hands over sockets.
+    pub listen: Vec<String>,
+    /// Expect a PROXY protocol version 2 header first on every connection, and refuse those without. Only behind a load
+    /// balancer that sends it: whoever can connect can claim any address.
+    pub proxy_protocol: bool,
+    /// Networks (CIDR) of proxies whose X-Forwarded-For is believed. Empty: nobody's.
+    pub trusted_proxies: Vec<String>,
+    /// Bytes of a request head, request line included; more is 431.
+    pub head_bytes: usize,
+    /// Header fields of a request; more is 431.
+    pub headers: usize,
+    /// Bytes of a request line; more is 414.
+    pub request_line_bytes: usize,
+    /// Milliseconds from a head's first byte to its last; longer is 408. Stops clients that trickle headers.
+    pub head_timeout_ms: u64,
+    /// Milliseconds a connection may rest between two requests, or before its first.
+    pub idle_timeout_ms: u64,
+    /// Bytes per second, averaged over ten, below which a viewer who keeps a response waiting is cut off, because its
+    /// blocks are held in RAM that long. 0: never.
+    pub min_send_bytes_per_s: u64,
+    /// Open connections of one shard; more are closed at once.
+    pub connections_per_shard: usize,
+    /// Open connections of one client address (IPv6: one /64) on one shard; more are closed at once. 0: no limit.
+    /// Generous, for thousands of viewers may share one address.
+    pub connections_per_address: usize,
+    /// Ranges in one request; more are answered with the whole object (RFC 9110 section 14.2).
+    pub ranges_per_request: usize,
+    /// Milliseconds that transfers may take to finish after SIGTERM or a drain command, before they are cut.
+    pub drain_ms: u64,
+}
+
+/// Section `cache`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Cache {
+    /// Bytes of the RAM tier, all shards together; at least 16 blocks for each shard. Leave room for the kernel's
+    /// socket buffers: two thirds of a machine that does nothing else is a good start.
+    pub ram_bytes: u64,
+    /// Bytes of a block, the unit of fetching and evicting: a power of two from 64 KiB to 4 MiB. Smaller wastes less on
+    /// short objects, larger costs less per byte.
+    pub block_bytes: u64,
+    /// Percent of `ram_bytes` that may be pinned by shards sending other shards' hot blocks (the front index), 0 to 50.
+    pub front_percent: u8,
+}
+
+/// Section `upstream`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstream {
+    /// Milliseconds to connect to an origin before the next one is tried.
+    pub connect_timeout_ms: u64,
+    /// Milliseconds to wait for a response head, and between two reads of a body, before the next origin is tried.
+    pub response_timeout_ms: u64,
+    /// Connections to one origin, from each shard; further fetches wait for one.
+    pub connections_per_origin: usize,
+    /// Further attempts for one fetch after the first, on the next origins or on the same one.
+    pub retries: u32,
+    /// Blocks fetched ahead of a viewer who reads on.
+    pub readahead_blocks: usize,
+}
+
+/// Section `admin`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Admin {
+    /// Address (`address:port`) of /metrics, /healthz, /readyz and /status. They need no password: keep it off public
+    /// networks.
+    pub listen: String,
+}
+
+/// Section `link`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Link {
+    /// Control planes, tried in turn: `unix:/path/to/socket`. Empty: none, the node serves its last snapshot for ever.
+    pub control: Vec<String>,
+    /// Milliseconds before the first new attempt when all of them failed; doubles up to 16 times that, with jitter.
+    pub retry_ms: u64,
+}
+
+/// Section `log`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug` or `trace`, or a filter such as `info,shoal_dataplane::link=debug`.
+    pub level: String,
+    /// `text` for people, `json` (an object a line) for collectors.
+    pub format: LogFormat,
+    /// File for one JSON line per request; SIGHUP opens it anew after a rotation. Lines are dropped, and counted, rather
+    /// than ever holding up a viewer. Empty: no access log.
+    pub access_log: String,
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// An object a line.
+    Json,
+}
+
+impl Default for Shards {
+    fn default() -> Self {
+        Self { count: 0, cpus: Vec::new(), preempt_us: 500 }
+    }
+}
+
+impl Default for Http {
+    fn default() -> Self {
+        Self {
+            listen: vec!["0.0.0.0:8080".to_owned(), "[::]:8080".to_owned()],
+            proxy_protocol: false,
+            trusted_proxies: Vec::new(),
+            head_bytes: 16 << 10,
+            headers: 100,
+            request_line_bytes: 8 << 10,
+            head_timeout_ms: 10_000,
+            idle_timeout_ms: 60_000,
+            min_send_bytes_per_s: 1_000,
+            connections_per_shard: 16_384,
+            connections_per_address: 1_024,
+            ranges_per_request: 16,
+            drain_ms: 30_000,
+        }
+    }
+}
+
+impl Default for Cache {
+    fn default() -> Self {
+        Self { ram_bytes: 512 << 20, block_bytes: 1 << 20, front_percent: 20 }
+    }
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            connect_timeout_ms: 2_000,
+            response_timeout_ms: 5_000,
+            connections_per_origin: 64,
+            retries: 3,
+            readahead_blocks: 2,
+        }
+    }
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9090".to_owned() }
+    }
+}
+
+impl Default for Link {
+    fn default() -> Self {
+        Self { control: vec!["unix:/run/shoal/control.sock".to_owned()], retry_ms: 250 }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".to_owned(), format: LogFormat::Text, access_log: String::new() }
+    }
+}

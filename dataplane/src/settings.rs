@@ -1,0 +1,227 @@
+//! The configuration as the program uses it: parsed, checked and complete.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::config::{Config, LogFormat};
+
+mod check;
+
+/// Most shards of one process: the owner of a key is one byte in many places.
+pub const MAX_SHARDS: usize = 256;
+/// Fewest blocks a shard can work with: flights, front index and eviction need some to choose from.
+pub const MIN_BLOCKS_PER_SHARD: u64 = 16;
+/// Smallest block.
+pub const MIN_BLOCK_BYTES: u64 = 64 << 10;
+/// Largest block.
+pub const MAX_BLOCK_BYTES: u64 = 4 << 20;
+
+/// A key whose value cannot be used; all of one file are reported together.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}", problems.join("\n"))]
+pub struct ConfigError {
+    /// One line each: key, value, what is wrong with it, what to do.
+    pub problems: Vec<String>,
+}
+
+/// The validated configuration.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Settings {
+    /// Who this node is.
+    pub node: NodeSettings,
+    /// How the work is spread.
+    pub shards: ShardSettings,
+    /// Serving viewers.
+    pub http: HttpSettings,
+    /// The RAM tier.
+    pub cache: CacheSettings,
+    /// Asking origins.
+    pub upstream: UpstreamSettings,
+    /// Metrics and health.
+    pub admin: AdminSettings,
+    /// The control plane.
+    pub link: LinkSettings,
+    /// Logs.
+    pub log: LogSettings,
+}
+
+/// Section `node`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeSettings {
+    /// Stable name at the control plane.
+    pub name: String,
+    /// Absolute folder for snapshot and spool.
+    pub state_dir: PathBuf,
+    /// Base URL for viewers, without a trailing slash.
+    pub public_url: Option<String>,
+}
+
+/// Section `shards`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ShardSettings {
+    /// The CPU of each shard: as many entries as shards, 1 to [`MAX_SHARDS`].
+    pub cpus: Vec<usize>,
+    /// Longest time a task holds the CPU before others get their turn.
+    pub preempt: Duration,
+}
+
+/// Section `http`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HttpSettings {
+    /// Where viewers are served; not empty. A `[::]` among them is IPv6 only.
+    pub listen: Vec<SocketAddr>,
+    /// Whether each connection starts with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+    /// Whose X-Forwarded-For is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Bytes of a request head.
+    pub head_bytes: usize,
+    /// Header fields of a request.
+    pub headers: usize,
+    /// Bytes of a request line; at most `head_bytes`.
+    pub request_line_bytes: usize,
+    /// From a head's first byte to its last.
+    pub head_timeout: Duration,
+    /// Rest between requests.
+    pub idle_timeout: Duration,
+    /// Slowest send rate; 0: any.
+    pub min_send_bytes_per_s: u64,
+    /// Open connections of a shard.
+    pub connections_per_shard: usize,
+    /// Open connections of a client address on a shard; `usize::MAX`: no limit.
+    pub connections_per_address: usize,
+    /// Ranges in one request.
+    pub ranges_per_request: usize,
+    /// Time for transfers to finish when draining.
+    pub drain: Duration,
+}
+
+/// Section `cache`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CacheSettings {
+    /// Bytes of the RAM tier, all shards together.
+    pub ram_bytes: u64,
+    /// Bytes of a block; a power of two.
+    pub block_bytes: u64,
+    /// Percent of RAM for front indexes.
+    pub front_percent: u8,
+}
+
+/// Section `upstream`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UpstreamSettings {
+    /// Time to connect.
+    pub connect_timeout: Duration,
+    /// Time for a response head, and between reads.
+    pub response_timeout: Duration,
+    /// Connections to an origin from a shard.
+    pub connections_per_origin: usize,
+    /// Attempts after the first.
+    pub retries: u32,
+    /// Blocks fetched ahead.
+    pub readahead_blocks: usize,
+}
+
+/// Section `admin`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AdminSettings {
+    /// Where metrics and health are served.
+    pub listen: SocketAddr,
+}
+
+/// Section `link`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LinkSettings {
+    /// Control planes in the order they are tried; empty: none.
+    pub control: Vec<Endpoint>,
+    /// First back-off.
+    pub retry: Duration,
+}
+
+/// Section `log`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogSettings {
+    /// A filter that `tracing_subscriber` has accepted.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+    /// File of the access log, if there is one.
+    pub access_log: Option<PathBuf>,
+}
+
+/// Where a control plane listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Endpoint {
+    /// A Unix stream socket.
+    Unix(PathBuf),
+}
+
+impl std::fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Endpoint::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+impl Settings {
+    /// Number of shards.
+    pub fn shard_count(&self) -> usize {
+        self.shards.cpus.len()
+    }
+
+    /// Bytes of the RAM tier that belong to one shard: whole blocks, at least [`MIN_BLOCKS_PER_SHARD`].
+    pub fn ram_bytes_per_shard(&self) -> u64 {
+        let share = self.cache.ram_bytes / self.shards.cpus.len().max(1) as u64;
+        share - share % self.cache.block_bytes
+    }
+}
+
+/// What validation needs to know of the machine; an argument so that tests can choose it.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// CPUs this process may run on, ascending.
+    pub cpus: Vec<usize>,
+    /// Bytes of physical memory.
+    pub memory: u64,
+    /// Host name.
+    pub host: String,
+    /// `STATE_DIRECTORY` as systemd sets it.
+    pub state_directory: Option<PathBuf>,
+}
+
+impl Config {
+    /// Checks every value against this machine and against the others. Touches no file; finds all problems, not just the first.
+    pub fn validate(&self) -> Result<Settings, ConfigError> {
+        self.validate_on(&Machine::this())
+    }
+
+    /// [`Config::validate`] for a given machine.
+    pub fn validate_on(&self, machine: &Machine) -> Result<Settings, ConfigError> {
+        check::settings(self, machine)
+    }
+}
+
+impl Machine {
+    /// The one this process runs on.
+    pub fn this() -> Self {
+        let cpus = rustix::thread::sched_getaffinity(None)
+            .map(|set| (0..rustix::thread::CpuSet::MAX_CPU).filter(|&cpu| set.is_set(cpu)).collect())
+            .unwrap_or_else(|_| vec![0]);
+        let info = rustix::system::sysinfo();
+        let state_directory = std::env::var_os("STATE_DIRECTORY").filter(|value| !value.is_empty()).map(|value| {
+            // systemd separates several folders by colons; ours is the first.
+            let text = value.to_string_lossy().into_owned();
+            PathBuf::from(text.split(':').next().unwrap_or(&text))
+        });
+        Self {
+            cpus,
+            memory: info.totalram as u64 * u64::from(info.mem_unit),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            state_directory,
+        }
+    }
+}

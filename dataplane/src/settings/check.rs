@@ -1,0 +1,288 @@
+//! From [`Config`] to [`Settings`]: one function per section, every problem collected.
+
+use std::fmt::Display;
+use std::time::Duration;
+
+use super::*;
+use crate::config;
+
+/// Folder of a node that is told no other.
+const DEFAULT_STATE_DIR: &str = "/var/lib/shoal/dataplane";
+/// Longest of any time-out: a day. More is a unit mistaken for another.
+const MAX_TIMEOUT_MS: u64 = 86_400_000;
+/// A Unix socket's path must fit `sockaddr_un` with its closing NUL.
+const MAX_SOCKET_PATH: usize = 107;
+
+/// Collects what is wrong.
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, key: &str, value: impl Display, problem: impl Display) {
+        self.0.push(format!("{key} = {value}: {problem}"));
+    }
+
+    /// `value` when it is within `range`; else notes the problem and returns it all the same.
+    fn within<T: Copy + PartialOrd + Display>(&mut self, key: &str, value: T, least: T, most: T, unit: &str) -> T {
+        if value < least || value > most {
+            self.add(key, value, format_args!("must be from {least} to {most} {unit}"));
+        }
+        value
+    }
+
+    fn timeout(&mut self, key: &str, milliseconds: u64) -> Duration {
+        Duration::from_millis(self.within(key, milliseconds, 1, MAX_TIMEOUT_MS, "milliseconds"))
+    }
+
+    fn parse<T: std::str::FromStr>(&mut self, key: &str, text: &str, remedy: &str) -> Option<T>
+    where
+        T::Err: Display,
+    {
+        match text.parse() {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.add(key, format_args!("{text:?}"), format_args!("{error}; {remedy}"));
+                None
+            }
+        }
+    }
+}
+
+pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, ConfigError> {
+    let mut problems = Problems(Vec::new());
+    let node = node(&config.node, machine, &mut problems);
+    let shards = shards(&config.shards, machine, &mut problems);
+    let http = http(&config.http, &mut problems);
+    let cache = cache(&config.cache, shards.cpus.len() as u64, machine, &mut problems);
+    let upstream = upstream(&config.upstream, &mut problems);
+    let admin = admin(&config.admin, &http, &mut problems);
+    let link = link(&config.link, &mut problems);
+    let log = log(&config.log, &mut problems);
+    match admin {
+        Some(admin) if problems.0.is_empty() => {
+            Ok(Settings { node, shards, http, cache, upstream, admin, link, log })
+        }
+        _ => Err(ConfigError { problems: problems.0 }),
+    }
+}
+
+fn node(raw: &config::Node, machine: &Machine, problems: &mut Problems) -> NodeSettings {
+    let given = !raw.name.is_empty();
+    // A host name is not ours to refuse: what the alphabet lacks becomes a hyphen.
+    let name = if given { raw.name.clone() } else { fold_name(&machine.host) };
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
+    if given && (name.len() > 64 || !name.chars().all(allowed)) {
+        problems.add("node.name", format_args!("{name:?}"), "must be 1 to 64 of a-z 0-9 - _ .");
+    }
+    let state_dir = match (raw.state_dir.as_str(), &machine.state_directory) {
+        ("", Some(folder)) => folder.clone(),
+        ("", None) => PathBuf::from(DEFAULT_STATE_DIR),
+        (folder, _) => PathBuf::from(folder),
+    };
+    if !state_dir.is_absolute() {
+        let value = format_args!("{:?}", state_dir.display().to_string()).to_string();
+        problems.add("node.state_dir", value, "must be an absolute path, starting with /");
+    } else if let Err(reason) = can_create_files(&state_dir) {
+        problems.add("node.state_dir", format_args!("{:?}", state_dir.display().to_string()), reason);
+    }
+    let url = raw.public_url.trim_end_matches('/');
+    if !(url.is_empty() || is_base_url(url)) {
+        let remedy = "must be http:// or https:// with a host, and no query, such as http://edge1.example.com:8080";
+        problems.add("node.public_url", format_args!("{:?}", raw.public_url), remedy);
+    }
+    NodeSettings { name, state_dir, public_url: (!url.is_empty()).then(|| url.to_owned()) }
+}
+
+fn fold_name(host: &str) -> String {
+    let name: String = host
+        .chars()
+        .take(64)
+        .map(|c| c.to_ascii_lowercase())
+        .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
+        .collect();
+    if name.is_empty() { "node".to_owned() } else { name }
+}
+
+fn is_base_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['?', '#', ' ', '@']))
+}
+
+/// Whether files can be made in `folder`, or in the nearest one above that exists. Changes nothing on disk.
+fn can_create_files(folder: &Path) -> Result<(), String> {
+    use rustix::fs::Access;
+    let remedy = "choose another folder, or create it and give it to this user (`install -d -o USER FOLDER`)";
+    for above in folder.ancestors() {
+        match std::fs::metadata(above) {
+            Ok(meta) if !meta.is_dir() => return Err(format!("{} is not a folder; {remedy}", above.display())),
+            Ok(_) => {
+                return rustix::fs::access(above, Access::WRITE_OK | Access::EXEC_OK).map_err(|error| {
+                    let error = std::io::Error::from(error);
+                    format!("this user cannot write to {}: {error}; {remedy}", above.display())
+                });
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(format!("cannot look at {}: {error}; {remedy}", above.display())),
+        }
+    }
+    Err(format!("no folder above it exists; {remedy}"))
+}
+
+fn shards(raw: &config::Shards, machine: &Machine, problems: &mut Problems) -> ShardSettings {
+    for cpu in &raw.cpus {
+        if !machine.cpus.contains(cpu) {
+            let have = format_args!("this process may run on CPUs {}", ranges(&machine.cpus)).to_string();
+            problems.add("shards.cpus", cpu, format_args!("there is no such CPU; {have}"));
+        }
+    }
+    let cpus = if raw.cpus.is_empty() { &machine.cpus } else { &raw.cpus };
+    let count = if raw.count == 0 { cpus.len().min(MAX_SHARDS) } else { raw.count };
+    problems.within("shards.count", count, 1, MAX_SHARDS, "shards");
+    let preempt = Duration::from_micros(problems.within("shards.preempt_us", raw.preempt_us, 50, 100_000, "microseconds"));
+    ShardSettings { cpus: cpus.iter().copied().cycle().take(count.min(MAX_SHARDS)).collect(), preempt }
+}
+
+/// `0-3,8` for `[0, 1, 2, 3, 8]`.
+fn ranges(sorted: &[usize]) -> String {
+    let parts = sorted.chunk_by(|a, b| a + 1 == *b).filter_map(|run| match run {
+        [] => None,
+        [one] => Some(one.to_string()),
+        [first, .., last] => Some(format!("{first}-{last}")),
+    });
+    parts.collect::<Vec<_>>().join(",")
+}
+
+fn http(raw: &config::Http, problems: &mut Problems) -> HttpSettings {
+    let remedy = "write address:port, such as 0.0.0.0:8080 or [::1]:8080";
+    let parse = |text: &String, problems: &mut Problems| problems.parse::<SocketAddr>("http.listen", text, remedy);
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for text in &raw.listen {
+        let Some(address) = parse(text, problems) else { continue };
+        match listen.iter().find(|other| clash(**other, address)) {
+            Some(other) => problems.add("http.listen", text, format_args!("is already taken by {other} in the same list")),
+            None => listen.push(address),
+        }
+    }
+    if raw.listen.is_empty() {
+        problems.add("http.listen", "[]", "needs at least one address:port");
+    }
+    let remedy = "write a network such as 10.0.0.0/8 or fd00::/8";
+    let trusted_proxies = raw
+        .trusted_proxies
+        .iter()
+        .filter_map(|text| match text.parse::<IpAddr>() {
+            Ok(address) => Some(IpNet::from(address)),
+            Err(_) => problems.parse::<IpNet>("http.trusted_proxies", text, remedy),
+        })
+        .collect();
+    let head_bytes = problems.within("http.head_bytes", raw.head_bytes, 1 << 10, 1 << 20, "bytes");
+    let request_line_bytes = raw.request_line_bytes;
+    if request_line_bytes < 64 || request_line_bytes > head_bytes {
+        let problem = format_args!("must be from 64 to http.head_bytes ({head_bytes}), which includes it").to_string();
+        problems.add("http.request_line_bytes", request_line_bytes, problem);
+    }
+    let most = 16 << 20;
+    HttpSettings {
+        listen,
+        proxy_protocol: raw.proxy_protocol,
+        trusted_proxies,
+        head_bytes,
+        headers: problems.within("http.headers", raw.headers, 4, 1_000, "fields"),
+        request_line_bytes,
+        head_timeout: problems.timeout("http.head_timeout_ms", raw.head_timeout_ms),
+        idle_timeout: problems.timeout("http.idle_timeout_ms", raw.idle_timeout_ms),
+        min_send_bytes_per_s: raw.min_send_bytes_per_s,
+        connections_per_shard: problems.within("http.connections_per_shard", raw.connections_per_shard, 1, most, "connections"),
+        connections_per_address: match raw.connections_per_address {
+            0 => usize::MAX,
+            limit => limit,
+        },
+        ranges_per_request: problems.within("http.ranges_per_request", raw.ranges_per_request, 1, 1_000, "ranges"),
+        drain: Duration::from_millis(problems.within("http.drain_ms", raw.drain_ms, 0, MAX_TIMEOUT_MS, "milliseconds")),
+    }
+}
+
+/// Whether both cannot be bound at once. IPv6 sockets are IPv6 only, so the families never meet.
+fn clash(a: SocketAddr, b: SocketAddr) -> bool {
+    a.port() != 0
+        && a.port() == b.port()
+        && a.is_ipv4() == b.is_ipv4()
+        && (a.ip() == b.ip() || a.ip().is_unspecified() || b.ip().is_unspecified())
+}
+
+fn cache(raw: &config::Cache, shards: u64, machine: &Machine, problems: &mut Problems) -> CacheSettings {
+    let block = raw.block_bytes;
+    if !(block.is_power_of_two() && (MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block)) {
+        let problem = format_args!("must be a power of two from {MIN_BLOCK_BYTES} (64 KiB) to {MAX_BLOCK_BYTES} (4 MiB)");
+        problems.add("cache.block_bytes", block, problem);
+    }
+    let least = shards.saturating_mul(MIN_BLOCKS_PER_SHARD).saturating_mul(block);
+    if raw.ram_bytes < least {
+        let problem = format_args!(
+            "{shards} shards with {MIN_BLOCKS_PER_SHARD} blocks of {block} bytes each need at least {least}; \
+             raise it, or lower shards.count or cache.block_bytes"
+        )
+        .to_string();
+        problems.add("cache.ram_bytes", raw.ram_bytes, problem);
+    } else if raw.ram_bytes > machine.memory {
+        let problem = format_args!("this machine has {} bytes of memory", machine.memory).to_string();
+        problems.add("cache.ram_bytes", raw.ram_bytes, problem);
+    }
+    CacheSettings {
+        ram_bytes: raw.ram_bytes,
+        block_bytes: block,
+        front_percent: problems.within("cache.front_percent", raw.front_percent, 0, 50, "percent"),
+    }
+}
+
+fn upstream(raw: &config::Upstream, problems: &mut Problems) -> UpstreamSettings {
+    let connections = raw.connections_per_origin;
+    UpstreamSettings {
+        connect_timeout: problems.timeout("upstream.connect_timeout_ms", raw.connect_timeout_ms),
+        response_timeout: problems.timeout("upstream.response_timeout_ms", raw.response_timeout_ms),
+        connections_per_origin: problems.within(
+            "upstream.connections_per_origin",
+            connections,
+            1,
+            65_536,
+            "connections",
+        ),
+        retries: problems.within("upstream.retries", raw.retries, 0, 100, "attempts"),
+        readahead_blocks: problems.within("upstream.readahead_blocks", raw.readahead_blocks, 0, 64, "blocks"),
+    }
+}
+
+fn admin(raw: &config::Admin, http: &HttpSettings, problems: &mut Problems) -> Option<AdminSettings> {
+    let listen = problems.parse::<SocketAddr>("admin.listen", &raw.listen, "write address:port, such as 127.0.0.1:9090")?;
+    if let Some(other) = http.listen.iter().find(|other| clash(**other, listen)) {
+        problems.add("admin.listen", listen, format_args!("is already taken by {other} in http.listen"));
+    }
+    Some(AdminSettings { listen })
+}
+
+fn link(raw: &config::Link, problems: &mut Problems) -> LinkSettings {
+    let mut control = Vec::new();
+    for text in &raw.control {
+        match text.strip_prefix("unix:").filter(|path| path.starts_with('/') && path.len() <= MAX_SOCKET_PATH) {
+            Some(path) => control.push(Endpoint::Unix(PathBuf::from(path))),
+            None => {
+                let problem = format_args!("must be unix: and an absolute path of at most {MAX_SOCKET_PATH} bytes");
+                problems.add("link.control", format_args!("{text:?}"), problem);
+            }
+        }
+    }
+    LinkSettings { control, retry: Duration::from_millis(problems.within("link.retry_ms", raw.retry_ms, 10, 60_000, "milliseconds")) }
+}
+
+fn log(raw: &config::Log, problems: &mut Problems) -> LogSettings {
+    let remedy = "write error, warn, info, debug or trace, or TARGET=LEVEL pairs separated by commas";
+    problems.parse::<tracing_subscriber::EnvFilter>("log.level", &raw.level, remedy);
+    let access_log = (!raw.access_log.is_empty()).then(|| PathBuf::from(&raw.access_log));
+    if let Some(path) = &access_log {
+        let folder = path.parent().filter(|_| path.is_absolute());
+        if !folder.is_some_and(Path::is_dir) {
+            let problem = "must be an absolute path of a file in a folder that exists";
+            problems.add("log.access_log", format_args!("{:?}", raw.access_log), problem);
+        }
+    }
+    LogSettings { level: raw.level.clone(), format: raw.format, access_log }
+}

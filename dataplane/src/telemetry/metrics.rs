@@ -1,0 +1,297 @@
+//! Every metric, declared once: name, type, unit, labels and help, and which counter or gauge fills it.
+
+/// What a value counts, and how the kept integer becomes the exported number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unit {
+    /// Things.
+    Count,
+    /// Bytes.
+    Bytes,
+    /// Kept in microseconds, exported in seconds.
+    Seconds,
+    /// Kept in parts per thousand, exported as a fraction of 1.
+    Ratio,
+}
+
+impl Unit {
+    /// The exported value of a kept one.
+    pub fn export(self, kept: u64) -> f64 {
+        match self {
+            Unit::Count | Unit::Bytes => kept as f64,
+            Unit::Seconds => kept as f64 / 1e6,
+            Unit::Ratio => kept as f64 / 1e3,
+        }
+    }
+}
+
+/// Prometheus type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+    /// Buckets, sum and count.
+    Histogram,
+}
+
+/// One declaration.
+#[derive(Debug, Clone, Copy)]
+pub struct Metric {
+    /// Full name, with unit and `_total` where Prometheus wants them.
+    pub name: &'static str,
+    /// Prometheus type.
+    pub kind: Type,
+    /// Unit of the kept integer.
+    pub unit: Unit,
+    /// Label names, in the order in which values are given. A first `shard` is filled in on export; without it the
+    /// shards are added up.
+    pub labels: &'static [&'static str],
+    /// Help text.
+    pub help: &'static str,
+}
+
+impl Metric {
+    /// Whether each shard is exported by itself.
+    pub fn per_shard(&self) -> bool {
+        self.labels.first() == Some(&"shard")
+    }
+}
+
+macro_rules! families {
+    ($($id:ident: $kind:ident $unit:ident $name:literal [$($label:literal),*] $help:literal;)*) => {
+        /// A metric of the table.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Family {
+            $(#[doc = $help] $id,)*
+        }
+
+        impl Family {
+            /// All, in the order of the table.
+            pub const ALL: &[Family] = &[$(Family::$id),*];
+
+            /// Its declaration.
+            pub fn metric(self) -> &'static Metric {
+                match self {
+                    $(Family::$id => &Metric {
+                        name: $name,
+                        kind: Type::$kind,
+                        unit: Unit::$unit,
+                        labels: &[$($label),*],
+                        help: $help,
+                    },)*
+                }
+            }
+        }
+    };
+}
+
+families! {
+    Requests: Counter Count "shoal_http_requests_total" ["class", "status", "cache"]
+        "Answered requests by status and by where the body came from.";
+    Refusals: Counter Count "shoal_http_refusals_total" ["reason"]
+        "Requests and connections refused, by reason.";
+    BodyBytes: Counter Bytes "shoal_http_body_bytes_total" []
+        "Bytes of bodies handed to the kernel for viewers.";
+    WireBytes: Counter Bytes "shoal_http_wire_bytes_total" []
+        "Bytes of heads, bodies and framing handed to the kernel for viewers.";
+    RequestSeconds: Histogram Seconds "shoal_http_request_seconds" ["cache"]
+        "Time from a request's head to the last byte handed to the kernel.";
+    FirstByteSeconds: Histogram Seconds "shoal_http_first_byte_seconds" ["cache"]
+        "Time from a request's head to the first byte handed to the kernel.";
+    Connections: Gauge Count "shoal_http_connections" ["shard"]
+        "Open client connections.";
+    ConnectionsAccepted: Counter Count "shoal_http_connections_accepted_total" ["shard"]
+        "Client connections accepted.";
+    ConnectionsClosed: Counter Count "shoal_http_connections_closed_total" ["reason"]
+        "Client connections closed, by reason.";
+    ConnectionsRefused: Counter Count "shoal_http_connections_refused_total" ["limit"]
+        "Client connections closed right after accept, by the limit that was reached.";
+    CacheBytes: Gauge Bytes "shoal_cache_bytes" ["shard"]
+        "Bytes of objects held in the RAM tier.";
+    CacheObjects: Gauge Count "shoal_cache_objects" ["shard"]
+        "Objects known to the RAM tier.";
+    CacheBlocks: Gauge Count "shoal_cache_blocks" ["shard"]
+        "Blocks held in the RAM tier.";
+    CacheEvictions: Counter Count "shoal_cache_evictions_total" ["what"]
+        "Blocks and objects evicted to make room.";
+    CachePurged: Counter Count "shoal_cache_purged_objects_total" []
+        "Objects retired by a purge.";
+    FrontBytes: Gauge Bytes "shoal_cache_front_bytes" ["shard"]
+        "Bytes of other shards' blocks pinned by the front index.";
+    FrontLookups: Counter Count "shoal_cache_front_lookups_total" ["result"]
+        "Lookups in the front index.";
+    ArenaUsed: Gauge Bytes "shoal_arena_used_bytes" ["shard"]
+        "Bytes of the arena in use, blocks in flight to the kernel included.";
+    ArenaCapacity: Gauge Bytes "shoal_arena_capacity_bytes" ["shard"]
+        "Bytes of the arena.";
+    ArenaFailures: Counter Count "shoal_arena_allocation_failures_total" []
+        "Blocks asked for when nothing could be evicted.";
+    Flights: Gauge Count "shoal_flights" ["shard"]
+        "Fetches under way.";
+    FlightsStarted: Counter Count "shoal_flights_started_total" []
+        "Fetches started.";
+    FlightWaiters: Counter Count "shoal_flight_coalesced_waiters_total" []
+        "Requests that joined a fetch already under way.";
+    UpstreamAttempts: Counter Count "shoal_upstream_attempts_total" ["channel", "origin"]
+        "Requests sent, or tried to send, to an origin.";
+    UpstreamErrors: Counter Count "shoal_upstream_errors_total" ["channel", "origin", "kind"]
+        "Failed attempts, by what failed.";
+    UpstreamBytes: Counter Bytes "shoal_upstream_bytes_total" ["channel", "origin"]
+        "Bytes received from an origin, heads included.";
+    UpstreamConnections: Gauge Count "shoal_upstream_connections" ["shard"]
+        "Open connections to origins.";
+    ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
+        "CPU time of the shard's thread.";
+    ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
+        "Fraction of the last second that the shard's thread was on the CPU.";
+    ShardTicks: Counter Count "shoal_shard_heartbeats_total" ["shard"]
+        "Heartbeats; a shard without any for 5 s is unhealthy.";
+    Handovers: Counter Count "shoal_mesh_handovers_total" ["kind"]
+        "Messages sent to another shard, by kind.";
+    LaneFull: Counter Count "shoal_mesh_lane_full_total" []
+        "Messages refused because the lane to another shard was full.";
+    RingSubmitted: Counter Count "shoal_ring_submissions_total" ["shard"]
+        "Entries submitted to the shard's io_uring.";
+    RingCompleted: Counter Count "shoal_ring_completions_total" ["shard"]
+        "Completions taken from the shard's io_uring.";
+    RingEnters: Counter Count "shoal_ring_enters_total" ["shard"]
+        "System calls that entered the shard's io_uring.";
+    RingNoBuffers: Counter Count "shoal_ring_no_buffers_total" ["shard"]
+        "Receives that found no provided buffer (ENOBUFS).";
+    LedgerEntries: Gauge Count "shoal_ledger_entries" ["shard"]
+        "Usage entries not flushed yet.";
+    LedgerShed: Counter Count "shoal_ledger_shed_sessions_total" ["where"]
+        "Usage entries that lost their session, because there were too many; their bytes are kept.";
+    SpoolBatches: Gauge Count "shoal_ledger_spool_batches" []
+        "Batches of usage on disk that the control plane has not acknowledged.";
+    SpoolBytes: Gauge Bytes "shoal_ledger_spool_bytes" []
+        "Bytes of usage on disk that the control plane has not acknowledged.";
+    SpoolErrors: Counter Count "shoal_ledger_spool_errors_total" []
+        "Failed writes of usage to disk; the usage is kept in memory and written again.";
+    LedgerLag: Gauge Seconds "shoal_ledger_lag_seconds" []
+        "Age of the oldest usage that the control plane has not acknowledged.";
+    SnapshotVersion: Gauge Count "shoal_snapshot_version" []
+        "Version of the snapshot being served; 0 without one.";
+    SnapshotsRefused: Counter Count "shoal_snapshots_refused_total" []
+        "Snapshots that could not be used.";
+    LinkConnected: Gauge Count "shoal_link_connected" []
+        "1 while a control plane is connected.";
+    LinkAttempts: Counter Count "shoal_link_attempts_total" ["result"]
+        "Connections tried to control planes.";
+    AccessLogDropped: Counter Count "shoal_access_log_dropped_total" []
+        "Access log lines dropped because the writer was behind or failed.";
+    Draining: Gauge Count "shoal_draining" []
+        "1 from SIGTERM or a drain command on.";
+    BuildInfo: Gauge Count "shoal_build_info" ["version"]
+        "Always 1; the release is in the label.";
+    ProcessCpu: Counter Seconds "process_cpu_seconds_total" []
+        "CPU time of the process, user and system.";
+    ProcessFds: Gauge Count "process_open_fds" []
+        "Open file descriptors.";
+    ProcessMaxFds: Gauge Count "process_max_fds" []
+        "Limit of open file descriptors.";
+    ProcessRss: Gauge Bytes "process_resident_memory_bytes" []
+        "Resident memory.";
+    ProcessStart: Gauge Seconds "process_start_time_seconds" []
+        "Unix time at which the process started.";
+}
+
+macro_rules! series {
+    ($(#[$doc:meta])* $enum:ident { $($id:ident: $family:ident [$($value:literal),*] $help:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $enum {
+            $(#[doc = $help] $id,)*
+        }
+
+        impl $enum {
+            /// All, in the order of the table.
+            pub const ALL: &[$enum] = &[$($enum::$id),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The metric it belongs to, and its label values without `shard`.
+            pub fn series(self) -> (Family, &'static [&'static str]) {
+                match self {
+                    $($enum::$id => (Family::$family, &[$($value),*]),)*
+                }
+            }
+        }
+    };
+}
+
+series! {
+    /// What a shard adds to.
+    Counter {
+        BodyBytes: BodyBytes [] "Body bytes handed to the kernel for viewers.";
+        WireBytes: WireBytes [] "All bytes handed to the kernel for viewers.";
+        ConnectionsAccepted: ConnectionsAccepted [] "A client connection was accepted.";
+        ClosedByPeer: ConnectionsClosed ["peer"] "The client closed in order.";
+        ClosedReset: ConnectionsClosed ["reset"] "The connection broke.";
+        ClosedDone: ConnectionsClosed ["done"] "Closed after an answer that asked for it (Connection: close, HTTP/1.0).";
+        ClosedIdle: ConnectionsClosed ["idle"] "No request within the idle time.";
+        ClosedHeadTimeout: ConnectionsClosed ["head_timeout"] "A head took too long.";
+        ClosedSlow: ConnectionsClosed ["slow"] "Below the least send rate.";
+        ClosedMalformed: ConnectionsClosed ["malformed"] "Bytes that are no request, or no PROXY header.";
+        ClosedUpstream: ConnectionsClosed ["upstream"] "The body could not be completed: every origin failed midway.";
+        ClosedDrain: ConnectionsClosed ["drain"] "The node is going down.";
+        RefusedPerShard: ConnectionsRefused ["shard"] "Too many connections on the shard.";
+        RefusedPerAddress: ConnectionsRefused ["address"] "Too many connections of one address.";
+        EvictedBlocks: CacheEvictions ["block"] "A block was evicted.";
+        EvictedObjects: CacheEvictions ["object"] "An object was evicted.";
+        PurgedObjects: CachePurged [] "An object was purged.";
+        FrontHits: FrontLookups ["hit"] "A block of another shard was at hand.";
+        FrontMisses: FrontLookups ["miss"] "A block of another shard had to be asked for.";
+        ArenaFailures: ArenaFailures [] "No block could be had.";
+        FlightsStarted: FlightsStarted [] "A fetch was started.";
+        FlightWaiters: FlightWaiters [] "A request joined a fetch.";
+        ShardCpu: ShardCpu [] "CPU time of the shard's thread, microseconds.";
+        HandoverLookup: Handovers ["lookup"] "A request's question to the owner of its object.";
+        HandoverReply: Handovers ["reply"] "The owner's answer.";
+        HandoverProgress: Handovers ["progress"] "Owner to waiter: more of a flight has arrived.";
+        HandoverRelease: Handovers ["release"] "Blocks and flights given back to their owner.";
+        HandoverCommand: Handovers ["command"] "Purge, prefetch and the like.";
+        LaneFull: LaneFull [] "A lane to another shard was full.";
+        RingSubmitted: RingSubmitted [] "Entries submitted.";
+        RingCompleted: RingCompleted [] "Completions taken.";
+        RingEnters: RingEnters [] "Enter system calls.";
+        RingNoBuffers: RingNoBuffers [] "ENOBUFS.";
+        LedgerShed: LedgerShed ["shard"] "A session was not kept apart: too many in one interval.";
+    }
+}
+
+series! {
+    /// What a shard sets.
+    Gauge {
+        Connections: Connections [] "Open client connections.";
+        CacheBytes: CacheBytes [] "Bytes of objects in RAM.";
+        CacheObjects: CacheObjects [] "Objects known.";
+        CacheBlocks: CacheBlocks [] "Blocks in RAM.";
+        FrontBytes: FrontBytes [] "Bytes pinned by the front index.";
+        ArenaUsed: ArenaUsed [] "Bytes of the arena in use.";
+        ArenaCapacity: ArenaCapacity [] "Bytes of the arena.";
+        Flights: Flights [] "Fetches under way.";
+        UpstreamConnections: UpstreamConnections [] "Open connections to origins.";
+        BusyPermille: ShardBusy [] "Thousandths of the last second on the CPU.";
+        LedgerEntries: LedgerEntries [] "Usage entries not flushed yet.";
+    }
+}
+
+series! {
+    /// What the housekeeping thread counts for the whole node.
+    Node {
+        SpoolShed: LedgerShed ["spool"] "An entry lost its session because the spool was full.";
+        SpoolBatches: SpoolBatches [] "Batches not acknowledged.";
+        SpoolBytes: SpoolBytes [] "Bytes not acknowledged.";
+        SpoolErrors: SpoolErrors [] "Failed writes.";
+        LedgerLag: LedgerLag [] "Age of the oldest unacknowledged usage, microseconds.";
+        SnapshotVersion: SnapshotVersion [] "Version being served.";
+        SnapshotsRefused: SnapshotsRefused [] "Snapshots refused.";
+        LinkConnected: LinkConnected [] "1 while connected.";
+        LinkSucceeded: LinkAttempts ["connected"] "A control plane answered.";
+        LinkFailed: LinkAttempts ["failed"] "A control plane did not answer, or not well.";
+        AccessLogDropped: AccessLogDropped [] "Lines dropped.";
+        Draining: Draining [] "1 while draining.";
+    }
+}

@@ -1,0 +1,272 @@
+//! One shard's numbers: written by that shard alone, read by whoever scrapes.
+//!
+//! A plain load and store is enough with a single writer, and costs no bus lock. Values of one scrape may be a few
+//! operations apart from each other; none is ever lost.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use super::histogram::Histogram;
+use super::metrics::{Counter, Gauge};
+
+/// Distinct refusal reasons kept apart; the program has fewer.
+pub const MAX_REASONS: usize = 128;
+/// Origins kept apart on a shard; more share one series named `other`.
+pub const MAX_ORIGINS: usize = 4_096;
+
+/// Adds to a cell that only the calling thread writes.
+pub(crate) fn bump(cell: &AtomicU64, n: u64) {
+    cell.store(cell.load(Relaxed).wrapping_add(n), Relaxed);
+}
+
+macro_rules! labels {
+    ($(#[$doc:meta])* $enum:ident { $($id:ident = $label:literal $help:literal;)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum $enum {
+            $(#[doc = $help] $id,)*
+        }
+
+        impl $enum {
+            /// All of them.
+            pub const ALL: &[$enum] = &[$($enum::$id),*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// Its label value.
+            pub fn label(self) -> &'static str {
+                match self {
+                    $($enum::$id => $label,)*
+                }
+            }
+        }
+    };
+}
+
+labels! {
+    /// Where an answer's body came from.
+    CacheResult {
+        Hit = "hit" "All of it was in RAM and fresh.";
+        Miss = "miss" "At least one block had to be fetched by this request.";
+        Stale = "stale" "Served stale while its origins fail.";
+        Revalidated = "revalidated" "The origin said that what RAM held is still right.";
+        Coalesced = "coalesced" "From a fetch that another request had started.";
+        Bypass = "bypass" "Fetched, and not kept.";
+        None = "none" "No object was involved: refusals, preflights.";
+    }
+}
+
+labels! {
+    /// What went wrong with an origin.
+    UpstreamError {
+        Connect = "connect" "No connection.";
+        Timeout = "timeout" "Nothing came in time.";
+        Status = "status" "A status that cannot be used.";
+        Truncated = "truncated" "The body ended early.";
+        Validator = "validator" "The object changed under way, or differs between origins.";
+        BadHead = "bad_head" "The response head breaks HTTP, or contradicts the request.";
+        Io = "io" "A file or socket failed otherwise.";
+    }
+}
+
+/// Statuses with a series of their own.
+const STATUSES: [u16; 31] = [
+    100, 200, 204, 206, 301, 302, 304, 307, 308, 400, 403, 404, 405, 408, 410, 412, 413, 414, 416, 417, 421, 429, 431,
+    451, 500, 501, 502, 503, 504, 505, 508,
+];
+/// The others: one series per class.
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const STATUS_ROWS: usize = STATUSES.len() + CLASSES.len();
+/// Latency is kept apart for these.
+pub(crate) const LATENCY_LABELS: [&str; 3] = ["hit", "miss", "none"];
+
+/// All numbers of one shard. Aligned so that no two shards write to one cache line (or to the pair that is prefetched).
+#[derive(Debug)]
+#[repr(align(128))]
+pub struct ShardStats {
+    counters: [AtomicU64; Counter::COUNT],
+    gauges: [AtomicU64; Gauge::COUNT],
+    requests: [[AtomicU64; CacheResult::COUNT]; STATUS_ROWS],
+    refusals: [Refusal; MAX_REASONS],
+    refusals_unnamed: AtomicU64,
+    pub(crate) request_time: [Histogram; LATENCY_LABELS.len()],
+    pub(crate) first_byte_time: [Histogram; LATENCY_LABELS.len()],
+    ticks: AtomicU64,
+    origins: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<OriginStats>>>,
+}
+
+#[derive(Debug)]
+struct Refusal {
+    reason: OnceLock<&'static str>,
+    count: AtomicU64,
+}
+
+impl Default for ShardStats {
+    fn default() -> Self {
+        const ZERO: AtomicU64 = AtomicU64::new(0);
+        Self {
+            counters: [const { ZERO }; Counter::COUNT],
+            gauges: [const { ZERO }; Gauge::COUNT],
+            requests: [const { [const { ZERO }; CacheResult::COUNT] }; STATUS_ROWS],
+            refusals: [const { Refusal { reason: OnceLock::new(), count: ZERO } }; MAX_REASONS],
+            refusals_unnamed: ZERO,
+            request_time: Default::default(),
+            first_byte_time: Default::default(),
+            ticks: ZERO,
+            origins: Mutex::default(),
+        }
+    }
+}
+
+impl ShardStats {
+    /// Counts an answered request. `first_byte` and `total` run from the end of its head.
+    pub fn request(&self, status: u16, cache: CacheResult, first_byte: Duration, total: Duration) {
+        let row = self.requests.get(status_row(status)).and_then(|row| row.get(cache as usize));
+        if let Some(cell) = row {
+            bump(cell, 1);
+        }
+        let latency = match cache {
+            CacheResult::Hit | CacheResult::Stale => 0,
+            CacheResult::Miss | CacheResult::Revalidated | CacheResult::Coalesced | CacheResult::Bypass => 1,
+            CacheResult::None => 2,
+        };
+        self.request_time[latency].record(total);
+        self.first_byte_time[latency].record(first_byte);
+    }
+
+    /// Counts a refusal. `reason` is a label: `snake_case`, one of a fixed set.
+    pub fn refusal(&self, reason: &'static str) {
+        let start = (reason.as_ptr() as usize >> 3).wrapping_add(reason.len());
+        for probe in 0..MAX_REASONS {
+            let Some(slot) = self.refusals.get(start.wrapping_add(probe) % MAX_REASONS) else { continue };
+            if *slot.reason.get_or_init(|| reason) == reason {
+                return bump(&slot.count, 1);
+            }
+        }
+        bump(&self.refusals_unnamed, 1);
+    }
+
+    /// Adds to a counter.
+    pub fn add(&self, counter: Counter, n: u64) {
+        bump(&self.counters[counter as usize], n);
+    }
+
+    /// Sets a counter to a total that is kept elsewhere (a ring's own counts, the thread's CPU time).
+    pub fn set_total(&self, counter: Counter, total: u64) {
+        self.counters[counter as usize].store(total, Relaxed);
+    }
+
+    /// Sets a gauge.
+    pub fn set(&self, gauge: Gauge, value: u64) {
+        self.gauges[gauge as usize].store(value, Relaxed);
+    }
+
+    /// Says that the shard's loop is alive; at least once a second.
+    pub fn tick(&self) {
+        bump(&self.ticks, 1);
+    }
+
+    /// The numbers of an origin. Takes a lock: keep the handle as long as the origin is in use.
+    pub fn origin(&self, channel: &str, origin: &str) -> Arc<OriginStats> {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = (Arc::from(channel), Arc::from(origin));
+        if let Some(stats) = origins.get(&key) {
+            return stats.clone();
+        }
+        if origins.len() >= MAX_ORIGINS {
+            // Those that only this table still knows belong to channels that are gone.
+            origins.retain(|_, stats| Arc::strong_count(stats) > 1);
+        }
+        if origins.len() >= MAX_ORIGINS {
+            key = (Arc::from("other"), Arc::from("other"));
+        }
+        origins.entry(key).or_default().clone()
+    }
+
+    /// A counter's value.
+    pub fn counter(&self, counter: Counter) -> u64 {
+        self.counters[counter as usize].load(Relaxed)
+    }
+
+    /// A gauge's value.
+    pub fn gauge(&self, gauge: Gauge) -> u64 {
+        self.gauges[gauge as usize].load(Relaxed)
+    }
+
+    /// Heartbeats so far.
+    pub fn ticks(&self) -> u64 {
+        self.ticks.load(Relaxed)
+    }
+
+    /// Each (class, status, cache) that has counted anything.
+    pub(crate) fn each_request(&self, mut each: impl FnMut([&str; 3], u64)) {
+        for (index, row) in self.requests.iter().enumerate() {
+            let status = STATUSES.get(index).map(u16::to_string);
+            let class = match STATUSES.get(index) {
+                Some(status) => CLASSES[usize::from(status / 100) - 1],
+                None => CLASSES[index - STATUSES.len()],
+            };
+            for (cache, cell) in CacheResult::ALL.iter().zip(row) {
+                match cell.load(Relaxed) {
+                    0 => {}
+                    count => each([class, status.as_deref().unwrap_or("other"), cache.label()], count),
+                }
+            }
+        }
+    }
+
+    /// Each refusal reason seen so far. The same text may come twice, when the linker kept two copies of it.
+    pub(crate) fn each_refusal(&self, mut each: impl FnMut(&'static str, u64)) {
+        for slot in &self.refusals {
+            if let Some(reason) = slot.reason.get() {
+                each(reason, slot.count.load(Relaxed));
+            }
+        }
+        match self.refusals_unnamed.load(Relaxed) {
+            0 => {}
+            count => each("other", count),
+        }
+    }
+
+    /// Each (channel, origin) known.
+    pub(crate) fn each_origin(&self, mut each: impl FnMut(&str, &str, &OriginStats)) {
+        let origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((channel, origin), stats) in origins.iter() {
+            each(channel, origin, stats);
+        }
+    }
+}
+
+fn status_row(status: u16) -> usize {
+    STATUSES.binary_search(&status).unwrap_or_else(|_| {
+        let class = usize::from(status / 100).clamp(1, CLASSES.len());
+        STATUSES.len() + class - 1
+    })
+}
+
+/// One origin of one channel, as one shard sees it.
+#[derive(Debug, Default)]
+pub struct OriginStats {
+    pub(crate) attempts: AtomicU64,
+    pub(crate) errors: [AtomicU64; UpstreamError::COUNT],
+    pub(crate) bytes: AtomicU64,
+}
+
+impl OriginStats {
+    /// A request is sent, or tried to.
+    pub fn attempt(&self) {
+        bump(&self.attempts, 1);
+    }
+
+    /// An attempt failed.
+    pub fn error(&self, kind: UpstreamError) {
+        bump(&self.errors[kind as usize], 1);
+    }
+
+    /// Bytes came in, heads included.
+    pub fn received(&self, bytes: u64) {
+        bump(&self.bytes, bytes);
+    }
+}

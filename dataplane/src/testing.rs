@@ -1,0 +1,30 @@
+//! What tests need: folders that are gone afterwards.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// A folder that is removed with everything in it when dropped.
+#[derive(Debug)]
+pub(crate) struct Folder(PathBuf);
+
+/// A new, empty one.
+pub(crate) fn folder() -> Folder {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    let name = format!("shoal-dataplane-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+    let path = std::env::temp_dir().join(name);
+    std::fs::create_dir(&path).unwrap();
+    Folder(path)
+}
+
+impl Folder {
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        // A folder that is left behind in the system's temporary folder fails no test.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
