@@ -58,9 +58,7 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {
-        Some(admin) if problems.0.is_empty() => {
-            Ok(Settings { node, shards, http, cache, upstream, admin, link, log })
-        }
+        Some(admin) if problems.0.is_empty() => Ok(Settings { node, shards, http, cache, upstream, admin, link, log }),
         _ => Err(ConfigError { problems: problems.0 }),
     }
 }
@@ -137,7 +135,8 @@ fn shards(raw: &config::Shards, machine: &Machine, problems: &mut Problems) -> S
     let cpus = if raw.cpus.is_empty() { &machine.cpus } else { &raw.cpus };
     let count = if raw.count == 0 { cpus.len().min(MAX_SHARDS) } else { raw.count };
     problems.within("shards.count", count, 1, MAX_SHARDS, "shards");
-    let preempt = Duration::from_micros(problems.within("shards.preempt_us", raw.preempt_us, 50, 100_000, "microseconds"));
+    let preempt =
+        Duration::from_micros(problems.within("shards.preempt_us", raw.preempt_us, 50, 100_000, "microseconds"));
     ShardSettings { cpus: cpus.iter().copied().cycle().take(count.min(MAX_SHARDS)).collect(), preempt }
 }
 
@@ -158,7 +157,9 @@ fn http(raw: &config::Http, problems: &mut Problems) -> HttpSettings {
     for text in &raw.listen {
         let Some(address) = parse(text, problems) else { continue };
         match listen.iter().find(|other| clash(**other, address)) {
-            Some(other) => problems.add("http.listen", text, format_args!("is already taken by {other} in the same list")),
+            Some(other) => {
+                problems.add("http.listen", text, format_args!("is already taken by {other} in the same list"))
+            }
             None => listen.push(address),
         }
     }
@@ -191,7 +192,13 @@ fn http(raw: &config::Http, problems: &mut Problems) -> HttpSettings {
         head_timeout: problems.timeout("http.head_timeout_ms", raw.head_timeout_ms),
         idle_timeout: problems.timeout("http.idle_timeout_ms", raw.idle_timeout_ms),
         min_send_bytes_per_s: raw.min_send_bytes_per_s,
-        connections_per_shard: problems.within("http.connections_per_shard", raw.connections_per_shard, 1, most, "connections"),
+        connections_per_shard: problems.within(
+            "http.connections_per_shard",
+            raw.connections_per_shard,
+            1,
+            most,
+            "connections",
+        ),
         connections_per_address: match raw.connections_per_address {
             0 => usize::MAX,
             limit => limit,
@@ -212,7 +219,8 @@ fn clash(a: SocketAddr, b: SocketAddr) -> bool {
 fn cache(raw: &config::Cache, shards: u64, machine: &Machine, problems: &mut Problems) -> CacheSettings {
     let block = raw.block_bytes;
     if !(block.is_power_of_two() && (MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block)) {
-        let problem = format_args!("must be a power of two from {MIN_BLOCK_BYTES} (64 KiB) to {MAX_BLOCK_BYTES} (4 MiB)");
+        let problem =
+            format_args!("must be a power of two from {MIN_BLOCK_BYTES} (64 KiB) to {MAX_BLOCK_BYTES} (4 MiB)");
         problems.add("cache.block_bytes", block, problem);
     }
     let least = shards.saturating_mul(MIN_BLOCKS_PER_SHARD).saturating_mul(block);
@@ -252,7 +260,8 @@ fn upstream(raw: &config::Upstream, problems: &mut Problems) -> UpstreamSettings
 }
 
 fn admin(raw: &config::Admin, http: &HttpSettings, problems: &mut Problems) -> Option<AdminSettings> {
-    let listen = problems.parse::<SocketAddr>("admin.listen", &raw.listen, "write address:port, such as 127.0.0.1:9090")?;
+    let listen =
+        problems.parse::<SocketAddr>("admin.listen", &raw.listen, "write address:port, such as 127.0.0.1:9090")?;
     if let Some(other) = http.listen.iter().find(|other| clash(**other, listen)) {
         problems.add("admin.listen", listen, format_args!("is already taken by {other} in http.listen"));
     }
@@ -270,7 +279,10 @@ fn link(raw: &config::Link, problems: &mut Problems) -> LinkSettings {
             }
         }
     }
-    LinkSettings { control, retry: Duration::from_millis(problems.within("link.retry_ms", raw.retry_ms, 10, 60_000, "milliseconds")) }
+    LinkSettings {
+        control,
+        retry: Duration::from_millis(problems.within("link.retry_ms", raw.retry_ms, 10, 60_000, "milliseconds")),
+    }
 }
 
 fn log(raw: &config::Log, problems: &mut Problems) -> LogSettings {
