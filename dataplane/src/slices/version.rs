@@ -21,11 +21,10 @@ pub struct Version {
     pub content_type: Option<Box<str>>,
     /// Cache-Control as the origin sent it.
     pub cache_control: Option<Box<str>>,
-    /// Shard clock at which the response was received, less the age it had then (RFC 9111 section 4.2.3).
-    pub born_ms: u64,
     /// Only for the request that fetched it: private, no-store.
     pub exclusive: bool,
     total: AtomicU64,
+    born_ms: AtomicU64,
     fresh_until_ms: AtomicU64,
     retired: AtomicBool,
 }
@@ -53,7 +52,7 @@ pub struct VersionParts {
     pub content_type: Option<Box<str>>,
     /// See [`Version::cache_control`].
     pub cache_control: Option<Box<str>>,
-    /// See [`Version::born_ms`].
+    /// Shard clock at which the response was received, less the age it had then (RFC 9111 section 4.2.3).
     pub born_ms: u64,
     /// Shard clock until which it needs no validation.
     pub fresh_until_ms: u64,
@@ -71,9 +70,9 @@ impl Version {
             relay: parts.relay,
             content_type: parts.content_type,
             cache_control: parts.cache_control,
-            born_ms: parts.born_ms,
             exclusive: parts.exclusive,
             total: AtomicU64::new(parts.total.unwrap_or(UNKNOWN)),
+            born_ms: AtomicU64::new(parts.born_ms),
             fresh_until_ms: AtomicU64::new(parts.fresh_until_ms),
             retired: AtomicBool::new(false),
         }
@@ -103,13 +102,14 @@ impl Version {
     }
 
     /// An origin has confirmed it.
-    pub fn refresh(&self, fresh_until_ms: u64) {
+    pub fn refresh(&self, born_ms: u64, fresh_until_ms: u64) {
+        self.born_ms.store(born_ms, Ordering::Relaxed);
         self.fresh_until_ms.store(fresh_until_ms, Ordering::Relaxed);
     }
 
     /// Seconds since the origin made or confirmed the response (the Age header).
     pub fn age_s(&self, now_ms: u64) -> u64 {
-        now_ms.saturating_sub(self.born_ms) / 1000
+        now_ms.saturating_sub(self.born_ms.load(Ordering::Relaxed)) / 1000
     }
 
     /// No new request may be given this version: it was purged, replaced, or turned out broken.

@@ -84,8 +84,8 @@ pub struct OriginHead {
     pub lifetime_s: Option<u64>,
     /// Seconds it had when it arrived.
     pub age_s: u64,
-    /// Location, for redirects.
-    pub redirect: bool,
+    /// Bytes of the head itself.
+    pub head_bytes: usize,
 }
 
 /// Lines that belong to one connection or that shoal writes itself.
@@ -199,7 +199,7 @@ impl OriginHead {
             cache_control,
             lifetime_s,
             age_s: cache_control::initial_age(age, date_header, asked_unix, now_unix),
-            redirect: matches!(head.status, 301 | 302 | 303 | 307 | 308),
+            head_bytes: 0,
         })
     }
 }
