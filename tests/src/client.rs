@@ -100,6 +100,11 @@ impl Response {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// The value of a field that must be there.
+    pub fn field(&self, name: &str) -> &str {
+        self.header(name).unwrap_or_else(|| panic!("no {name} in {:?}", self.head))
+    }
+
     /// The value of a field, if it came.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.get(name)
@@ -162,6 +167,21 @@ impl Conn {
     /// Tells the peer that nothing more will be sent.
     pub fn finish_sending(&mut self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)
+    }
+
+    /// Sends bytes as they are; they must go out.
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.send_raw(bytes).unwrap_or_else(|error| panic!("the server takes no bytes: {error}"));
+    }
+
+    /// Reads the answer to a request that was not a HEAD; there must be one.
+    pub fn expect_response(&mut self) -> Response {
+        self.read_response(false, Reading::default()).unwrap_or_else(|failure| panic!("no answer: {failure}"))
+    }
+
+    /// Sends a request that must be answered.
+    pub fn expect(&mut self, request: &Request) -> Response {
+        self.ask(request).unwrap_or_else(|failure| panic!("{} {}: {failure}", request.method, request.target))
     }
 
     /// Sends a request and reads the whole answer.
@@ -351,6 +371,11 @@ impl Conn {
     fn shown(&self) -> String {
         String::from_utf8_lossy(&self.buffer[..self.buffer.len().min(200)]).into_owned()
     }
+}
+
+/// A connection that must succeed.
+pub fn connect(to: SocketAddr) -> Conn {
+    Conn::open(to).unwrap_or_else(|error| panic!("cannot connect to {to}: {error}"))
 }
 
 /// Asks once, on a connection of its own.

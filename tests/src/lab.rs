@@ -183,7 +183,7 @@ impl Lab {
 
     /// Prints how many requests were handed from one shard to another, and returns it.
     pub fn report_handovers(&self, test: &str) -> f64 {
-        let handovers = self.metrics().sum("shoal_handovers_total", &[]);
+        let handovers = self.metrics().sum("shoal_mesh_handovers_total", &[("kind", "lookup")]);
         println!("{test}: {} shards, {handovers} hand-overs", self.settings.shards());
         handovers
     }
@@ -200,6 +200,24 @@ impl Drop for Lab {
             drop(fs::remove_dir_all(&self.dir));
         }
     }
+}
+
+/// Makes two tests of each function: with one shard, and with four on two CPUs.
+#[macro_export]
+macro_rules! with_one_and_four_shards {
+    ($($name:ident),* $(,)?) => {
+        $(mod $name {
+            #[test]
+            fn one_shard() {
+                super::$name(1);
+            }
+
+            #[test]
+            fn four_shards() {
+                super::$name(4);
+            }
+        })*
+    };
 }
 
 /// A channel `id` at `/id/` over these origins, tried in this order.

@@ -10,6 +10,7 @@ pub mod admin;
 pub mod client;
 pub mod content;
 pub mod lab;
+pub mod load;
 pub mod metrics;
 pub mod net;
 pub mod origin;

@@ -135,6 +135,11 @@ pub fn one_line(response: &Response) -> Result<String, String> {
     Ok(line.to_owned())
 }
 
+/// The same for tests that need it to be so.
+pub fn assert_one_line(response: &Response) -> String {
+    one_line(response).unwrap_or_else(|what| panic!("{what}"))
+}
+
 fn whole(object: &Object, versions: Vec<u32>, response: &Response) -> Result<Outcome, String> {
     let body = &response.body;
     let length = response.head.content_length()?;
