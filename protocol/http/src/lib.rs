@@ -13,6 +13,8 @@ pub mod content_range;
 pub mod date;
 pub mod entity_tag;
 pub mod forwarded;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod headers;
 pub mod mime;
 pub mod multipart;
@@ -25,5 +27,7 @@ pub mod response;
 pub mod writer;
 
 mod error;
+mod fields;
+mod grammar;
 
 pub use error::HeadError;
