@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod busy;
+pub mod expected;
 pub mod plan;
 pub mod report;
 pub mod response;

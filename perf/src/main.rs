@@ -2,7 +2,8 @@
 
 #![forbid(unsafe_code)]
 
-mod engine;
+mod measure;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -43,8 +44,8 @@ pub(crate) struct Args {
     /// Body bytes that every response must have; without it, each URL's first answer sets its length.
     #[arg(long)]
     bytes: Option<u64>,
-    /// Hash every body and compare it with the first one of its URL.
-    #[arg(long)]
+    /// Read every body, and compare it with the first one of its URL. Slower: for checking, not for measuring.
+    #[arg(long, conflicts_with = "rate")]
     checksum: bool,
     /// Core to run on.
     #[arg(long)]
@@ -68,7 +69,7 @@ fn main() -> anyhow::Result<ExitCode> {
         let fine = value.is_none_or(|v| v.is_finite() && v >= 0.0 && (v > 0.0 || name == "--warmup"));
         anyhow::ensure!(fine, "{name} {}: must be a positive number", value.unwrap_or_default());
     }
-    let report = engine::run(&args, plan)?;
+    let report = if args.checksum { verify::run(&args, plan)? } else { measure::run(&args, plan)? };
     println!("{report:#}");
     Ok(if report["errors"] == 0 && report["requests"] != 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
-/// A generator core at least this busy, with a server core below [`SERVER_FREE`], was the bottleneck.
+/// A generator at least this busy, with a server core below [`SERVER_FREE`], was the bottleneck.
 pub const GENERATOR_FULL: f64 = 0.97;
 /// See [`GENERATOR_FULL`].
 pub const SERVER_FREE: f64 = 0.90;
@@ -31,7 +31,7 @@ pub struct Tally {
 /// How busy the two cores were; what is not known is `None`.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cores {
-    /// The generator's.
+    /// The share of time in which the generator had something to do.
     pub generator: Option<f64>,
     /// The server's.
     pub server: Option<f64>,
@@ -102,12 +102,12 @@ impl Tally {
             return Some(format!("{} responses were wrong", self.errors));
         }
         if let Some(rate) = rate {
-            // An open-loop generator spins on its core; whether it kept up shows in what it got done.
+            // Whether generator and server kept up shows in what got done.
             return (per_s < 0.98 * rate).then(|| format!("{per_s:.0} requests/s done of {rate:.0} asked"));
         }
         match (cores.generator, cores.server) {
             (Some(generator), Some(server)) if generator >= GENERATOR_FULL && server < SERVER_FREE => Some(format!(
-                "the load generator was the bottleneck (its core {:.0} % busy, the server's {:.0} %)",
+                "the load generator was the bottleneck ({:.0} % busy, the server's core {:.0} %)",
                 generator * 100.0,
                 server * 100.0
             )),

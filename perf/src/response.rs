@@ -30,6 +30,26 @@ pub enum HeadError {
     NoLength(u16),
 }
 
+/// Parses heads, faster when one is the same as the one before: servers change a digit of Date or Age once a second.
+#[derive(Debug, Default)]
+pub struct Parser {
+    last: Option<(Vec<u8>, Head)>,
+}
+
+impl Parser {
+    /// As [`parse`].
+    pub fn parse(&mut self, bytes: &[u8]) -> Result<Option<Head>, HeadError> {
+        if let Some((last, head)) = &self.last
+            && bytes.starts_with(last)
+        {
+            return Ok(Some(*head));
+        }
+        let head = parse(bytes)?;
+        self.last = head.map(|head| (bytes[..head.head_len].to_vec(), head));
+        Ok(head)
+    }
+}
+
 /// Parses the head at the start of `bytes`; `None` while its end has not come.
 pub fn parse(bytes: &[u8]) -> Result<Option<Head>, HeadError> {
     let Some(head_len) = end_of_head(bytes) else {
@@ -83,6 +103,20 @@ mod tests {
             assert_eq!(parse(&bytes[..cut]), Ok(None));
         }
         assert_eq!(parse(bytes), Ok(Some(Head { status: 206, body_len: 16384, head_len: end, close: true })));
+    }
+
+    #[test]
+    fn a_remembered_head_gives_the_same_answer() {
+        let mut parser = Parser::default();
+        for bytes in [
+            &b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"[..],
+            b"HTTP/1.1 200 OK\r\nContent-Length: 55\r\n\r\n",
+        ] {
+            for _ in 0..2 {
+                assert_eq!(parser.parse(bytes), parse(bytes));
+            }
+            assert_eq!(parser.parse(&bytes[..20]), Ok(None));
+        }
     }
 
     #[test]
