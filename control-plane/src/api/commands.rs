@@ -1,0 +1,301 @@
+//! What an operator asks of running data planes: purge, prefetch, drain.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{Method, StatusCode};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use shoal_link::Channel;
+use shoal_link::message::{Command, PurgeScope};
+
+use super::channels::find;
+use super::input::{Body, Params};
+use super::openapi::{Operation, Routes};
+use super::problem::Problem;
+use crate::app::App;
+use crate::link::Answer;
+
+/// How long nodes have to answer, unless asked otherwise.
+const WAIT_MS: u32 = 10_000;
+/// The longest wait.
+const MAX_WAIT_MS: u32 = 60_000;
+/// Most paths of one prefetch.
+const MAX_PATHS: usize = 1000;
+/// Longest path.
+const MAX_PATH: usize = 8192;
+
+/// Which cached objects to forget, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "scope", rename_all = "snake_case", deny_unknown_fields)]
+pub enum PurgeRequest {
+    /// The object behind a viewer's URL.
+    Url {
+        /// The URL; signatures in its query are ignored. `/path` alone means any host.
+        url: String,
+        /// Only these nodes; none: every connected one.
+        #[serde(default)]
+        nodes: Option<Vec<String>>,
+    },
+    /// One object.
+    Object {
+        /// Channel id.
+        channel: String,
+        /// Path below the channel's prefix, without a leading slash; with the allowed query, if any.
+        path: String,
+        /// Only these nodes; none: every connected one.
+        #[serde(default)]
+        nodes: Option<Vec<String>>,
+    },
+    /// All objects of a channel whose path starts so.
+    Prefix {
+        /// Channel id.
+        channel: String,
+        /// Start of the path below the channel's prefix, without a leading slash.
+        path: String,
+        /// Only these nodes; none: every connected one.
+        #[serde(default)]
+        nodes: Option<Vec<String>>,
+    },
+    /// All objects of a channel.
+    Channel {
+        /// Channel id.
+        channel: String,
+        /// Only these nodes; none: every connected one.
+        #[serde(default)]
+        nodes: Option<Vec<String>>,
+    },
+    /// Everything.
+    All {
+        /// Only these nodes; none: every connected one.
+        #[serde(default)]
+        nodes: Option<Vec<String>>,
+    },
+}
+
+/// What to fetch into the cache, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PrefetchRequest {
+    /// Channel id.
+    pub channel: String,
+    /// Paths below the channel's prefix, without a leading slash; with the allowed query, if any. At most 1000.
+    pub paths: Vec<String>,
+    /// Only these nodes; none: every connected one.
+    #[serde(default)]
+    pub nodes: Option<Vec<String>>,
+}
+
+/// What every node answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct CommandReport {
+    /// Whether all of them did it.
+    pub ok: bool,
+    /// By node; empty when none is connected.
+    pub results: Vec<NodeResult>,
+}
+
+/// What one node answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct NodeResult {
+    /// The node.
+    pub node: String,
+    /// Objects purged or fetched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Why it did not do it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WaitParams {
+    /// Milliseconds that nodes have to answer, up to 60000; by default 10000.
+    #[serde(default)]
+    wait_ms: Option<u32>,
+}
+
+pub(super) fn add(routes: Routes) -> Routes {
+    let unknown = (404, "There is no such channel or node.");
+    routes
+        .add(
+            Operation::new(Method::POST, "/api/v1/purge", "purge", "Has nodes forget cached objects.")
+                .query::<WaitParams>()
+                .body::<PurgeRequest>()
+                .gives::<CommandReport>(200, "What every node answered; look at `ok`.")
+                .fails(&[unknown]),
+            purge,
+        )
+        .add(
+            Operation::new(Method::POST, "/api/v1/prefetch", "prefetch", "Has nodes fetch objects into their caches.")
+                .query::<WaitParams>()
+                .body::<PrefetchRequest>()
+                .gives::<CommandReport>(200, "What every node answered; look at `ok`.")
+                .fails(&[unknown]),
+            prefetch,
+        )
+        .add(
+            Operation::new(
+                Method::POST,
+                "/api/v1/nodes/{node}/drain",
+                "drainNode",
+                "Has a node take no more viewers, finish what runs, and exit.",
+            )
+            .query::<WaitParams>()
+            .gives::<CommandReport>(200, "What the node answered; look at `ok`.")
+            .fails(&[unknown]),
+            drain,
+        )
+}
+
+async fn purge(
+    State(app): State<Arc<App>>,
+    Params(params): Params<WaitParams>,
+    Body(request): Body<PurgeRequest>,
+) -> Result<Json<CommandReport>, Problem> {
+    let (scope, nodes) = match request {
+        PurgeRequest::Url { url, nodes } => (object_of(&app, &url)?, nodes),
+        PurgeRequest::Object { channel, path, nodes } => {
+            check_path("path", &path)?;
+            (PurgeScope::Object { channel, path }, nodes)
+        }
+        PurgeRequest::Prefix { channel, path, nodes } => {
+            check_path("path", &path)?;
+            (PurgeScope::Prefix { channel, path }, nodes)
+        }
+        PurgeRequest::Channel { channel, nodes } => (PurgeScope::Channel { channel }, nodes),
+        PurgeRequest::All { nodes } => (PurgeScope::All, nodes),
+    };
+    match &scope {
+        PurgeScope::Object { channel, .. } | PurgeScope::Prefix { channel, .. } | PurgeScope::Channel { channel } => {
+            must_exist(&app, channel).await?;
+        }
+        PurgeScope::All => {}
+    }
+    run(&app, nodes, Command::Purge { scope }, &params).await
+}
+
+async fn prefetch(
+    State(app): State<Arc<App>>,
+    Params(params): Params<WaitParams>,
+    Body(request): Body<PrefetchRequest>,
+) -> Result<Json<CommandReport>, Problem> {
+    let PrefetchRequest { channel, paths, nodes } = request;
+    if paths.is_empty() || paths.len() > MAX_PATHS {
+        return Err(Problem::field("paths", paths.len(), format!("must be 1 to {MAX_PATHS} paths")));
+    }
+    for (at, path) in paths.iter().enumerate() {
+        check_path(&format!("paths[{at}]"), path)?;
+    }
+    must_exist(&app, &channel).await?;
+    run(&app, nodes, Command::Prefetch { channel, paths }, &params).await
+}
+
+async fn drain(
+    State(app): State<Arc<App>>,
+    Path(node): Path<String>,
+    Params(params): Params<WaitParams>,
+) -> Result<Json<CommandReport>, Problem> {
+    run(&app, Some(vec![node]), Command::Drain, &params).await
+}
+
+async fn run(
+    app: &App,
+    nodes: Option<Vec<String>>,
+    command: Command,
+    params: &WaitParams,
+) -> Result<Json<CommandReport>, Problem> {
+    let wait = params.wait_ms.unwrap_or(WAIT_MS);
+    if wait > MAX_WAIT_MS {
+        let problem = Problem::field("wait_ms", wait, format!("must be at most {MAX_WAIT_MS}"));
+        return Err(Problem { status: 400, ..problem });
+    }
+    // Named twice, asked once.
+    let nodes: Option<Vec<String>> =
+        nodes.map(|nodes| nodes.into_iter().collect::<BTreeSet<_>>().into_iter().collect());
+    if let Some(named) = &nodes {
+        let live = app.hub.nodes();
+        if named.iter().any(|node| !live.contains_key(node)) {
+            let known: BTreeSet<String> =
+                app.read(|store| store.nodes()).await?.into_iter().map(|row| row.node).collect();
+            if let Some(node) = named.iter().find(|node| !live.contains_key(*node) && !known.contains(*node)) {
+                let detail = format!("no node `{node}` ever connected; GET /api/v1/nodes lists them");
+                return Err(Problem::new(StatusCode::NOT_FOUND, detail));
+            }
+        }
+    }
+    let answers = app.hub.command(nodes.as_deref(), &command, Duration::from_millis(wait.into())).await;
+    let result = |Answer { node, result }: Answer| match result {
+        Ok(count) => NodeResult { node, count: Some(count), error: None },
+        Err(error) => NodeResult { node, count: None, error: Some(error) },
+    };
+    let results: Vec<NodeResult> = answers.into_iter().map(result).collect();
+    Ok(Json(CommandReport { ok: results.iter().all(|result| result.error.is_none()), results }))
+}
+
+async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {
+    find(app, channel).await?.map(|_| ()).ok_or_else(|| Problem::no_channel(channel))
+}
+
+fn check_path(field: &str, path: &str) -> Result<(), Problem> {
+    let clean = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if path.starts_with('/') || path.len() > MAX_PATH || !clean {
+        let message = "must be a percent-encoded path below the channel's prefix, without a leading slash";
+        return Err(Problem::field(field, path, message));
+    }
+    Ok(())
+}
+
+/// The object that a viewer's URL means: of the channels that answer to its host, the one with the longest prefix.
+fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
+    let wrong = |message: &str| Problem::field("url", url, message);
+    let after_scheme = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let (host, target) = match after_scheme {
+        Some(rest) => {
+            let (authority, target) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+            (Some(host_of(authority)), target)
+        }
+        None => (None, url),
+    };
+    if !target.starts_with('/') {
+        return Err(wrong("must be http://host/path, https://host/path or /path"));
+    }
+    let target = target.split('#').next().unwrap_or_default();
+    let (path, query) = target.split_once('?').unwrap_or((target, ""));
+    let newest = app.hub.newest();
+    let serves = |channel: &&Channel| {
+        let by_host = channel.hosts.is_empty() || host.as_ref().is_none_or(|host| channel.hosts.contains(host));
+        by_host && path.starts_with(&channel.prefix)
+    };
+    // As the edge does: a channel that names the host goes before one that answers to any.
+    let channel = newest
+        .snapshot
+        .channels
+        .iter()
+        .filter(serves)
+        .max_by_key(|channel| (!channel.hosts.is_empty(), channel.prefix.len()))
+        .ok_or_else(|| wrong("belongs to no channel; GET /api/v1/channels lists their hosts and prefixes"))?;
+    let mut object = path.get(channel.prefix.len()..).unwrap_or_default().to_owned();
+    let allowed = query.split('&').filter(|pair| {
+        let name = pair.split('=').next().unwrap_or_default();
+        channel.cache.query_allow.iter().any(|allowed| allowed == name)
+    });
+    for (at, pair) in allowed.enumerate() {
+        object.push(if at == 0 { '?' } else { '&' });
+        object.push_str(pair);
+    }
+    check_path("url", &object)?;
+    Ok(PurgeScope::Object { channel: channel.id.clone(), path: object })
+}
+
+fn host_of(authority: &str) -> String {
+    let host = match authority.rsplit_once(':') {
+        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
+        _ => authority,
+    };
+    host.to_ascii_lowercase()
+}

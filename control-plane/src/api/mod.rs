@@ -1,0 +1,119 @@
+//! The admin API: REST under `/api/v1`, its OpenAPI document, and what monitoring asks for.
+
+mod auth;
+mod channels;
+mod commands;
+mod input;
+mod keys;
+mod ledger;
+mod mint;
+mod nodes;
+mod openapi;
+mod problem;
+mod secrets;
+mod status;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use serde_json::Value;
+
+pub use channels::ChannelPage;
+pub use commands::{CommandReport, NodeResult, PrefetchRequest, PurgeRequest};
+pub use keys::{KeyList, KeyName, NewKey};
+pub use ledger::{LedgerReport, LedgerSum};
+pub use mint::{MintRequest, MintedUrl, MintedUrls};
+pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
+pub use openapi::BASE;
+pub use problem::Problem;
+pub use secrets::HIDDEN;
+pub use snapshot::SnapshotView;
+
+use crate::app::App;
+use openapi::{Operation, Routes};
+
+mod snapshot;
+
+/// The whole HTTP service.
+pub fn router(app: Arc<App>) -> Router {
+    let mut routes = routes();
+    let document = routes.document().to_string();
+    let protected = routes.protected.route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require_token));
+    let document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
+    Router::new()
+        .merge(protected)
+        .merge(routes.open)
+        .route("/api/v1/openapi.json", get(document))
+        .method_not_allowed_fallback(no_method)
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&app), measure))
+        .fallback(no_route)
+        .layer(DefaultBodyLimit::max(input::MAX_BODY))
+        .with_state(app)
+}
+
+/// The OpenAPI 3.1 document.
+pub fn document() -> Value {
+    routes().document()
+}
+
+fn routes() -> Routes {
+    let routes = Routes::new().add(
+        Operation::new(Method::GET, "/healthz", "health", "Whether the process runs.").open().gives_as::<String>(
+            200,
+            "text/plain",
+            "It runs.",
+        ),
+        status::healthz,
+    );
+    let routes = routes
+        .add(
+            Operation::new(Method::GET, "/readyz", "readiness", "Whether database and link work.")
+                .open()
+                .gives_as::<String>(200, "text/plain", "They do.")
+                .gives_as::<String>(503, "text/plain", "They do not; the text says which."),
+            status::readyz,
+        )
+        .add(
+            Operation::new(Method::GET, "/metrics", "metrics", "Metrics in Prometheus' text format.")
+                .open()
+                .gives_as::<String>(200, "text/plain", "The metrics."),
+            status::metrics,
+        );
+    let routes = channels::add(routes);
+    let routes = keys::add(routes);
+    let routes = mint::add(routes);
+    let routes = nodes::add(routes);
+    let routes = commands::add(routes);
+    let routes = ledger::add(routes);
+    snapshot::add(routes)
+}
+
+async fn measure(State(app): State<Arc<App>>, route: MatchedPath, request: Request, next: Next) -> Response {
+    let method = request.method().clone();
+    let start = Instant::now();
+    let response = next.run(request).await;
+    // A client may send any word as a method; labels are bounded.
+    let method = if KNOWN_METHODS.contains(&method) { method.as_str() } else { "other" };
+    app.metrics.request(method, route.as_str(), response.status().as_u16(), start.elapsed().as_secs_f64());
+    response
+}
+
+const KNOWN_METHODS: [Method; 7] =
+    [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
+
+async fn no_method() -> Response {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method; see the Allow header").into_response()
+}
+
+async fn no_route(request: Request) -> Response {
+    let detail = format!("there is nothing at {}; /api/v1/openapi.json lists every path", request.uri().path());
+    Problem::new(StatusCode::NOT_FOUND, detail).into_response()
+}

@@ -1,0 +1,239 @@
+//! Routes and their description, declared together: a route cannot be without its entry in the OpenAPI document.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodFilter, on};
+use schemars::generate::{SchemaGenerator, SchemaSettings};
+use schemars::{JsonSchema, Schema};
+use serde_json::{Map, Value, json};
+
+use super::problem::{MEDIA_TYPE, Problem};
+use crate::app::App;
+
+/// Path of the API's first version.
+pub const BASE: &str = "/api/v1";
+
+/// What the document says of one route.
+pub(super) struct Operation {
+    method: Method,
+    path: &'static str,
+    id: &'static str,
+    summary: &'static str,
+    protected: bool,
+    query: Option<SchemaOf>,
+    headers: Vec<(&'static str, &'static str)>,
+    body: Option<Content>,
+    responses: Vec<(u16, &'static str, Option<Content>)>,
+}
+
+/// Media type and schema of a body.
+type Content = (&'static str, SchemaOf);
+
+type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
+fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
+    generator.subschema_for::<T>()
+}
+
+impl Operation {
+    pub(super) fn new(method: Method, path: &'static str, id: &'static str, summary: &'static str) -> Self {
+        Self {
+            method,
+            path,
+            id,
+            summary,
+            protected: true,
+            query: None,
+            headers: Vec::new(),
+            body: None,
+            responses: Vec::new(),
+        }
+    }
+
+    /// No token is asked for.
+    pub(super) fn open(mut self) -> Self {
+        self.protected = false;
+        self
+    }
+
+    /// The query's parameters are the fields of `T`.
+    pub(super) fn query<T: JsonSchema>(mut self) -> Self {
+        self.query = Some(schema_of::<T>);
+        self
+    }
+
+    /// An optional request header.
+    pub(super) fn header(mut self, name: &'static str, help: &'static str) -> Self {
+        self.headers.push((name, help));
+        self
+    }
+
+    /// A JSON body is asked for.
+    pub(super) fn body<T: JsonSchema>(self) -> Self {
+        self.body_as::<T>("application/json")
+    }
+
+    /// A body of another JSON media type is asked for.
+    pub(super) fn body_as<T: JsonSchema>(mut self, media_type: &'static str) -> Self {
+        self.body = Some((media_type, schema_of::<T>));
+        self
+    }
+
+    /// An answer with a JSON body.
+    pub(super) fn gives<T: JsonSchema>(self, status: u16, help: &'static str) -> Self {
+        self.gives_as::<T>(status, "application/json", help)
+    }
+
+    /// An answer with another body.
+    pub(super) fn gives_as<T: JsonSchema>(mut self, status: u16, media_type: &'static str, help: &'static str) -> Self {
+        self.responses.push((status, help, Some((media_type, schema_of::<T>))));
+        self
+    }
+
+    /// An answer without a body.
+    pub(super) fn gives_nothing(mut self, status: u16, help: &'static str) -> Self {
+        self.responses.push((status, help, None));
+        self
+    }
+
+    /// Problems beyond those that every route may answer.
+    pub(super) fn fails(self, failures: &[(u16, &'static str)]) -> Self {
+        failures.iter().fold(self, |this, (status, help)| this.gives_as::<Problem>(*status, MEDIA_TYPE, help))
+    }
+}
+
+/// Routes with and without a token, and the document of both.
+pub(super) struct Routes {
+    pub(super) protected: Router<Arc<App>>,
+    pub(super) open: Router<Arc<App>>,
+    generator: SchemaGenerator,
+    paths: Map<String, Value>,
+}
+
+impl Routes {
+    pub(super) fn new() -> Self {
+        let settings = SchemaSettings::draft2020_12().with(|settings| {
+            settings.definitions_path = "/components/schemas".into();
+            settings.meta_schema = None;
+        });
+        Self { protected: Router::new(), open: Router::new(), generator: settings.into_generator(), paths: Map::new() }
+    }
+
+    /// Adds a route and its description.
+    pub(super) fn add<H, T>(mut self, operation: Operation, handler: H) -> Self
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        let filter = MethodFilter::try_from(operation.method.clone()).unwrap_or(MethodFilter::GET);
+        let router = if operation.protected { &mut self.protected } else { &mut self.open };
+        *router = std::mem::take(router).route(operation.path, on(filter, handler));
+        self.describe(&operation);
+        self
+    }
+
+    /// The OpenAPI 3.1 document.
+    pub(super) fn document(&mut self) -> Value {
+        json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "shoal control plane",
+                "summary": "Channels, keys, signed URLs, nodes, commands and the usage ledger.",
+                "version": env!("CARGO_PKG_VERSION"),
+                "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
+            },
+            "servers": [{ "url": "/" }],
+            "security": [{ "token": [] }],
+            "paths": self.paths,
+            "components": {
+                "schemas": self.generator.take_definitions(true),
+                "securitySchemes": {
+                    "token": { "type": "http", "scheme": "bearer", "description": "Content of the token file." },
+                },
+            },
+        })
+    }
+
+    fn describe(&mut self, operation: &Operation) {
+        let mut parameters = path_parameters(operation.path);
+        if let Some(schema) = operation.query {
+            parameters.extend(query_parameters(&mut self.generator, schema));
+        }
+        for (name, help) in &operation.headers {
+            parameters.push(json!({"name": name, "in": "header", "description": help, "schema": {"type": "string"}}));
+        }
+        let mut responses = Map::new();
+        let common = [
+            (401, "The token is missing or wrong.", operation.protected),
+            (400, "The query or the body cannot be parsed.", operation.query.is_some() || operation.body.is_some()),
+            (413, "The body is too long.", operation.body.is_some()),
+            (415, "The body is not declared as JSON.", operation.body.is_some()),
+            (422, "Fields of the body are wrong; each is named.", operation.body.is_some()),
+            (503, "The database failed.", operation.protected),
+        ];
+        for (status, help, applies) in common {
+            if applies {
+                responses.insert(status.to_string(), self.response(help, Some((MEDIA_TYPE, schema_of::<Problem>))));
+            }
+        }
+        for (status, help, body) in &operation.responses {
+            let response = self.response(help, *body);
+            responses.insert(status.to_string(), response);
+        }
+        let mut described = json!({
+            "operationId": operation.id,
+            "summary": operation.summary,
+            "parameters": parameters,
+            "responses": responses,
+        });
+        if let Some((media_type, schema)) = operation.body {
+            let schema = schema(&mut self.generator);
+            described["requestBody"] = json!({"required": true, "content": {media_type: {"schema": schema}}});
+        }
+        if !operation.protected {
+            described["security"] = json!([]);
+        }
+        let item = self.paths.entry(operation.path).or_insert_with(|| json!({}));
+        item[operation.method.as_str().to_ascii_lowercase()] = described;
+    }
+
+    fn response(&mut self, help: &str, body: Option<Content>) -> Value {
+        match body {
+            None => json!({"description": help}),
+            Some((media_type, schema)) => {
+                json!({"description": help, "content": {media_type: {"schema": schema(&mut self.generator)}}})
+            }
+        }
+    }
+}
+
+fn path_parameters(path: &str) -> Vec<Value> {
+    path.split('/')
+        .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .collect()
+}
+
+/// The fields of a query's type, from a generator of its own: the type is no component.
+fn query_parameters(generator: &mut SchemaGenerator, schema: SchemaOf) -> Vec<Value> {
+    let reference = schema(generator);
+    let name = reference.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
+    let Some(target) = name.and_then(|name| generator.definitions_mut().remove(name)) else {
+        return Vec::new();
+    };
+    let required: Vec<&str> = target["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    target["properties"]
+        .as_object()
+        .into_iter()
+        .flatten()
+        .map(|(name, schema)| {
+            let mut schema = schema.clone();
+            let help = schema.as_object_mut().and_then(|schema| schema.remove("description"));
+            let required = required.contains(&name.as_str());
+            json!({"name": name, "in": "query", "required": required, "description": help, "schema": schema})
+        })
+        .collect()
+}

@@ -1,0 +1,102 @@
+//! Answers to requests that went wrong (RFC 9457).
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::field::FieldError;
+use crate::store::{ChangeError, StoreError};
+
+/// Media type of [`Problem`].
+pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+
+/// Seconds after which a request may be tried again when the database failed.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// What went wrong with a request (RFC 9457).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Problem {
+    /// The status, once more.
+    pub status: u16,
+    /// The status in words.
+    pub title: String,
+    /// What went wrong, and the remedy.
+    pub detail: String,
+    /// Every field that is wrong, when fields are.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<FieldError>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        let title = status.canonical_reason().unwrap_or("Error").to_owned();
+        Self { status: status.as_u16(), title, detail: detail.into(), errors: Vec::new() }
+    }
+
+    /// 422: what was sent has fields with wrong values.
+    pub(super) fn fields(errors: Vec<FieldError>) -> Self {
+        let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, lines.join("; ")) }
+    }
+
+    /// 422 about one field.
+    pub(super) fn field(
+        field: impl Into<String>,
+        value: impl Into<serde_json::Value>,
+        message: impl Into<String>,
+    ) -> Self {
+        Self::fields(vec![FieldError::new(field, value, message)])
+    }
+
+    pub(super) fn no_channel(id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no channel `{id}`; GET /api/v1/channels lists them"))
+    }
+
+    /// An answer to a failed change of the channel `id`.
+    pub(super) fn change(id: &str, error: ChangeError) -> Self {
+        match error {
+            ChangeError::Missing => Self::no_channel(id),
+            ChangeError::Exists => {
+                let detail = format!("there is a channel `{id}` already; PUT replaces it, PATCH changes it");
+                let errors = vec![FieldError::new("id", id, "is taken; choose another")];
+                Self { errors, ..Self::new(StatusCode::CONFLICT, detail) }
+            }
+            ChangeError::Taken { host, prefix, channel } => {
+                let host = if host.is_empty() { "any host".to_owned() } else { format!("host {host}") };
+                let message = format!("is channel `{channel}`'s at {host}; choose another prefix or other hosts");
+                let errors = vec![FieldError::new("prefix", prefix, message)];
+                let detail = format!("channel `{channel}` answers to the same host and prefix already");
+                Self { errors, ..Self::new(StatusCode::CONFLICT, detail) }
+            }
+            ChangeError::Stale { current } => Self::stale(id, current),
+            ChangeError::Store(error) => error.into(),
+        }
+    }
+
+    /// 412: someone else changed the channel.
+    pub(super) fn stale(id: &str, current: u64) -> Self {
+        Self::new(
+            StatusCode::PRECONDITION_FAILED,
+            format!("channel `{id}` has ETag \"{current}\" now; read it again, and change that"),
+        )
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let mut response = (status, [(header::CONTENT_TYPE, MEDIA_TYPE)], body).into_response();
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}

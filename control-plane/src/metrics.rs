@@ -1,0 +1,191 @@
+//! Every metric of this process, declared once.
+
+use prometheus::{
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
+
+use crate::store::{Applied, KINDS, StoreError, kind_name};
+
+/// Name, help and labels of a metric.
+#[derive(Debug)]
+pub struct Declared {
+    /// Name with unit, as exported.
+    pub name: &'static str,
+    /// What it counts.
+    pub help: &'static str,
+    /// Label names.
+    pub labels: &'static [&'static str],
+}
+
+macro_rules! declare {
+    ($($ident:ident = $name:literal, $labels:expr, $help:literal;)*) => {
+        $(const $ident: Declared = Declared { name: $name, help: $help, labels: &$labels };)*
+        /// All of them.
+        pub const TABLE: &[Declared] = &[$($ident),*];
+    };
+}
+
+declare! {
+    REQUESTS = "shoal_control_requests_total", ["method", "route", "status"],
+        "Admin requests answered, by method, route and status.";
+    REQUEST_SECONDS = "shoal_control_request_duration_seconds", ["route"],
+        "Time from an admin request's head to its answer.";
+    NODES = "shoal_control_connected_nodes", [], "Data planes connected over the control link.";
+    LINK_REFUSED = "shoal_control_link_refused_total", ["reason"],
+        "Link connections ended by the control plane, by reason.";
+    SNAPSHOT_VERSION = "shoal_control_snapshot_version", [], "Version of the newest snapshot.";
+    SNAPSHOT_CHANNELS = "shoal_control_channels", [], "Channels in the newest snapshot.";
+    SNAPSHOTS_SENT = "shoal_control_snapshots_sent_total", [], "Snapshots sent to data planes.";
+    SNAPSHOTS_REFUSED = "shoal_control_snapshots_refused_total", [], "Snapshots that a data plane would not apply.";
+    LEDGER_BATCHES = "shoal_control_ledger_batches_total", ["result"],
+        "Ledger batches received: counted, or repeated and so not counted again.";
+    LEDGER_SKIPPED = "shoal_control_ledger_batches_skipped_total", [],
+        "Batch numbers that never came: what they held was lost at the node.";
+    LEDGER_BYTES = "shoal_control_ledger_body_bytes_total", ["kind"], "Body bytes counted into the ledger, by kind.";
+    DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
+    BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
+}
+
+/// Upper bounds of the latency histogram's buckets, in seconds.
+const LATENCY_BUCKETS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+
+/// The metrics and the registry that exports them.
+pub struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    request_seconds: HistogramVec,
+    nodes: IntGaugeVec,
+    link_refused: IntCounterVec,
+    snapshot_version: IntGaugeVec,
+    snapshot_channels: IntGaugeVec,
+    snapshots_sent: IntCounterVec,
+    snapshots_refused: IntCounterVec,
+    ledger_batches: IntCounterVec,
+    ledger_skipped: IntCounterVec,
+    ledger_bytes: IntCounterVec,
+    db_errors: IntCounterVec,
+}
+
+impl Metrics {
+    /// Registers all. Fails only if the table itself is wrong, which a test shows.
+    pub fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let build = gauge(&registry, &BUILD)?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let request_seconds = HistogramVec::new(
+            HistogramOpts::new(REQUEST_SECONDS.name, REQUEST_SECONDS.help).buckets(LATENCY_BUCKETS.to_vec()),
+            REQUEST_SECONDS.labels,
+        )?;
+        let metrics = Self {
+            requests: counter(&registry, &REQUESTS)?,
+            request_seconds: register(&registry, request_seconds)?,
+            nodes: gauge(&registry, &NODES)?,
+            link_refused: counter(&registry, &LINK_REFUSED)?,
+            snapshot_version: gauge(&registry, &SNAPSHOT_VERSION)?,
+            snapshot_channels: gauge(&registry, &SNAPSHOT_CHANNELS)?,
+            snapshots_sent: counter(&registry, &SNAPSHOTS_SENT)?,
+            snapshots_refused: counter(&registry, &SNAPSHOTS_REFUSED)?,
+            ledger_batches: counter(&registry, &LEDGER_BATCHES)?,
+            ledger_skipped: counter(&registry, &LEDGER_SKIPPED)?,
+            ledger_bytes: counter(&registry, &LEDGER_BYTES)?,
+            db_errors: counter(&registry, &DB_ERRORS)?,
+            registry,
+        };
+        // A series that is there from the start can be alerted on; one that appears at its first event cannot.
+        metrics.nodes(0);
+        metrics.snapshot(0, 0);
+        metrics.snapshots_sent.with_label_values::<&str>(&[]);
+        metrics.snapshots_refused.with_label_values::<&str>(&[]);
+        metrics.ledger(&Applied::default());
+        for reason in ["hello", "protocol", "frame", "silent", "slow", "ledger", "superseded"] {
+            metrics.link_refused.with_label_values(&[reason]);
+        }
+        for kind in ["full", "permission", "busy", "corrupt", "newer", "io"] {
+            metrics.db_errors.with_label_values(&[kind]);
+        }
+        Ok(metrics)
+    }
+
+    /// An admin request was answered.
+    pub fn request(&self, method: &str, route: &str, status: u16, seconds: f64) {
+        self.requests.with_label_values(&[method, route, &status.to_string()]).inc();
+        self.request_seconds.with_label_values(&[route]).observe(seconds);
+    }
+
+    /// Number of data planes connected.
+    pub fn nodes(&self, connected: usize) {
+        self.nodes.with_label_values::<&str>(&[]).set(connected as i64);
+    }
+
+    /// A link connection was ended from this side.
+    pub fn link_refused(&self, reason: &str) {
+        self.link_refused.with_label_values(&[reason]).inc();
+    }
+
+    /// The newest snapshot.
+    pub fn snapshot(&self, version: u64, channels: usize) {
+        self.snapshot_version.with_label_values::<&str>(&[]).set(version.cast_signed());
+        self.snapshot_channels.with_label_values::<&str>(&[]).set(channels as i64);
+    }
+
+    /// A snapshot went to a data plane.
+    pub fn snapshot_sent(&self) {
+        self.snapshots_sent.with_label_values::<&str>(&[]).inc();
+    }
+
+    /// A data plane refused a snapshot.
+    pub fn snapshot_refused(&self) {
+        self.snapshots_refused.with_label_values::<&str>(&[]).inc();
+    }
+
+    /// Batches were committed.
+    pub fn ledger(&self, applied: &Applied) {
+        self.ledger_batches.with_label_values(&["counted"]).inc_by(applied.counted);
+        self.ledger_batches.with_label_values(&["repeated"]).inc_by(applied.repeated);
+        self.ledger_skipped.with_label_values::<&str>(&[]).inc_by(applied.skipped);
+        for (kind, bytes) in KINDS.into_iter().zip(applied.body_bytes) {
+            self.ledger_bytes.with_label_values(&[kind_name(kind)]).inc_by(bytes);
+        }
+    }
+
+    /// The database failed.
+    pub fn db_error(&self, error: &StoreError) {
+        self.db_errors.with_label_values(&[error.kind.label()]).inc();
+    }
+
+    /// The text exposition format.
+    pub fn export(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(text)
+    }
+}
+
+fn counter(registry: &Registry, declared: &Declared) -> Result<IntCounterVec, prometheus::Error> {
+    register(registry, IntCounterVec::new(Opts::new(declared.name, declared.help), declared.labels)?)
+}
+
+fn gauge(registry: &Registry, declared: &Declared) -> Result<IntGaugeVec, prometheus::Error> {
+    register(registry, IntGaugeVec::new(Opts::new(declared.name, declared.help), declared.labels)?)
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> Result<C, prometheus::Error> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_what_is_exported() {
+        let metrics = Metrics::new().unwrap();
+        metrics.request("GET", "/healthz", 200, 0.001);
+        let text = String::from_utf8(metrics.export().unwrap()).unwrap();
+        for declared in TABLE {
+            assert!(text.contains(&format!("# HELP {} {}\n", declared.name, declared.help)), "{}", declared.name);
+        }
+        assert_eq!(text.matches("# HELP ").count(), TABLE.len());
+    }
+}

@@ -1,0 +1,179 @@
+//! Start and stop.
+
+use std::fs::{File, TryLockError};
+use std::future::Future;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use crate::api;
+use crate::app::App;
+use crate::config::Config;
+use crate::link::{self, BindError, Listener};
+use crate::metrics::Metrics;
+use crate::store::{Store, StoreError};
+use crate::token::{Token, TokenError};
+
+/// Most data planes connected at a time.
+const MAX_LINKS: usize = 4096;
+/// How long requests may go on after the signal to stop.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed, as when file descriptors ran out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why the control plane does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The token.
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    /// The link's socket.
+    #[error(transparent)]
+    Link(#[from] BindError),
+    /// The admin API's address.
+    #[error("listen {address}: {source}; {}", listen_remedy(source))]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Another control plane has the folder.
+    #[error("state_dir {}: another shoal-control uses it; stop that one, or set another state_dir", .0.display())]
+    StateInUse(PathBuf),
+    /// The folder cannot be locked.
+    #[error("{}: {source}; state_dir must be writable and on a file system with locks", path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The metrics' table is wrong.
+    #[error("metrics: {0}; this is a defect of this release")]
+    Metrics(#[from] prometheus::Error),
+}
+
+fn listen_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another process listens there: stop it, or set another `listen`",
+        io::ErrorKind::PermissionDenied => "this user may not listen there: set a `listen` port above 1023",
+        io::ErrorKind::AddrNotAvailable => "this host has no such address: set another `listen`",
+        _ => "set another `listen`",
+    }
+}
+
+/// A control plane that listens, and serves once [`Server::run`] is called.
+pub struct Server {
+    app: Arc<App>,
+    admin: TcpListener,
+    link: Listener,
+    _lock: File,
+}
+
+impl Server {
+    /// Opens everything. `inherited` is a listening socket from the service manager; it goes before `config.listen`.
+    pub async fn start(config: &Config, state_dir: &Path, inherited: Option<StdListener>) -> Result<Self, StartError> {
+        let store = Store::open(state_dir)?;
+        let lock = lock(state_dir)?;
+        let token = Token::load_or_create(&config.token_file(state_dir))?;
+        let address = config.listen;
+        let failed = |source| StartError::Listen { address, source };
+        let admin = match inherited {
+            Some(listener) => {
+                listener.set_nonblocking(true).map_err(failed)?;
+                TcpListener::from_std(listener).map_err(failed)?
+            }
+            None => TcpListener::bind(address).await.map_err(failed)?,
+        };
+        let app = App::new(store, Arc::new(Metrics::new()?), token);
+        // Before the link listens: the first node gets its snapshot at once.
+        link::publish_now(&app).await?;
+        let link = Listener::bind(&config.link_socket)?;
+        app.set_linked(true);
+        Ok(Self { app, admin, link, _lock: lock })
+    }
+
+    /// Where the admin API listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves until `stop` is ready, then ends what runs within a bound.
+    pub async fn run(self, stop: impl Future<Output = ()>) {
+        let Self { app, admin, link, _lock } = self;
+        let (stopping, stopped) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
+        let mut graceful = stopped.clone();
+        let router = api::router(Arc::clone(&app));
+        tasks.spawn(async move {
+            let serve = axum::serve(admin, router).with_graceful_shutdown(async move {
+                // An error says that the sender is gone: a stop as well.
+                let _ = graceful.wait_for(|stop| *stop).await;
+            });
+            if let Err(error) = serve.await {
+                tracing::error!(%error, "the admin API ended");
+            }
+        });
+        stop.await;
+        tracing::info!("stopping");
+        // Fails only when every task has ended already.
+        let _ = stopping.send(true);
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_WAIT, all).await.is_err() {
+            tracing::warn!(seconds = STOP_WAIT.as_secs(), "requests still run; they end here");
+        }
+    }
+}
+
+fn lock(state_dir: &Path) -> Result<File, StartError> {
+    let path = state_dir.join("lock");
+    let failed = |source| StartError::Lock { path: path.clone(), source };
+    let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StartError::StateInUse(state_dir.to_owned())),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
+async fn accept_links(app: Arc<App>, listener: Listener, mut stop: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(MAX_LINKS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = connections.join_next() => continue,
+            _ = stop.wait_for(|stop| *stop) => break,
+        };
+        match (accepted, Arc::clone(&room).try_acquire_owned()) {
+            (Ok(stream), Ok(place)) => {
+                let connection = link::serve(Arc::clone(&app), stream, stop.clone());
+                connections.spawn(async move {
+                    connection.await;
+                    drop(place);
+                });
+            }
+            (Ok(_), Err(_)) => {
+                tracing::warn!(most = MAX_LINKS, "too many data planes: one is turned away");
+            }
+            (Err(error), _) => {
+                tracing::warn!(%error, "the link cannot accept");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+    app.set_linked(false);
+    while connections.join_next().await.is_some() {}
+}
