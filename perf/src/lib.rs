@@ -1,3 +1,12 @@
 //! Load generators and scenarios against peers.
+//!
+//! `shoal-load` (this package's program) loads one HTTP/1.1 server from one core; `cargo xtask bench` runs it against
+//! the data plane and its peers and writes [RESULTS.md](../RESULTS.md).
 
 #![forbid(unsafe_code)]
+
+pub mod busy;
+pub mod expected;
+pub mod plan;
+pub mod report;
+pub mod response;

@@ -8,6 +8,17 @@ use serde_json::{Value, json};
 
 use crate::client::{self, Request, Response};
 
+/// A sum over ledger entries.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Requests.
+    pub requests: u64,
+    /// Bytes of bodies.
+    pub body_bytes: u64,
+    /// Bodies, heads and framing.
+    pub wire_bytes: u64,
+}
+
 /// A client with the admin token.
 #[derive(Debug)]
 pub struct Admin {
@@ -25,19 +36,26 @@ impl Admin {
 
     /// Sends a request with the token, and `body` as JSON.
     pub fn send(&self, method: &str, path: &str, body: Option<&Value>) -> Response {
-        let mut conn = client::Conn::open(self.api).unwrap_or_else(|error| panic!("no admin API: {error}"));
-        let mut request = Request::new(method, path).header("Authorization", &format!("Bearer {}", self.token));
-        let mut payload = Vec::new();
-        if let Some(body) = body {
-            payload = body.to_string().into_bytes();
-            request =
-                request.header("Content-Type", "application/json").header("Content-Length", &payload.len().to_string());
+        match body {
+            Some(body) => self.send_as(method, path, "application/json", body),
+            None => self.send_raw(method, path, "application/json", b""),
         }
-        let mut bytes = request.bytes();
-        bytes.extend_from_slice(&payload);
-        conn.send_raw(&bytes).unwrap_or_else(|error| panic!("{method} {path}: {error}"));
-        conn.read_response(false, client::Reading::default())
-            .unwrap_or_else(|failure| panic!("{method} {path}: {failure}"))
+    }
+
+    /// Sends JSON under another media type.
+    pub fn send_as(&self, method: &str, path: &str, kind: &str, body: &Value) -> Response {
+        self.send_raw(method, path, kind, body.to_string().as_bytes())
+    }
+
+    /// Sends any bytes.
+    pub fn send_raw(&self, method: &str, path: &str, kind: &str, body: &[u8]) -> Response {
+        let mut request = Request::new(method, path).header("Authorization", &format!("Bearer {}", self.token));
+        if !body.is_empty() {
+            request = request.header("Content-Type", kind).header("Content-Length", &body.len().to_string());
+        }
+        let mut conn = client::connect(self.api);
+        conn.send(&[&request.bytes(), body].concat());
+        conn.expect_response()
     }
 
     /// The same, for requests that must succeed; the answer's JSON, null when it has none.
@@ -50,16 +68,37 @@ impl Admin {
     /// Creates or replaces a channel.
     pub fn put_channel(&self, channel: &Value) {
         let id = channel["id"].as_str().expect("a channel has an id");
-        self.call("PUT", &format!("/v1/channels/{id}"), Some(channel));
+        self.call("PUT", &format!("/api/v1/channels/{id}"), Some(channel));
     }
 
     /// Purges what `scope` says, as `{"scope": "all"}`; the number of objects.
     pub fn purge(&self, scope: &Value) -> Value {
-        self.call("POST", "/v1/purge", Some(scope))
+        self.call("POST", "/api/v1/purge", Some(scope))
+    }
+
+    /// Mints URLs: one for each profile that the channel accepts.
+    pub fn mint(&self, channel: &str, request: &Value) -> Value {
+        self.call("POST", &format!("/api/v1/channels/{channel}/mint"), Some(request))
+    }
+
+    /// Mints shoal's own ticket and returns it bare.
+    pub fn ticket(&self, channel: &str, request: &Value) -> String {
+        let minted = self.mint(channel, request);
+        let urls = minted["urls"].as_array().into_iter().flatten();
+        let url = urls.filter(|url| url["profile"] == "shoal").find_map(|url| url["url"].as_str());
+        let ticket = url.and_then(|url| url.split(['?', '&']).find_map(|pair| pair.strip_prefix("ticket=")));
+        ticket.unwrap_or_else(|| panic!("no ticket in {minted}")).to_owned()
+    }
+
+    /// What the ledger says about a channel; kind is `client` or `upstream`.
+    pub fn ledger(&self, channel: &str, kind: &str) -> Usage {
+        let report = self.call("GET", &format!("/api/v1/ledger?channel={channel}&kind={kind}&group="), None);
+        let sum = |name: &str| report["items"][0][name].as_u64().unwrap_or(0);
+        Usage { requests: sum("requests"), body_bytes: sum("body_bytes"), wire_bytes: sum("wire_bytes") }
     }
 
     /// Fetches paths of a channel into the cache.
     pub fn prefetch(&self, channel: &str, paths: &[&str]) -> Value {
-        self.call("POST", "/v1/prefetch", Some(&json!({"channel": channel, "paths": paths})))
+        self.call("POST", "/api/v1/prefetch", Some(&json!({"channel": channel, "paths": paths})))
     }
 }

@@ -134,6 +134,11 @@ impl Lab {
         self.status
     }
 
+    /// Where the admin API is.
+    pub fn api(&self) -> SocketAddr {
+        self.api
+    }
+
     /// The folder of this node.
     pub fn dir(&self) -> &Path {
         &self.dir
