@@ -12,12 +12,13 @@ pub struct Settings {
     shards: u32,
     edge: BTreeMap<(String, String), String>,
     listen_ip: Option<IpAddr>,
+    access_log: bool,
 }
 
 impl Settings {
     /// `shards` shards on the first two CPUs, small blocks, a RAM tier that holds everything.
     pub fn new(shards: u32) -> Self {
-        let settings = Self { shards, edge: BTreeMap::new(), listen_ip: None };
+        let settings = Self { shards, edge: BTreeMap::new(), listen_ip: None, access_log: false };
         settings
             .set("node.name", "\"lab\"")
             .set("shards.count", &shards.to_string())
@@ -37,6 +38,12 @@ impl Settings {
     /// Listens on `ip`, such as `::1`.
     pub fn listen_on(mut self, ip: IpAddr) -> Self {
         self.listen_ip = Some(ip);
+        self
+    }
+
+    /// Writes an access log, `access.log` in the node's folder.
+    pub fn with_access_log(mut self) -> Self {
+        self.access_log = true;
         self
     }
 
@@ -63,6 +70,10 @@ impl Settings {
             .set("admin.listen", &format!("\"{status}\""))
             .set("link.control", &format!("[\"unix:{dir}/link.sock\"]"))
             .set("link.retry_ms", "100");
+        let places = match self.access_log {
+            true => places.set("log.access_log", &format!("\"{dir}/access.log\"")),
+            false => places,
+        };
         let mut text = String::new();
         let mut current = "";
         for ((section, key), value) in &places.edge {
