@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod ledger;
+pub mod routes;
 pub mod settings;
 pub mod shard;
 pub mod telemetry;

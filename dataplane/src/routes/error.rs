@@ -1,0 +1,39 @@
+//! Why a snapshot cannot be served.
+
+/// A field of a channel that cannot be served.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("channel `{channel}`: {field} `{value}`: {remedy}")]
+pub struct RoutesError {
+    /// Id of the channel, as given.
+    pub channel: String,
+    /// The field, such as `origins[1].url`.
+    pub field: String,
+    /// Its value; empty where that would give a secret away.
+    pub value: String,
+    /// What is wrong with it and what to write instead.
+    pub remedy: String,
+}
+
+impl RoutesError {
+    pub(super) fn new(channel: &str, field: impl Into<String>, value: &str, remedy: impl Into<String>) -> Self {
+        Self { channel: channel.to_owned(), field: field.into(), value: value.to_owned(), remedy: remedy.into() }
+    }
+}
+
+/// The same while the channel is known to the caller.
+#[derive(Debug)]
+pub(super) struct FieldError {
+    pub(super) field: String,
+    pub(super) value: String,
+    pub(super) remedy: String,
+}
+
+impl FieldError {
+    pub(super) fn new(field: impl Into<String>, value: &str, remedy: impl Into<String>) -> Self {
+        Self { field: field.into(), value: value.to_owned(), remedy: remedy.into() }
+    }
+
+    pub(super) fn of(self, channel: &str) -> RoutesError {
+        RoutesError { channel: channel.to_owned(), field: self.field, value: self.value, remedy: self.remedy }
+    }
+}
