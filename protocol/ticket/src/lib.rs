@@ -8,11 +8,15 @@
 mod error;
 mod expression;
 mod form;
+#[doc(hidden)]
+pub mod fuzzing;
 mod path;
 mod policy;
 mod query;
 mod short;
 mod sign;
+#[cfg(test)]
+mod tests;
 mod ticket;
 mod time;
 mod verifier;

@@ -66,7 +66,7 @@ pub(crate) fn covers(prefix: &[u8], path: &[u8]) -> bool {
 
 /// Whether a path holds a `..` segment, in any of the spellings that an origin might take for one: a ticket for `/a/`
 /// must not open `/a/../b`.
-fn climbs(path: &[u8]) -> bool {
+pub(crate) fn climbs(path: &[u8]) -> bool {
     // How many dots the segment has so far; `None` once it has anything else.
     let mut dots = Some(0);
     let mut rest = path;

@@ -25,7 +25,7 @@ use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use crate::error::{Refusal, SignError};
-use crate::path::covers;
+use crate::path::{climbs, covers};
 use crate::policy::Key;
 use crate::short::{KeyId, Session, parse_key_id};
 
@@ -102,7 +102,9 @@ pub(crate) fn mint_with(key_id: &str, mac: &KeyedMac, claims: &Claims<'_>) -> Re
     })?;
     let prefix = claims.path_prefix;
     if !is_prefix(prefix.as_bytes()) {
-        let problem = format!("`{prefix}`: give a path that begins with /, of at most {MAX_PREFIX} bytes");
+        let problem = format!(
+            "`{prefix}`: give a percent-encoded path of at most {MAX_PREFIX} bytes that begins with / and has no .."
+        );
         return Err(SignError::field("path_prefix", problem));
     }
     if claims.expires > MAX_EXPIRES {
@@ -197,6 +199,7 @@ fn is_prefix(prefix: &[u8]) -> bool {
     prefix.first() == Some(&b'/')
         && prefix.len() <= MAX_PREFIX
         && prefix.iter().all(|byte| byte.is_ascii_graphic() && !matches!(byte, b'?' | b'#'))
+        && !climbs(prefix)
 }
 
 /// A view of a ticket's bytes.
