@@ -172,14 +172,14 @@ fn published_replaces_all_at_once() {
     let published = Arc::new(Published::new(Routes::default()));
     assert_eq!((published.version(), published.current().version()), (0, 0));
     let writer = published.clone();
-    let threads = std::thread::spawn(move || {
+    let writing = std::thread::spawn(move || {
         for version in 1..=200 {
             let channels = (0..version % 7).map(|n| channel(&format!("c{n}"), &format!("/{n}/"))).collect();
             writer.publish(Routes::compile(&Snapshot { version, channels }, Some(&writer.current())).unwrap());
         }
     });
     let mut seen = 0;
-    while seen < 200 {
+    while !writing.is_finished() {
         let version = published.version();
         let routes = published.current();
         assert!(routes.version() >= version && version >= seen);
@@ -187,5 +187,6 @@ fn published_replaces_all_at_once() {
         seen = version;
         std::thread::yield_now();
     }
-    threads.join().unwrap();
+    writing.join().unwrap();
+    assert_eq!((published.version(), published.current().version()), (200, 200));
 }
