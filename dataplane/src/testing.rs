@@ -28,3 +28,13 @@ impl Drop for Folder {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// Says that a test could not run here, and why: on the terminal, and in the file that `SHOAL_SKIP_FILE` names.
+pub(crate) fn skipped(name: &str, reason: &str) {
+    use std::io::Write;
+    println!("skipped {name}: {reason}");
+    if let Some(path) = std::env::var_os("SHOAL_SKIP_FILE") {
+        let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
+        writeln!(file.unwrap(), "{name}: {reason}").unwrap();
+    }
+}

@@ -105,16 +105,15 @@ struct Refusal {
 
 impl Default for ShardStats {
     fn default() -> Self {
-        const ZERO: AtomicU64 = AtomicU64::new(0);
         Self {
-            counters: [const { ZERO }; Counter::COUNT],
-            gauges: [const { ZERO }; Gauge::COUNT],
-            requests: [const { [const { ZERO }; CacheResult::COUNT] }; STATUS_ROWS],
-            refusals: [const { Refusal { reason: OnceLock::new(), count: ZERO } }; MAX_REASONS],
-            refusals_unnamed: ZERO,
+            counters: [const { AtomicU64::new(0) }; Counter::COUNT],
+            gauges: [const { AtomicU64::new(0) }; Gauge::COUNT],
+            requests: [const { [const { AtomicU64::new(0) }; CacheResult::COUNT] }; STATUS_ROWS],
+            refusals: [const { Refusal { reason: OnceLock::new(), count: AtomicU64::new(0) } }; MAX_REASONS],
+            refusals_unnamed: AtomicU64::new(0),
             request_time: Default::default(),
             first_byte_time: Default::default(),
-            ticks: ZERO,
+            ticks: AtomicU64::new(0),
             origins: Mutex::default(),
         }
     }
@@ -249,9 +248,9 @@ fn status_row(status: u16) -> usize {
 /// One origin of one channel, as one shard sees it.
 #[derive(Debug, Default)]
 pub struct OriginStats {
-    pub(crate) attempts: AtomicU64,
-    pub(crate) errors: [AtomicU64; UpstreamError::COUNT],
-    pub(crate) bytes: AtomicU64,
+    attempts: AtomicU64,
+    errors: [AtomicU64; UpstreamError::COUNT],
+    bytes: AtomicU64,
 }
 
 impl OriginStats {
@@ -268,5 +267,71 @@ impl OriginStats {
     /// Bytes came in, heads included.
     pub fn received(&self, bytes: u64) {
         bump(&self.bytes, bytes);
+    }
+
+    /// Requests sent, or tried to.
+    pub fn attempts(&self) -> u64 {
+        self.attempts.load(Relaxed)
+    }
+
+    /// Failed attempts of one kind.
+    pub fn errors(&self, kind: UpstreamError) -> u64 {
+        self.errors[kind as usize].load(Relaxed)
+    }
+
+    /// Bytes received.
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Relaxed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_status_lands_in_its_class() {
+        assert!(STATUSES.is_sorted(), "looked up by binary search");
+        let stats = ShardStats::default();
+        for status in [200, 418, 99, 999, 503] {
+            stats.request(status, CacheResult::Miss, Duration::ZERO, Duration::ZERO);
+        }
+        let mut seen = Vec::new();
+        stats.each_request(|[class, status, cache], count| seen.push(format!("{class} {status} {cache} {count}")));
+        let expected = ["2xx 200 miss 1", "5xx 503 miss 1", "1xx other miss 1", "4xx other miss 1", "5xx other miss 1"];
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn reasons_are_interned_and_bounded() {
+        let stats = ShardStats::default();
+        let reasons: Vec<&'static str> =
+            (0..MAX_REASONS + 2).map(|n| &*Box::leak(format!("reason_{n}").into_boxed_str())).collect();
+        for reason in reasons.iter().chain(&reasons) {
+            stats.refusal(reason);
+        }
+        let mut seen = HashMap::new();
+        stats.each_refusal(|reason, count| *seen.entry(reason).or_insert(0) += count);
+        assert_eq!(seen.len(), MAX_REASONS + 1);
+        assert_eq!(seen["other"], 4);
+        assert_eq!(seen["reason_0"], 2);
+    }
+
+    #[test]
+    fn origins_that_are_gone_make_room() {
+        let stats = ShardStats::default();
+        let kept = stats.origin("kept", "a");
+        kept.attempt();
+        for n in 0..MAX_ORIGINS {
+            stats.origin("gone", &n.to_string()).attempt();
+        }
+        stats.origin("kept", "a").attempt();
+        assert_eq!(kept.attempts(), 2);
+        let handles: Vec<_> = (0..MAX_ORIGINS + 5).map(|n| stats.origin("held", &n.to_string())).collect();
+        let other = stats.origin("other", "other");
+        assert!(Arc::ptr_eq(handles.last().unwrap(), &other));
+        let mut known = 0;
+        stats.each_origin(|_, _, _| known += 1);
+        assert!(known <= MAX_ORIGINS + 1, "{known}");
     }
 }
