@@ -189,3 +189,100 @@ impl Recorder {
 pub fn unix_ms(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(4_000_000_000);
+
+    fn usage(body: u64) -> Usage {
+        Usage { requests: 1, body_bytes: body, wire_bytes: body + 100 }
+    }
+
+    fn names() -> [Arc<str>; 3] {
+        ["tenant".into(), "channel".into(), "".into()]
+    }
+
+    fn client<'a>([tenant, channel, origin]: &'a [Arc<str>; 3]) -> Flow<'a> {
+        Flow { tenant, channel, kind: Kind::Client, origin }
+    }
+
+    fn drained(receiver: &Receiver<Flush>) -> Vec<Entry> {
+        let mut entries: Vec<Entry> = receiver.try_iter().flat_map(Flush::entries).collect();
+        entries.sort_by(|a, b| (&a.session, a.body_bytes).cmp(&(&b.session, b.body_bytes)));
+        entries
+    }
+
+    #[test]
+    fn usage_is_summed_by_key_and_flushed_once() {
+        let (sink, receiver) = queue(1);
+        let mut recorder = Recorder::new(sink);
+        let names = names();
+        let main: Arc<str> = "main".into();
+        recorder.record(client(&names), "s", usage(1));
+        recorder.record(client(&names), "s", usage(2));
+        recorder.record(client(&names), "", usage(4));
+        recorder.record(Flow { kind: Kind::Upstream, origin: &main, ..client(&names) }, "", usage(8));
+        assert_eq!(recorder.pending(), 3);
+        assert!(recorder.flush(UNIX_EPOCH + NOW));
+        assert_eq!(recorder.pending(), 0);
+        assert!(recorder.flush(UNIX_EPOCH + NOW), "nothing to flush is fine");
+
+        let flush = receiver.try_recv().unwrap();
+        assert!(receiver.is_empty());
+        assert!(flush.start_ms <= flush.end_ms && flush.end_ms == unix_ms(UNIX_EPOCH + NOW));
+        let mut found: Vec<_> =
+            flush.entries().map(|e| (e.session, e.kind, e.origin, e.requests, e.body_bytes, e.wire_bytes)).collect();
+        found.sort();
+        let expected = [
+            (String::new(), Kind::Client, String::new(), 1, 4, 104),
+            (String::new(), Kind::Upstream, "main".to_owned(), 1, 8, 108),
+            ("s".to_owned(), Kind::Client, String::new(), 2, 3, 203),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_full_queue_keeps_everything_for_the_next_flush() {
+        let (sink, receiver) = queue(1);
+        let mut recorder = Recorder::new(sink);
+        let names = names();
+        let mut refused = 0;
+        for n in 0..QUEUED_PER_SHARD + 3 {
+            recorder.record(client(&names), "s", usage(1 << n));
+            refused += usize::from(!recorder.flush(UNIX_EPOCH + NOW));
+        }
+        assert_eq!(refused, 3);
+        let before: u64 = drained(&receiver).iter().map(|entry| entry.body_bytes).sum();
+        assert!(recorder.flush(UNIX_EPOCH + NOW));
+        let after: u64 = drained(&receiver).iter().map(|entry| entry.body_bytes).sum();
+        assert_eq!(before + after, (1 << (QUEUED_PER_SHARD + 3)) - 1);
+    }
+
+    #[test]
+    fn too_many_sessions_are_counted_under_their_channel() {
+        let (sink, receiver) = queue(1);
+        let mut recorder = Recorder { max_sessions: 2, ..Recorder::new(sink) };
+        let names = names();
+        for session in ["a", "b", "c", "d", "a"] {
+            recorder.record(client(&names), session, usage(1));
+        }
+        assert_eq!((recorder.shed(), recorder.pending()), (2, 3));
+        assert!(recorder.flush(UNIX_EPOCH + NOW));
+        let found: Vec<_> = drained(&receiver).into_iter().map(|entry| (entry.session, entry.body_bytes)).collect();
+        assert_eq!(found, [("".into(), 2), ("a".into(), 2), ("b".into(), 1)]);
+        recorder.record(client(&names), "c", usage(1));
+        assert_eq!(recorder.shed(), 2, "a flush makes room");
+    }
+
+    #[test]
+    fn a_clock_set_back_does_not_turn_the_interval_round() {
+        let (sink, receiver) = queue(1);
+        let mut recorder = Recorder::new(sink);
+        recorder.record(client(&names()), "", usage(1));
+        assert!(recorder.flush(UNIX_EPOCH));
+        let flush = receiver.try_recv().unwrap();
+        assert!(flush.start_ms <= flush.end_ms);
+    }
+}

@@ -4,6 +4,7 @@
 
 pub mod config;
 pub mod ledger;
+pub mod link;
 pub mod routes;
 pub mod settings;
 pub mod shard;

@@ -11,7 +11,9 @@ pub(crate) struct Folder(PathBuf);
 pub(crate) fn folder() -> Folder {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     let name = format!("shoal-dataplane-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-    let path = std::env::temp_dir().join(name);
+    // Tests of kills sync thousands of small files: in memory where the system has a place for that.
+    let memory = PathBuf::from("/dev/shm");
+    let path = if memory.is_dir() { memory } else { std::env::temp_dir() }.join(name);
     std::fs::create_dir(&path).unwrap();
     Folder(path)
 }

@@ -1,0 +1,20 @@
+//! The way to the control plane, and what the node keeps on disk to live without it.
+//!
+//! - [`client`]: dials, applies snapshots, carries out commands, delivers usage
+//! - [`store`]: the last good snapshot
+//! - [`spool`]: usage that the control plane has not acknowledged
+
+use std::time::Duration;
+
+pub mod client;
+mod durable;
+pub mod spool;
+pub mod store;
+
+/// How often flushes of the shards are synced to disk. Together with [`crate::ledger::FLUSH_INTERVAL`], and the time
+/// that a sync takes, it bounds what a kill loses.
+pub const SPOOL_INTERVAL: Duration = Duration::from_millis(400);
+
+const _: () = assert!(SPOOL_INTERVAL.as_millis() + crate::ledger::FLUSH_INTERVAL.as_millis() <= 800);
+
+pub use durable::random_u64;
