@@ -10,6 +10,7 @@ use shoal_link::message::PurgeScope;
 use tokio::sync::oneshot;
 
 use crate::ledger::LedgerSink;
+use crate::routes::Published;
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
 use crate::telemetry::stats::ShardStats;
@@ -19,6 +20,8 @@ use crate::telemetry::stats::ShardStats;
 pub struct Shared {
     /// The configuration.
     pub settings: Arc<Settings>,
+    /// The snapshot in force.
+    pub published: Arc<Published>,
     /// One for each shard, by its index.
     pub stats: Vec<Arc<ShardStats>>,
     /// Where usage goes.
@@ -29,7 +32,7 @@ pub struct Shared {
     pub drain: AtomicBool,
 }
 
-/// The sockets of one shard: bound, listening, non-blocking.
+/// The sockets of one shard: bound, listening, and in blocking mode, as the ring wants them.
 #[derive(Debug)]
 pub struct ShardListeners {
     /// One for each address that is served.
