@@ -2,6 +2,19 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
+mod demo_media;
+mod flamegraph;
+mod http;
+mod node;
+mod process;
+mod signals;
+mod suite;
+mod tidy;
+mod tools;
+mod up;
+mod workspace;
+
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
@@ -16,12 +29,31 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Start a node on this machine, with a demo, and print its URLs.
+    Up(up::Options),
+    /// Everything that must hold: format, lints, tidy, every test.
+    Test,
     /// Check what people forget: dependency direction, licences, file sizes, banned calls, unused files.
-    Tidy,
+    Tidy {
+        /// Say what the rules are, and what for.
+        #[arg(long)]
+        explain: bool,
+    },
+    /// Measure the data plane beside its peers.
+    Bench(bench::Options),
+    /// Draw where the data plane's time goes: perf and inferno.
+    Flamegraph(flamegraph::Options),
+    /// Make the sample video anew with ffmpeg.
+    DemoMedia,
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().task {
-        Task::Tidy => anyhow::bail!("not there yet"),
+        Task::Up(options) => up::run(&options),
+        Task::Test => suite::run(),
+        Task::Tidy { explain } => tidy::run(explain),
+        Task::Bench(options) => bench::run(&options),
+        Task::Flamegraph(options) => flamegraph::run(&options),
+        Task::DemoMedia => demo_media::run(),
     }
 }

@@ -1,0 +1,74 @@
+//! nginx as an operator would tune it for this job, as the current user.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use crate::process::Process;
+use crate::{http, tools};
+
+/// Time to start.
+const START: Duration = Duration::from_secs(10);
+
+/// Time to stop.
+const STOP: Duration = Duration::from_secs(5);
+
+/// The running server.
+pub(super) struct Nginx {
+    pub(super) address: SocketAddr,
+    process: Process,
+}
+
+/// The program; Debian keeps it where an ordinary user's PATH does not look.
+pub(super) fn program() -> PathBuf {
+    tools::find("nginx").unwrap_or_else(|| PathBuf::from("nginx"))
+}
+
+impl Nginx {
+    /// Serves the files in `root`, with one worker on core `cpu`.
+    pub(super) fn start(dir: &Path, root: &Path, cpu: usize) -> anyhow::Result<Self> {
+        let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        fs::create_dir_all(dir)?;
+        let config = dir.join("nginx.conf");
+        fs::write(&config, configuration(dir, root, address))?;
+        let mut command = Command::new("taskset");
+        command.arg("--cpu-list").arg(cpu.to_string()).arg(program());
+        command.arg("-p").arg(dir).arg("-c").arg(&config).arg("-e").arg(dir.join("error.log"));
+        let mut process = Process::start("nginx", &mut command, &dir.join("nginx.log"))?;
+        let deadline = Instant::now() + START;
+        while http::request(address, "GET", "/", &[], &[]).is_err() {
+            process.check()?;
+            anyhow::ensure!(Instant::now() < deadline, "nginx does not answer at {address}");
+            thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Self { address, process })
+    }
+
+    /// Stops it.
+    pub(super) fn stop(self) -> anyhow::Result<()> {
+        self.process.stop(STOP).map(drop).context("nginx")
+    }
+}
+
+fn configuration(dir: &Path, root: &Path, address: SocketAddr) -> String {
+    let dir = dir.display();
+    // As root nginx would give its worker to `nobody`, who may not read the files.
+    let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
+    format!(
+        "{user}daemon off;\nworker_processes 1;\npid \"{dir}/pid\";\nerror_log \"{dir}/error.log\" warn;\n\
+         events {{ worker_connections 4096; use epoll; multi_accept on; }}\n\
+         http {{\n  sendfile on;\n  tcp_nopush on;\n  tcp_nodelay on;\n  access_log off;\n\
+         \x20 keepalive_timeout 300s;\n  keepalive_requests 1000000000;\n\
+         \x20 open_file_cache max=10000 inactive=300s;\n  open_file_cache_valid 300s;\n\
+         \x20 client_body_temp_path \"{dir}/body\";\n  proxy_temp_path \"{dir}/proxy\";\n\
+         \x20 fastcgi_temp_path \"{dir}/fastcgi\";\n  uwsgi_temp_path \"{dir}/uwsgi\";\n\
+         \x20 scgi_temp_path \"{dir}/scgi\";\n\
+         \x20 server {{ listen {address} reuseport; root \"{root}\"; }}\n}}\n",
+        root = root.display(),
+    )
+}
