@@ -2,12 +2,16 @@
 
 #![forbid(unsafe_code)]
 
+pub mod clock;
 pub mod config;
+pub mod http;
 pub mod ledger;
 pub mod link;
 pub mod routes;
 pub mod settings;
 pub mod shard;
+pub mod slices;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod upstream;

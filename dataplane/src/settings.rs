@@ -16,8 +16,8 @@ pub const MAX_SHARDS: usize = 256;
 pub const MIN_BLOCKS_PER_SHARD: u64 = 16;
 /// Smallest block.
 pub const MIN_BLOCK_BYTES: u64 = 64 << 10;
-/// Largest block.
-pub const MAX_BLOCK_BYTES: u64 = 4 << 20;
+/// Largest block: what the arena gives out in one piece.
+pub const MAX_BLOCK_BYTES: u64 = shoal_sys::arena::CHUNK as u64;
 
 /// A key whose value cannot be used; all of one file are reported together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -220,7 +220,7 @@ fn cache(raw: &config::Cache, shards: u64, machine: &Machine, problems: &mut Pro
     let block = raw.block_bytes;
     if !(block.is_power_of_two() && (MIN_BLOCK_BYTES..=MAX_BLOCK_BYTES).contains(&block)) {
         let problem =
-            format_args!("must be a power of two from {MIN_BLOCK_BYTES} (64 KiB) to {MAX_BLOCK_BYTES} (4 MiB)");
+            format_args!("must be a power of two from {MIN_BLOCK_BYTES} (64 KiB) to {MAX_BLOCK_BYTES} (2 MiB)");
         problems.add("cache.block_bytes", block, problem);
     }
     let least = shards.saturating_mul(MIN_BLOCKS_PER_SHARD).saturating_mul(block);

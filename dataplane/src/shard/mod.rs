@@ -1,14 +1,25 @@
 //! Shards: one thread each, with everything of its own. This file is the seam between them and the rest of the process.
 
-use std::net::TcpListener;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::thread::JoinHandle;
+mod checks;
+mod commands;
+mod driver;
+mod listener;
+pub mod mesh;
+mod run;
 
-use crossbeam::channel::{Receiver, Sender, unbounded};
+use std::net::TcpListener;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::{Arc, OnceLock};
+
+use crossbeam::queue::SegQueue;
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use shoal_link::message::PurgeScope;
+use shoal_sys::doorbell::Doorbell;
 use tokio::sync::oneshot;
 
+use crate::clock::Clock;
+use crate::http::addresses::AddressCounts;
 use crate::ledger::LedgerSink;
 use crate::routes::Published;
 use crate::settings::Settings;
@@ -65,40 +76,60 @@ pub enum ShardCommand {
 /// Why a shard ended before it was told to, or could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ShardError {
-    /// The system would not start another thread.
-    #[error("shard {shard}: cannot start its thread: {source}; is the limit of processes (ulimit -u) reached?")]
-    Thread {
+    /// Its executor would not start, or its thread panicked (then the panic hook has said where).
+    #[error("shard {shard} on CPU {cpu}: {error}")]
+    Executor {
         /// Index of the shard.
         shard: usize,
-        /// What the system said.
-        source: std::io::Error,
+        /// Where it is pinned.
+        cpu: usize,
+        /// What glommio said.
+        error: String,
     },
-    /// Its thread panicked; the panic hook has said where.
-    #[error("shard {shard} panicked")]
-    Panicked {
+    /// The kernel refused something it cannot go on without.
+    #[error("shard {shard}: {what}: {source}")]
+    Kernel {
         /// Index of the shard.
         shard: usize,
+        /// What was asked of the kernel.
+        what: &'static str,
+        /// What it said.
+        source: std::io::Error,
     },
 }
 
 /// The way to one shard, from any thread.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct ShardHandle {
-    commands: Sender<ShardCommand>,
+    inbox: Arc<Inbox>,
+}
+
+/// Commands on their way to a shard.
+#[derive(Default)]
+struct Inbox {
+    commands: SegQueue<ShardCommand>,
+    bell: OnceLock<Doorbell>,
+    ended: AtomicBool,
 }
 
 impl ShardHandle {
     /// Hands a command over; false when the shard has ended.
     pub fn send(&self, command: ShardCommand) -> bool {
-        self.commands.send(command).is_ok()
+        if self.has_ended() {
+            return false;
+        }
+        self.inbox.commands.push(command);
+        if let Some(bell) = self.inbox.bell.get() {
+            bell.ring();
+        }
+        true
     }
 }
 
 /// All shards of the process.
-#[derive(Debug)]
 pub struct Shards {
     handles: Vec<ShardHandle>,
-    threads: Vec<JoinHandle<Result<(), ShardError>>>,
+    threads: Vec<(usize, ExecutorJoinHandle<Result<(), ShardError>>)>,
 }
 
 impl Shards {
@@ -109,12 +140,12 @@ impl Shards {
 
     /// Whether any shard's thread has ended: after a drain, or because it failed.
     pub fn any_ended(&self) -> bool {
-        self.threads.iter().any(JoinHandle::is_finished)
+        self.handles.iter().any(ShardHandle::has_ended)
     }
 
     /// Whether all have ended.
     pub fn all_ended(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
+        self.handles.iter().all(ShardHandle::has_ended)
     }
 
     /// Waits for all shards to end.
@@ -122,9 +153,17 @@ impl Shards {
     /// # Errors
     /// The first failure.
     pub fn join(self) -> Result<(), ShardError> {
-        let ends = self.threads.into_iter().enumerate();
-        let ends = ends.map(|(shard, thread)| thread.join().unwrap_or(Err(ShardError::Panicked { shard })));
+        let ends = self.threads.into_iter().enumerate().map(|(shard, (cpu, thread))| match thread.join() {
+            Ok(end) => end,
+            Err(error) => Err(ShardError::Executor { shard, cpu, error: error.to_string() }),
+        });
         ends.fold(Ok(()), Result::and)
+    }
+}
+
+impl ShardHandle {
+    fn has_ended(&self) -> bool {
+        self.inbox.ended.load(Acquire)
     }
 }
 
@@ -133,36 +172,33 @@ impl Shards {
 /// # Errors
 /// What keeps a shard from starting.
 pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shards, ShardError> {
+    let clock = Clock::start();
+    let seed = run::random_seed();
+    let node = Arc::new(run::Node {
+        fabric: Arc::new(mesh::Fabric::new(listeners.len())),
+        addresses: Arc::new(AddressCounts::new(seed)),
+        shards: listeners.len(),
+        seed,
+        clock,
+        shared,
+    });
     let mut shards = Shards { handles: Vec::new(), threads: Vec::new() };
     for (shard, listeners) in listeners.into_iter().enumerate() {
-        let (commands, receiver) = unbounded();
-        let shared = shared.clone();
-        let thread = std::thread::Builder::new().name(format!("shard-{shard}"));
-        let thread = thread.spawn(move || {
-            run(shard, &shared, listeners, &receiver);
-            Ok(())
-        });
-        shards.threads.push(thread.map_err(|source| ShardError::Thread { shard, source })?);
-        shards.handles.push(ShardHandle { commands });
+        let cpu = node.shared.settings.shards.cpus.get(shard).copied().unwrap_or(shard);
+        let inbox = Arc::new(Inbox::default());
+        let handle = ShardHandle { inbox: Arc::clone(&inbox) };
+        let node = Arc::clone(&node);
+        let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
+            .name(&format!("shard-{shard}"))
+            .preempt_timer(node.shared.settings.shards.preempt)
+            .spawn(move || async move {
+                let end = run::run(shard, &node, listeners, &inbox).await;
+                inbox.ended.store(true, Release);
+                end
+            })
+            .map_err(|error| ShardError::Executor { shard, cpu, error: error.to_string() })?;
+        shards.threads.push((cpu, thread));
+        shards.handles.push(handle);
     }
     Ok(shards)
-}
-
-/// A shard that holds its sockets and nothing in its cache.
-fn run(shard: usize, shared: &Shared, listeners: ShardListeners, commands: &Receiver<ShardCommand>) {
-    let _open = listeners;
-    let tick = std::time::Duration::from_millis(500);
-    loop {
-        if let Some(stats) = shared.stats.get(shard) {
-            stats.tick();
-        }
-        // An answer that nobody waits for any more needs no receiver.
-        match commands.recv_timeout(tick) {
-            Ok(ShardCommand::Purge { done, .. }) => drop(done.send(0)),
-            Ok(ShardCommand::Prefetch { done, .. }) => drop(done.send(Err("this shard has no cache".to_owned()))),
-            Ok(ShardCommand::Drain) => return,
-            Err(error) if error.is_disconnected() => return,
-            Err(_) => {}
-        }
-    }
 }

@@ -40,6 +40,11 @@ impl SliceKey {
         self.split().1
     }
 
+    /// A hash for one block of the object.
+    pub fn hash_of_block(&self, index: u32) -> u64 {
+        shoal_packet::hash_key(self.hash, &index.to_ne_bytes())
+    }
+
     fn split(&self) -> (&[u8], &[u8]) {
         match self.bytes.iter().position(|&byte| byte == 0) {
             Some(end) => (&self.bytes[..end], &self.bytes[end + 1..]),

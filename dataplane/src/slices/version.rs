@@ -15,14 +15,18 @@ pub struct Version {
     pub status: u16,
     /// What tells this version from another one.
     pub validators: Validators,
-    /// End-to-end header lines from the origin, each with its CRLF.
+    /// End-to-end header lines from the origin, each with its CRLF; without those of `version_lines`.
     pub relay: Box<[u8]>,
+    /// ETag and Last-Modified, as lines.
+    pub version_lines: Box<[u8]>,
     /// Content-Type, when the origin sent one.
     pub content_type: Option<Box<str>>,
     /// Cache-Control as the origin sent it.
     pub cache_control: Option<Box<str>>,
     /// Only for the request that fetched it: private, no-store.
     pub exclusive: bool,
+    must_revalidate: bool,
+    hold_stale_until_ms: AtomicU64,
     total: AtomicU64,
     born_ms: AtomicU64,
     fresh_until_ms: AtomicU64,
@@ -48,12 +52,16 @@ pub struct VersionParts {
     pub validators: Validators,
     /// See [`Version::relay`].
     pub relay: Box<[u8]>,
+    /// See [`Version::version_lines`].
+    pub version_lines: Box<[u8]>,
     /// See [`Version::content_type`].
     pub content_type: Option<Box<str>>,
     /// See [`Version::cache_control`].
     pub cache_control: Option<Box<str>>,
     /// Shard clock at which the response was received, less the age it had then (RFC 9111 section 4.2.3).
     pub born_ms: u64,
+    /// The origin forbids serving it stale (must-revalidate, proxy-revalidate).
+    pub must_revalidate: bool,
     /// Shard clock until which it needs no validation.
     pub fresh_until_ms: u64,
     /// See [`Version::exclusive`].
@@ -68,9 +76,12 @@ impl Version {
             status: parts.status,
             validators: parts.validators,
             relay: parts.relay,
+            version_lines: parts.version_lines,
             content_type: parts.content_type,
             cache_control: parts.cache_control,
             exclusive: parts.exclusive,
+            must_revalidate: parts.must_revalidate,
+            hold_stale_until_ms: AtomicU64::new(0),
             total: AtomicU64::new(parts.total.unwrap_or(UNKNOWN)),
             born_ms: AtomicU64::new(parts.born_ms),
             fresh_until_ms: AtomicU64::new(parts.fresh_until_ms),
@@ -105,6 +116,21 @@ impl Version {
     pub fn refresh(&self, born_ms: u64, fresh_until_ms: u64) {
         self.born_ms.store(born_ms, Ordering::Relaxed);
         self.fresh_until_ms.store(fresh_until_ms, Ordering::Relaxed);
+    }
+
+    /// Whether it may be served stale while its origins fail (RFC 5861 section 4, RFC 9111 section 4.2.4).
+    pub fn may_be_stale(&self) -> bool {
+        !self.must_revalidate
+    }
+
+    /// Its origins fail: it is served stale until then, without asking them again.
+    pub fn hold_stale(&self, until_ms: u64) {
+        self.hold_stale_until_ms.store(until_ms, Ordering::Relaxed);
+    }
+
+    /// See [`Version::hold_stale`].
+    pub fn is_held_stale(&self, now_ms: u64) -> bool {
+        now_ms < self.hold_stale_until_ms.load(Ordering::Relaxed)
     }
 
     /// Seconds since the origin made or confirmed the response (the Age header).

@@ -12,13 +12,13 @@ use std::time::UNIX_EPOCH;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use shoal_http::cache_control::CacheControl;
-use shoal_http::response::BodyFraming;
 use shoal_http::date;
+use shoal_http::response::BodyFraming;
 use shoal_sys::arena::BlockWriter;
 
+use super::Ask;
 use super::error::UpstreamError;
 use super::head::{OriginHead, Validators};
-use super::Ask;
 
 /// Bytes read at a time.
 const READ_BYTES: usize = 256 << 10;
@@ -40,7 +40,10 @@ struct Opened {
 /// Opens the file that `ask` names below `root`; a missing one is a 404 like any origin's.
 pub async fn open(root: &Path, ask: &Ask<'_>, now_unix: u64) -> Result<(OriginHead, FileBody), UpstreamError> {
     let name = ask.path.split('?').next().unwrap_or_default().trim_start_matches('/');
-    let (root, name) = (root.to_owned(), PathBuf::from(OsString::from_vec(percent_decode(name))));
+    let Some(name) = file_name(name) else {
+        return Ok((plain_head(404, now_unix), FileBody { file: None, at: 0, end: 0 }));
+    };
+    let (root, name) = (root.to_owned(), PathBuf::from(name));
     // Opening may wait for a disk: not on the shard's thread.
     let opened = glommio::executor().spawn_blocking(move || open_below(&root, &name)).await;
     match opened {
@@ -78,6 +81,12 @@ fn state(file: &File) -> io::Result<(u64, u128)> {
     Ok((meta.len(), modified))
 }
 
+/// The file that a URL's path names; none where an escape hides a separator, which no file's name can hold.
+fn file_name(path: &str) -> Option<OsString> {
+    let hidden = path.to_ascii_lowercase().contains("%2f") || path.contains("%00");
+    (!hidden).then(|| OsString::from_vec(percent_decode(path)))
+}
+
 /// The bytes behind a path's escapes; anything that is no escape stands for itself.
 fn percent_decode(path: &str) -> Vec<u8> {
     let mut out = Vec::with_capacity(path.len());
@@ -103,9 +112,9 @@ fn answer(opened: Opened, ask: &Ask<'_>, now_unix: u64) -> (OriginHead, FileBody
     let modified = (modified_ns / 1_000_000_000) as u64;
     let etag = format!("\"{modified_ns:x}-{size:x}\"");
     let mut head = plain_head(200, now_unix);
-    head.relay.extend_from_slice(b"Last-Modified: ");
-    head.relay.extend_from_slice(&date::format(modified));
-    head.relay.extend_from_slice(format!("\r\nETag: {etag}\r\n").as_bytes());
+    head.version_lines.extend_from_slice(b"Last-Modified: ");
+    head.version_lines.extend_from_slice(&date::format(modified));
+    head.version_lines.extend_from_slice(format!("\r\nETag: {etag}\r\n").as_bytes());
     head.validators =
         Validators { etag: Some(etag.into()), last_modified: Some(modified), settled: modified < now_unix };
     if ask.revalidate && ask.known.is_some_and(|known| known.same_bytes(&head.validators)) {
@@ -140,11 +149,13 @@ fn plain_head(status: u16, now_unix: u64) -> OriginHead {
         keep_alive: true,
         validators: Validators::default(),
         relay,
+        version_lines: Vec::new(),
         content_type: None,
         cache_control_text: None,
         cache_control: CacheControl::default(),
         lifetime_s: None,
         age_s: 0,
+        personal: false,
         head_bytes: 0,
     }
 }

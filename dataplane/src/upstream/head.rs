@@ -43,6 +43,12 @@ impl Validators {
         shoal_http::conditional::Validators { etag: self.etag.as_deref(), last_modified: self.last_modified }
     }
 
+    /// As If-Range wants them: a date that may not tell two versions apart does not count.
+    pub fn as_strong(&self) -> shoal_http::conditional::Validators<'_> {
+        let last_modified = self.last_modified.filter(|_| self.settled);
+        shoal_http::conditional::Validators { etag: self.etag.as_deref(), last_modified }
+    }
+
     /// The value for If-Range; none without a strong validator.
     pub fn if_range(&self) -> Option<Vec<u8>> {
         if !self.is_strong() {
@@ -72,8 +78,10 @@ pub struct OriginHead {
     pub keep_alive: bool,
     /// What names the version.
     pub validators: Validators,
-    /// End-to-end header lines to send on, with their CRLFs.
+    /// End-to-end header lines to send on, with their CRLFs; those about versions are in `version_lines`.
     pub relay: Vec<u8>,
+    /// ETag and Last-Modified, as lines.
+    pub version_lines: Vec<u8>,
     /// Content-Type.
     pub content_type: Option<Box<str>>,
     /// Cache-Control as sent.
@@ -84,6 +92,8 @@ pub struct OriginHead {
     pub lifetime_s: Option<u64>,
     /// Seconds it had when it arrived.
     pub age_s: u64,
+    /// It sets a cookie or varies with everything: for nobody else.
+    pub personal: bool,
     /// Bytes of the head itself.
     pub head_bytes: usize,
 }
@@ -150,8 +160,7 @@ impl OriginHead {
         }
         let cache_control = CacheControl::parse(head.headers.get_all("cache-control"));
         let expires = head.headers.known(Known::Expires);
-        let lifetime_s =
-            cache_control::freshness_lifetime(&cache_control, expires, date_header.unwrap_or(now_unix));
+        let lifetime_s = cache_control::freshness_lifetime(&cache_control, expires, date_header.unwrap_or(now_unix));
         let age = head.headers.known(Known::Age).and_then(cache_control::parse_seconds);
         let mut relay = Vec::new();
         let connection_lists = |name: &str| {
@@ -172,13 +181,15 @@ impl OriginHead {
         if date_header.is_none() {
             relay_line(&mut relay, "Date", &date::format(now_unix));
         }
-        for (name, known) in [("Expires", Known::Expires), ("Last-Modified", Known::LastModified)] {
-            if let Some(value) = head.headers.single(known) {
-                relay_line(&mut relay, name, value);
-            }
+        if let Some(value) = head.headers.single(Known::Expires) {
+            relay_line(&mut relay, "Expires", value);
+        }
+        let mut version_lines = Vec::new();
+        if let Some(value) = head.headers.single(Known::LastModified) {
+            relay_line(&mut version_lines, "Last-Modified", value);
         }
         if let Some(etag) = &validators.etag {
-            relay_line(&mut relay, "ETag", etag.as_bytes());
+            relay_line(&mut version_lines, "ETag", etag.as_bytes());
         }
         let cache_control_text: Option<Box<str>> = {
             let lines: Vec<_> =
@@ -194,11 +205,14 @@ impl OriginHead {
             keep_alive: head.keep_alive(),
             validators,
             relay,
+            version_lines,
             content_type: text(Known::ContentType).map(Box::from),
             cache_control_text,
             cache_control,
             lifetime_s,
             age_s: cache_control::initial_age(age, date_header, asked_unix, now_unix),
+            personal: head.header("set-cookie").is_some()
+                || head.headers.get_all("vary").any(|value| value.trim_ascii() == b"*"),
             head_bytes: 0,
         })
     }
@@ -236,7 +250,8 @@ mod tests {
         )
         .unwrap();
         let relay = String::from_utf8(head.relay).unwrap();
-        assert_eq!(relay, "X-Keep: 2\r\nDate: Thu, 01 Jan 1970 00:16:40 GMT\r\nETag: \"v1\"\r\n");
+        assert_eq!(relay, "X-Keep: 2\r\nDate: Thu, 01 Jan 1970 00:16:40 GMT\r\n");
+        assert_eq!(head.version_lines, b"ETag: \"v1\"\r\n");
         assert_eq!((head.total, head.first), (Some(3), 0));
     }
 

@@ -138,11 +138,12 @@ impl HttpPool {
     }
 
     async fn connect(&self, target: &HttpTarget) -> Result<Stream, UpstreamError> {
-        let addresses = within(self.limits.connect_timeout, self.resolver.resolve(&target.host, target.port, &self.clock))
-            .await
-            .ok_or_else(|| self.timeout("answer from the resolver", self.limits.connect_timeout))??;
+        let addresses =
+            within(self.limits.connect_timeout, self.resolver.resolve(&target.host, target.port, &self.clock))
+                .await
+                .ok_or_else(|| self.timeout("answer from the resolver", self.limits.connect_timeout))??;
         let mut last = None;
-        for address in addresses {
+        for &address in addresses.iter() {
             match within(self.limits.connect_timeout, self.ring.connect(address)).await {
                 Some(Ok(stream)) => return Ok(stream),
                 Some(Err(error)) => last = Some(UpstreamError::Connect { address: address.to_string(), error }),
@@ -270,8 +271,8 @@ async fn read_head(
                 return Err(UpstreamError::BadResponse("101 to a request without Upgrade".to_owned()));
             }
             if head.status >= 200 {
-                let mut head = OriginHead::read(&head, asked, clock.unix_s(), own_cors)
-                    .map_err(UpstreamError::BadResponse)?;
+                let mut head =
+                    OriginHead::read(&head, asked, clock.unix_s(), own_cors).map_err(UpstreamError::BadResponse)?;
                 head.head_bytes = used;
                 buffer.drain(..used);
                 return Ok((head, buffer));
@@ -360,11 +361,7 @@ impl HttpBody {
         }
     }
 
-    async fn read_chunked(
-        &mut self,
-        most: usize,
-        mut take: impl FnMut(&[u8]),
-    ) -> Result<usize, UpstreamError> {
+    async fn read_chunked(&mut self, most: usize, mut take: impl FnMut(&[u8])) -> Result<usize, UpstreamError> {
         loop {
             if self.taken == self.buffer.len() && self.receive().await? == 0 {
                 return Err(UpstreamError::Truncated { missing: 1 });

@@ -49,9 +49,7 @@ impl Resolver {
                 Ok(addresses)
             }
             (_, Some((_, addresses))) => Ok(addresses),
-            (Ok(_), None) => {
-                Err(UpstreamError::Resolve { host: key.0, error: "the name has no address".to_owned() })
-            }
+            (Ok(_), None) => Err(UpstreamError::Resolve { host: key.0, error: "the name has no address".to_owned() }),
             (Err(error), None) => Err(UpstreamError::Resolve { host: key.0, error: error.to_string() }),
         }
     }

@@ -80,6 +80,11 @@ impl<'a> HeadWriter<'a> {
         self.line("Content-Range", |out| value.write(out))
     }
 
+    /// Where more lines can be appended whole: each checked by whoever made it, and ended by CRLF.
+    pub fn lines(&mut self) -> &mut Vec<u8> {
+        self.out
+    }
+
     /// The empty line that ends the head.
     pub fn finish(self) {
         self.out.extend_from_slice(b"\r\n");

@@ -1,0 +1,132 @@
+//! From a request head to an object: route, rules, ticket, key.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use shoal_http::headers::Known;
+use shoal_http::path;
+use shoal_http::query;
+use shoal_http::request::{Method, RequestHead};
+use shoal_ticket::{Presented, Session};
+
+use super::context::Context;
+use super::refusal::Refusal;
+use crate::routes::{AccessRequest, Channel};
+use crate::slices::is_playlist;
+use crate::slices::key::SliceKey;
+
+/// Methods served.
+pub const ALLOW: &str = "GET, HEAD, OPTIONS";
+
+/// A request that may have its object.
+pub struct Admitted {
+    /// Whose it is.
+    pub channel: Arc<Channel>,
+    /// The object.
+    pub key: SliceKey,
+    /// The viewer's session, if its ticket names one.
+    pub session: Option<Session>,
+    /// What to add to the URIs of this playlist.
+    pub playlist_ticket: Option<String>,
+}
+
+/// A request refused, and the channel it was for, where one was found.
+pub struct Denial {
+    /// Why.
+    pub refusal: Refusal,
+    /// Whose usage the answer is, and whose CORS rules go with it.
+    pub channel: Option<Arc<Channel>>,
+}
+
+impl Denial {
+    fn unrouted(refusal: impl Into<Refusal>) -> Denial {
+        Denial { refusal: refusal.into(), channel: None }
+    }
+}
+
+/// What a method is to us.
+pub fn check_method(head: &RequestHead<'_>) -> Result<(), Refusal> {
+    match head.method {
+        Method::Get | Method::Head | Method::Options => Ok(()),
+        Method::Other => {
+            Err(Refusal::new(501, "method_unknown", format!("this method is not implemented; use one of {ALLOW}")))
+        }
+        _ => {
+            Err(Refusal::new(405, "method", format!("objects can only be read; use one of {ALLOW}"))
+                .with("Allow", ALLOW))
+        }
+    }
+}
+
+/// The channel that a request is for, whatever its rules.
+pub fn find_channel(ctx: &Context, head: &RequestHead<'_>) -> Option<Arc<Channel>> {
+    let path = path::normalize(head.path).ok()?;
+    ctx.routes().find(head.host, &path).map(|found| Arc::clone(found.channel))
+}
+
+/// Checks everything that has to be checked before an object may be looked for.
+pub fn admit(ctx: &Context, head: &RequestHead<'_>, client: IpAddr) -> Result<Admitted, Denial> {
+    let path = path::normalize(head.path).map_err(Denial::unrouted)?;
+    let routes = ctx.routes();
+    let Some(found) = routes.find(head.host, &path) else {
+        let refusal = match routes.version() {
+            0 => Refusal::new(503, "no_snapshot", "this node has no configuration yet; try again")
+                .with("Retry-After", "1"),
+            _ => {
+                Refusal::new(404, "no_channel", "no channel serves this URL; check the host and the start of the path")
+            }
+        };
+        return Err(Denial::unrouted(refusal));
+    };
+    let channel = Arc::clone(found.channel);
+    let rest = found.rest;
+    admit_to(ctx, head, &path, rest, &channel, client).map_err(|refusal| Denial { refusal, channel: Some(channel) })
+}
+
+fn admit_to(
+    ctx: &Context,
+    head: &RequestHead<'_>,
+    path: &str,
+    rest: &str,
+    channel: &Arc<Channel>,
+    client: IpAddr,
+) -> Result<Admitted, Refusal> {
+    if !channel.enabled {
+        return Err(Refusal::new(403, "channel_off", "this channel is switched off"));
+    }
+    channel.access.check(&AccessRequest {
+        referer: head.headers.known(Known::Referer),
+        origin: head.headers.known(Known::Origin),
+        user_agent: head.headers.known(Known::UserAgent),
+        client,
+    })?;
+    let text = |name| head.headers.known(name).and_then(|value| std::str::from_utf8(value).ok());
+    let (mut session, mut playlist_ticket, mut rest, mut query) =
+        (None, None, Cow::Borrowed(rest), head.query.map(Cow::Borrowed));
+    if let Some(verifier) = &channel.verifier {
+        let presented = Presented {
+            path,
+            query: head.query,
+            cookie: text(Known::Cookie),
+            header: head.header_str("x-shoal-ticket"),
+            client,
+            now: ctx.clock.unix_s(),
+        };
+        let pass = verifier.verify(&presented)?;
+        session = pass.session;
+        rest = Cow::Borrowed(channel.below(pass.path).unwrap_or(&rest)).into_owned().into();
+        if verifier.rewrites_playlists() && is_playlist(&rest) {
+            playlist_ticket = verifier.playlist_ticket(&pass, &presented);
+        }
+        query = head.query.map(|query| verifier.strip_query(query));
+    }
+    let mut allowed = String::new();
+    if let Some(query) = &query
+        && !channel.cache.query_allow.is_empty()
+    {
+        query::filter(query, |name| channel.cache.query_allow.iter().any(|allow| allow == name), &mut allowed);
+    }
+    let key = SliceKey::new(ctx.key_seed, &channel.id, &rest, &allowed);
+    Ok(Admitted { channel: Arc::clone(channel), key, session, playlist_ticket })
+}

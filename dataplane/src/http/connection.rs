@@ -1,0 +1,409 @@
+//! One client connection, from accept to close.
+
+use std::cell::{Cell, RefCell};
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use shoal_http::proxy_v2::{ProxyHeader, parse_proxy};
+use shoal_http::request::{RequestBody, parse_request};
+use shoal_link::ledger::Kind;
+use shoal_sys::ring::{Received, SendMsg, Stream};
+
+use super::context::Context;
+use super::deadlines::{Expired, Phase, Watched};
+use super::exchange;
+use super::refusal::Refusal;
+use crate::ledger::{Flow, Usage};
+use crate::routes::Channel;
+use crate::telemetry::metrics::Counter;
+
+/// Longest PROXY header, TLVs and all.
+const PROXY_MAX: usize = 4096;
+
+/// Bytes of a request body that are read and dropped to keep the connection.
+const BODY_MAX: u64 = 64 << 10;
+
+/// Bytes read from a client that should stop sending, before the connection is closed under it.
+const LINGER_BYTES: usize = 256 << 10;
+
+/// A client connection.
+pub struct Connection {
+    ctx: Rc<Context>,
+    watched: Rc<Watched>,
+    place: usize,
+    peer: Cell<IpAddr>,
+    counted: Cell<Option<IpAddr>>,
+    /// Bytes received and not used yet.
+    input: RefCell<Vec<u8>>,
+    /// Whom the bytes sent are accounted to.
+    account: RefCell<Account>,
+}
+
+/// Whose usage it is.
+#[derive(Default)]
+struct Account {
+    channel: Option<Arc<Channel>>,
+    session: String,
+    requests: u64,
+    body_bytes: u64,
+    first_byte: Option<Instant>,
+}
+
+/// Why a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Broken {
+    /// In order, by the client.
+    Closed,
+    /// By the network or the client, out of order.
+    Reset,
+    /// By a time limit.
+    Expired(Expired),
+    /// The node drains.
+    Drained,
+    /// An answer said so.
+    Done,
+    /// What came is no HTTP.
+    Malformed,
+    /// The body could not be completed.
+    Upstream,
+}
+
+/// Whether another request may follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum After {
+    /// Yes.
+    KeepAlive,
+    /// No; the answer has said so.
+    Close,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr) {
+    let now_ms = ctx.clock.now_ms();
+    let watched = Rc::new(Watched::new(stream, now_ms));
+    let place = ctx.deadlines.watch(Rc::clone(&watched));
+    ctx.connections.set(ctx.connections.get() + 1);
+    let connection = Connection {
+        ctx,
+        watched,
+        place,
+        peer: Cell::new(peer.ip().to_canonical()),
+        counted: Cell::new(None),
+        input: RefCell::default(),
+        account: RefCell::default(),
+    };
+    let broken = connection.run().await;
+    let stats = &connection.ctx.stats;
+    stats.add(
+        match broken {
+            Broken::Closed => Counter::ClosedByPeer,
+            Broken::Reset => Counter::ClosedReset,
+            Broken::Expired(Expired::Idle) => Counter::ClosedIdle,
+            Broken::Expired(Expired::Head) => Counter::ClosedHeadTimeout,
+            Broken::Expired(Expired::Slow) => Counter::ClosedSlow,
+            Broken::Drained => Counter::ClosedDrain,
+            Broken::Done => Counter::ClosedDone,
+            Broken::Malformed => Counter::ClosedMalformed,
+            Broken::Upstream => Counter::ClosedUpstream,
+        },
+        1,
+    );
+    if matches!(broken, Broken::Done | Broken::Malformed | Broken::Expired(Expired::Head)) {
+        connection.linger().await;
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        self.ctx.deadlines.forget(self.place);
+        self.ctx.connections.set(self.ctx.connections.get() - 1);
+        if let Some(address) = self.counted.get() {
+            self.ctx.addresses.leave(address);
+        }
+    }
+}
+
+impl Connection {
+    async fn run(&self) -> Broken {
+        if self.ctx.settings.proxy_protocol
+            && let Err(broken) = self.read_proxy_header().await
+        {
+            return broken;
+        }
+        if self.ctx.connections.get() > self.ctx.settings.connections_per_shard {
+            self.ctx.stats.add(Counter::RefusedPerShard, 1);
+            let refusal =
+                Refusal::closing(503, "connections_per_shard", "too many connections on this node; try again");
+            return self.refuse_outright(&refusal.with("Retry-After", "1")).await;
+        }
+        if !self.count_address() {
+            self.ctx.stats.add(Counter::RefusedPerAddress, 1);
+            let message = "too many connections from your address; close some";
+            return self.refuse_outright(&Refusal::closing(429, "connections_per_address", message)).await;
+        }
+        loop {
+            let idle = self.input.borrow().is_empty();
+            self.watched.enter(if idle { Phase::Idle } else { Phase::Head }, self.ctx.clock.now_ms());
+            if idle && self.ctx.draining.get() {
+                return Broken::Drained;
+            }
+            let result = match self.read_head().await {
+                Ok(head_len) => Box::pin(self.handle(head_len)).await,
+                Err(HeadFailure::Broken(broken)) => return broken,
+                Err(HeadFailure::Refused(refusal)) => {
+                    let _ = self.refuse_outright(&refusal).await;
+                    return if refusal.status == 408 { Broken::Expired(Expired::Head) } else { Broken::Malformed };
+                }
+            };
+            match result {
+                Ok(After::KeepAlive) => {}
+                Ok(After::Close) => return Broken::Done,
+                Err(broken) => return broken,
+            }
+        }
+    }
+
+    /// The shard it belongs to.
+    pub fn context(&self) -> &Rc<Context> {
+        &self.ctx
+    }
+
+    /// The address at the other end: the client's, or a trusted proxy's.
+    pub fn peer(&self) -> IpAddr {
+        self.peer.get()
+    }
+
+    fn count_address(&self) -> bool {
+        let most = u32::try_from(self.ctx.settings.connections_per_address).unwrap_or(u32::MAX);
+        // Behind a trusted proxy all connections are the proxy's.
+        if self.ctx.trusts(self.peer()) || most == u32::MAX {
+            return true;
+        }
+        let admitted = self.ctx.addresses.enter(self.peer(), most);
+        self.counted.set(admitted.then_some(self.peer()));
+        admitted
+    }
+
+    async fn read_proxy_header(&self) -> Result<(), Broken> {
+        loop {
+            let parsed = parse_proxy(&self.input.borrow(), PROXY_MAX);
+            match parsed {
+                Ok(Some((header, used))) => {
+                    self.input.borrow_mut().drain(..used);
+                    if let ProxyHeader::Proxied { source, .. } = header {
+                        self.peer.set(source.ip().to_canonical());
+                    }
+                    return Ok(());
+                }
+                Ok(None) => self.receive().await?,
+                Err(error) => {
+                    tracing::debug!(%error, "not a PROXY header");
+                    self.ctx.stats.refusal("proxy_header");
+                    return Err(Broken::Malformed);
+                }
+            }
+        }
+    }
+
+    /// Waits for bytes and adds them to the input.
+    async fn receive(&self) -> Result<(), Broken> {
+        match self.watched.stream.recv().await {
+            Ok(received) if received.is_empty() => Err(Broken::Closed),
+            Ok(received) => {
+                let mut input = self.input.borrow_mut();
+                match received {
+                    Received::Aside(bytes) if input.is_empty() => *input = bytes,
+                    received => input.extend_from_slice(&received),
+                }
+                Ok(())
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
+                Err(self.watched.expired().map_or(Broken::Drained, Broken::Expired))
+            }
+            Err(_) => Err(Broken::Reset),
+        }
+    }
+
+    /// Reads until the input starts with a whole request head. Returns its length.
+    async fn read_head(&self) -> Result<usize, HeadFailure> {
+        loop {
+            {
+                let input = self.input.borrow();
+                if !input.is_empty()
+                    && let Some((_, used)) = parse_request(&input, &self.ctx.head_limits).map_err(Refusal::from)?
+                {
+                    return Ok(used);
+                }
+            }
+            match self.receive().await {
+                Ok(()) => {
+                    if self.watched.phase() == Phase::Idle {
+                        self.watched.enter(Phase::Head, self.ctx.clock.now_ms());
+                    }
+                }
+                Err(Broken::Expired(Expired::Head)) if !self.input.borrow().is_empty() => {
+                    let ms = self.ctx.settings.head_timeout.as_millis();
+                    let message = format!("the request head was not complete within {ms} ms");
+                    return Err(Refusal::closing(408, "head_timeout", message).into());
+                }
+                Err(Broken::Closed) if !self.input.borrow().is_empty() => {
+                    return Err(Refusal::closing(400, "incomplete_head", "the request head ends early").into());
+                }
+                Err(broken) => return Err(HeadFailure::Broken(broken)),
+            }
+        }
+    }
+
+    /// Answers the request at the start of the input.
+    async fn handle(&self, head_len: usize) -> Result<After, Broken> {
+        let started = Instant::now();
+        self.watched.switch(Phase::Working);
+        let mut input = std::mem::take(&mut *self.input.borrow_mut());
+        if input.len() > head_len {
+            *self.input.borrow_mut() = input.split_off(head_len);
+        }
+        // It was whole a moment ago.
+        let Ok(Some((head, _))) = parse_request(&input, &self.ctx.head_limits) else { return Err(Broken::Malformed) };
+        let body = match self.drop_body(head.body).await {
+            Ok(()) => Ok(()),
+            Err(HeadFailure::Refused(refusal)) => Err(refusal),
+            Err(HeadFailure::Broken(broken)) => return Err(broken),
+        };
+        let result = exchange::answer(self, &head, body, started).await;
+        *self.account.borrow_mut() = Account::default();
+        result
+    }
+
+    /// Objects are only read, so a request's body is for nobody: a short one is passed over.
+    async fn drop_body(&self, body: RequestBody) -> Result<(), HeadFailure> {
+        let length = match body {
+            RequestBody::None => return Ok(()),
+            RequestBody::Length(length) => length,
+            RequestBody::Chunked => {
+                let message = "a request body has no use here, and this one has no length; send none";
+                return Err(Refusal::closing(411, "body", message).into());
+            }
+        };
+        if length > BODY_MAX {
+            let message = format!("a request body has no use here; at most {BODY_MAX} bytes are passed over");
+            return Err(Refusal::closing(413, "body", message).into());
+        }
+        self.watched.enter(Phase::Head, self.ctx.clock.now_ms());
+        let length = length as usize;
+        while self.input.borrow().len() < length {
+            self.receive().await.map_err(HeadFailure::Broken)?;
+        }
+        self.input.borrow_mut().drain(..length);
+        self.watched.switch(Phase::Working);
+        Ok(())
+    }
+
+    /// Answers a connection, or bytes that are no request, and is done with it.
+    async fn refuse_outright(&self, refusal: &Refusal) -> Broken {
+        self.ctx.stats.refusal(refusal.reason);
+        let started = Instant::now();
+        let mut msg = self.ctx.message();
+        let mut head = refusal.write_head(&mut msg.head, &self.ctx.date());
+        head.fixed("Connection", "close");
+        head.finish();
+        refusal.body(&mut msg.head);
+        match self.send(msg, false).await {
+            Ok(msg) => {
+                self.ctx.recycle(msg);
+                let none = crate::telemetry::stats::CacheResult::None;
+                self.ctx.stats.request(refusal.status, none, started.elapsed(), started.elapsed());
+                Broken::Done
+            }
+            Err(broken) => broken,
+        }
+    }
+
+    /// From now on bytes sent are this channel's and session's.
+    pub fn account_to(&self, channel: &Arc<Channel>, session: &str) {
+        let mut account = self.account.borrow_mut();
+        account.channel = Some(Arc::clone(channel));
+        account.requests = 1;
+        account.session.clear();
+        account.session.push_str(session);
+    }
+
+    /// Whether nobody is accounted for this request's bytes yet.
+    pub fn is_unaccounted(&self) -> bool {
+        self.account.borrow().channel.is_none()
+    }
+
+    /// Body bytes sent for this request, and when the first byte of the answer went out.
+    pub fn sent(&self) -> (u64, Option<Instant>) {
+        let account = self.account.borrow();
+        (account.body_bytes, account.first_byte)
+    }
+
+    /// Body bytes that went out within a head.
+    pub fn count_inline(&self, bytes: u64) {
+        self.count(bytes, 0);
+    }
+
+    /// Sends all of the message.
+    pub async fn send(&self, mut msg: Box<SendMsg>, by_file: bool) -> Result<Box<SendMsg>, Broken> {
+        self.watched.switch(Phase::Sending);
+        while !msg.is_sent() {
+            let body_before = msg.body_left();
+            let sent = if by_file {
+                self.watched.stream.send_file(&mut msg).await
+            } else {
+                let (back, sent) = self.watched.stream.send(msg, false).await;
+                msg = back;
+                sent
+            };
+            let Ok(sent) = sent else {
+                return Err(self.watched.expired().map_or(Broken::Reset, Broken::Expired));
+            };
+            self.watched.took(sent);
+            self.count((body_before - msg.body_left()) as u64, sent as u64);
+        }
+        self.watched.switch(Phase::Working);
+        Ok(msg)
+    }
+
+    fn count(&self, body: u64, wire: u64) {
+        let mut account = self.account.borrow_mut();
+        account.body_bytes += body;
+        if account.first_byte.is_none() {
+            account.first_byte = Some(Instant::now());
+        }
+        self.ctx.stats.add(Counter::BodyBytes, body);
+        self.ctx.stats.add(Counter::WireBytes, wire);
+        let usage = Usage { requests: std::mem::take(&mut account.requests), body_bytes: body, wire_bytes: wire };
+        if let Some(channel) = &account.channel {
+            let flow =
+                Flow { tenant: &channel.tenant, channel: &channel.id, kind: Kind::Client, origin: &self.ctx.no_origin };
+            self.ctx.ledger.borrow_mut().record(flow, &account.session, usage);
+        }
+    }
+
+    /// Lets the client read the last answer: closing while it still sends would throw that away (RFC 9112 section 9.6).
+    async fn linger(&self) {
+        self.watched.stream.finish_sending();
+        self.watched.enter(Phase::Head, self.ctx.clock.now_ms());
+        let mut read = 0;
+        while read < LINGER_BYTES {
+            match self.watched.stream.recv().await {
+                Ok(received) if !received.is_empty() => read += received.len(),
+                _ => break,
+            }
+        }
+    }
+}
+
+enum HeadFailure {
+    Broken(Broken),
+    Refused(Refusal),
+}
+
+impl From<Refusal> for HeadFailure {
+    fn from(refusal: Refusal) -> Self {
+        HeadFailure::Refused(refusal)
+    }
+}

@@ -1,0 +1,375 @@
+//! One request and its answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use shoal_http::chunked::LAST_CHUNK;
+use shoal_http::forwarded;
+use shoal_http::headers::{Known, Version as HttpVersion};
+use shoal_http::range::RangeSet;
+use shoal_http::request::{Method, RequestHead};
+use shoal_http::writer::HeadWriter;
+use shoal_sys::ring::SendMsg;
+
+use super::admission::{self, ALLOW, Admitted, Denial};
+use super::answer::{self, AnswerHead, Framing, Plan, Selection};
+use super::body::{BodyError, BodySender};
+use super::connection::{After, Broken, Connection};
+use super::playlist;
+use super::refusal::Refusal;
+use crate::routes::Channel;
+use crate::slices::store::{OpenRequest, Opened};
+use crate::telemetry::access_log::Record;
+use crate::telemetry::stats::CacheResult;
+
+/// Versions tried when an object changes at its origin while it is fetched, before the viewer is told.
+const VERSIONS_MAX: usize = 3;
+
+/// One exchange on its way.
+struct Exchange<'a> {
+    connection: &'a Connection,
+    head: &'a RequestHead<'a>,
+    client: IpAddr,
+    keep_alive: bool,
+}
+
+/// What came of it, for counters and the log.
+struct Outcome {
+    status: u16,
+    cache: CacheResult,
+    refusal: Option<&'static str>,
+    after: Result<After, Broken>,
+}
+
+/// Answers one request. `body` says what became of the request's own body.
+pub async fn answer(
+    connection: &Connection,
+    head: &RequestHead<'_>,
+    body: Result<(), Refusal>,
+    started: Instant,
+) -> Result<After, Broken> {
+    let ctx = connection.context();
+    let trusts = |address| ctx.trusts(address);
+    let lines: Vec<_> = head.headers.get_all("x-forwarded-for").collect();
+    let client =
+        if lines.is_empty() { connection.peer() } else { forwarded::client_address(connection.peer(), lines, trusts) };
+    let exchange = Exchange { connection, head, client, keep_alive: head.keep_alive() && !ctx.draining.get() };
+    let (outcome, admitted) = exchange.run(body).await;
+    if let Some(reason) = outcome.refusal {
+        ctx.stats.refusal(reason);
+    }
+    let total = started.elapsed();
+    let (body_bytes, first_byte) = connection.sent();
+    let first_byte = first_byte.map_or(total, |at| at.duration_since(started));
+    ctx.stats.request(outcome.status, outcome.cache, first_byte, total);
+    if let Some(log) = &ctx.access_log {
+        let path = head.path;
+        let (channel, path, session) = match &admitted {
+            Some(admitted) => (
+                Arc::clone(&admitted.channel.id),
+                String::from_utf8_lossy(admitted.key.path()).into(),
+                admitted.session.as_ref().map_or("", |session| session.as_str()).into(),
+            ),
+            None => {
+                (Arc::from(""), shoal_ticket::path_signature(path).map_or(path, |found| found.rest).into(), "".into())
+            }
+        };
+        log.push(Record {
+            time: SystemTime::now() - total,
+            shard: ctx.shard as u16,
+            client,
+            method: method_name(head.method),
+            host: head.host.unwrap_or_default().into(),
+            path,
+            channel,
+            session,
+            status: outcome.status,
+            cache: outcome.cache,
+            refusal: outcome.refusal,
+            body_bytes,
+            first_byte,
+            total,
+        });
+    }
+    outcome.after
+}
+
+fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Get => "GET",
+        Method::Head => "HEAD",
+        Method::Options => "OPTIONS",
+        Method::Post => "POST",
+        Method::Put => "PUT",
+        Method::Delete => "DELETE",
+        Method::Patch => "PATCH",
+        Method::Connect => "CONNECT",
+        Method::Trace => "TRACE",
+        Method::Other => "other",
+    }
+}
+
+impl Exchange<'_> {
+    async fn run(&self, body: Result<(), Refusal>) -> (Outcome, Option<Admitted>) {
+        if let Err(refusal) = body.and_then(|()| admission::check_method(self.head)) {
+            return (self.refuse(&refusal, None).await, None);
+        }
+        if self.head.method == Method::Options {
+            return (self.options().await, None);
+        }
+        let ctx = self.connection.context();
+        let admitted = match admission::admit(ctx, self.head, self.client) {
+            Ok(admitted) => admitted,
+            Err(Denial { refusal, channel }) => {
+                return (self.refuse(&refusal, channel.as_ref()).await, None);
+            }
+        };
+        let session = admitted.session.as_ref().map_or("", |session| session.as_str());
+        self.connection.account_to(&admitted.channel, session);
+        let outcome = match answer::asked_ranges(self.head, ctx.settings.ranges_per_request) {
+            Ok(ranges) => self.object(&admitted, ranges.as_ref()).await,
+            Err(refusal) => self.refuse(&refusal, Some(&admitted.channel)).await,
+        };
+        (outcome, Some(admitted))
+    }
+
+    /// Serves the object, of a newer version when the first one turns out to be broken off before anything was sent.
+    async fn object(&self, admitted: &Admitted, ranges: Option<&RangeSet>) -> Outcome {
+        let ctx = self.connection.context();
+        let mut request = OpenRequest {
+            key: admitted.key.clone(),
+            channel: Arc::clone(&admitted.channel),
+            want: answer::want(self.head, ranges),
+            not: None,
+        };
+        let mut left = VERSIONS_MAX;
+        loop {
+            let now_ms = ctx.clock.now_ms();
+            let at_once = match request.not {
+                None => ctx.slices.try_open(&request.key, request.want, now_ms),
+                Some(_) => None,
+            };
+            let opened = match at_once {
+                Some(opened) => Ok(opened),
+                None => ctx.slices.open(&request).await,
+            };
+            let opened = match opened {
+                Ok(opened) => opened,
+                Err(error) => return self.refuse(&error.into(), Some(&admitted.channel)).await,
+            };
+            let slot = opened.version.slot;
+            left -= 1;
+            match self.serve(admitted, ranges, &request, opened).await {
+                Served::Done(outcome) => return outcome,
+                Served::Changed if left > 0 => request.not = Some(slot),
+                Served::Changed => {
+                    let refusal =
+                        Refusal::new(502, "changing", "the object changes at its origin faster than it can be fetched");
+                    return self.refuse(&refusal, Some(&admitted.channel)).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(
+        &self,
+        admitted: &Admitted,
+        ranges: Option<&RangeSet>,
+        request: &OpenRequest,
+        opened: Opened,
+    ) -> Served {
+        let ctx = self.connection.context();
+        let Opened { version, cache, block } = opened;
+        let first_index = ctx.slices.store().index_of(request.want.first);
+        let mut body = BodySender {
+            connection: self.connection,
+            key: &request.key,
+            version: &version,
+            at_hand: block.map(|block| (first_index, block)),
+            chunked: false,
+        };
+        let path = std::str::from_utf8(request.key.path()).unwrap_or_default();
+        let path = path.split('?').next().unwrap_or_default();
+        let mut rewritten = None;
+        if let Some(ticket) = admitted.playlist_ticket.as_deref().filter(|_| version.status == 200) {
+            match playlist::rewritten(&mut body, path, ticket, self.head.host).await {
+                Ok(Some(bytes)) => rewritten = Some((bytes, answer::rewritten_etag(&version, ticket))),
+                // Not a playlist, whatever its name: as it is.
+                Ok(None) => {}
+                Err(error) => return self.failed(&BodyError::Source(error), cache, &version.status, admitted).await,
+            }
+        }
+        let etag = rewritten.as_ref().map(|(_, etag)| etag.as_deref());
+        let plan = match answer::decide(self.head, &version, ranges, etag) {
+            Ok(plan) => plan,
+            Err(refusal) => return Served::Done(self.refuse(&refusal, Some(&admitted.channel)).await),
+        };
+        let keep_alive = self.keep_alive && plan.framing != Framing::Close;
+        let mut msg = ctx.message();
+        AnswerHead {
+            plan: &plan,
+            version: &version,
+            channel: &admitted.channel,
+            path,
+            cache,
+            now_ms: ctx.clock.now_ms(),
+            origin: self.head.headers.known(Known::Origin),
+            rewritten: rewritten.as_ref().map(|(bytes, etag)| (bytes.len() as u64, etag.as_deref())),
+            keep_alive,
+            http: self.head.version,
+        }
+        .write(&mut msg.head);
+        let sent = match rewritten.filter(|_| plan.selection == Selection::Whole) {
+            Some((bytes, _)) => {
+                msg.head.extend_from_slice(&bytes);
+                let sent = self.connection.send(msg, false).await;
+                if sent.is_ok() {
+                    self.connection.count_inline(bytes.len() as u64);
+                }
+                sent.map_err(BodyError::Client)
+            }
+            None => self.send_selection(&plan, &mut body, path, msg).await,
+        };
+        match sent {
+            Ok(msg) => {
+                ctx.recycle(msg);
+                let after = if keep_alive { After::KeepAlive } else { After::Close };
+                Served::Done(Outcome { status: plan.status, cache, refusal: None, after: Ok(after) })
+            }
+            Err(error) => self.failed(&error, cache, &plan.status, admitted).await,
+        }
+    }
+
+    async fn send_selection(
+        &self,
+        plan: &Plan,
+        body: &mut BodySender<'_>,
+        path: &str,
+        mut msg: Box<SendMsg>,
+    ) -> Result<Box<SendMsg>, BodyError> {
+        match &plan.selection {
+            Selection::Nothing => {}
+            Selection::Whole => {
+                body.chunked = plan.framing == Framing::Chunked;
+                msg = body.send(msg, 0, body.version.total()).await?;
+                if body.chunked {
+                    msg.head.extend_from_slice(LAST_CHUNK);
+                }
+            }
+            Selection::One(range) => msg = body.send(msg, range.first, Some(range.last + 1)).await?,
+            Selection::Many(ranges) => {
+                let layout = answer::multipart(body.version, path, body.version.total().unwrap_or_default());
+                for range in ranges {
+                    layout.write_part_head(*range, &mut msg.head);
+                    msg = body.send(msg, range.first, Some(range.last + 1)).await?;
+                }
+                layout.write_trailer(&mut msg.head);
+            }
+        }
+        Ok(self.connection.send(msg, false).await?)
+    }
+
+    /// The answer could not be completed: by another version if nothing has been sent, else by closing.
+    async fn failed(&self, error: &BodyError, cache: CacheResult, status: &u16, admitted: &Admitted) -> Served {
+        let broken = match error {
+            BodyError::Client(broken) => *broken,
+            BodyError::Source(error) if self.connection.sent().1.is_none() => {
+                use crate::slices::flight::BlockError;
+                let refusal = match error {
+                    BlockError::Changed => return Served::Changed,
+                    BlockError::Failed(why) => Refusal::new(502, "upstream", format!("no origin could answer: {why}")),
+                    BlockError::Busy => Refusal::new(503, "lane_full", error.to_string()).with("Retry-After", "1"),
+                };
+                return Served::Done(self.refuse(&refusal, Some(&admitted.channel)).await);
+            }
+            BodyError::Source(error) => {
+                tracing::debug!(channel = %admitted.channel.id, %error, "a body could not be completed");
+                Broken::Upstream
+            }
+        };
+        Served::Done(Outcome { status: *status, cache, refusal: None, after: Err(broken) })
+    }
+
+    /// OPTIONS: a preflight, or the question what can be done.
+    async fn options(&self) -> Outcome {
+        let ctx = self.connection.context();
+        let channel = admission::find_channel(ctx, self.head);
+        if let Some(channel) = &channel {
+            self.connection.account_to(channel, "");
+        }
+        let mut msg = ctx.message();
+        let mut head = HeadWriter::response(&mut msg.head, 204);
+        head.fixed("Server", "shoal").fixed("Allow", ALLOW);
+        let _ = head.header("Date", ctx.date());
+        self.connection_line(&mut head, self.keep_alive);
+        if let Some(channel) = &channel {
+            let origin = self.head.headers.known(Known::Origin);
+            let headers = self.head.headers.known(Known::AccessControlRequestHeaders);
+            if self.head.headers.known(Known::AccessControlRequestMethod).is_some() {
+                channel.cors.preflight_lines(origin, headers, head.lines());
+            } else {
+                channel.cors.response_lines(origin, head.lines());
+            }
+        }
+        head.finish();
+        self.finish(msg, 204, None, self.keep_alive, 0).await
+    }
+
+    async fn refuse(&self, refusal: &Refusal, channel: Option<&Arc<Channel>>) -> Outcome {
+        let ctx = self.connection.context();
+        if let Some(channel) = channel
+            && self.connection.is_unaccounted()
+        {
+            self.connection.account_to(channel, "");
+        }
+        let keep_alive = self.keep_alive && !refusal.close;
+        let mut msg = ctx.message();
+        let mut head = refusal.write_head(&mut msg.head, &ctx.date());
+        self.connection_line(&mut head, keep_alive);
+        if let Some(channel) = channel {
+            channel.cors.response_lines(self.head.headers.known(Known::Origin), head.lines());
+        }
+        head.finish();
+        let mut inline = 0;
+        if self.head.method != Method::Head {
+            let before = msg.head.len();
+            refusal.body(&mut msg.head);
+            inline = (msg.head.len() - before) as u64;
+        }
+        self.finish(msg, refusal.status, Some(refusal.reason), keep_alive, inline).await
+    }
+
+    async fn finish(
+        &self,
+        msg: Box<SendMsg>,
+        status: u16,
+        refusal: Option<&'static str>,
+        keep_alive: bool,
+        inline: u64,
+    ) -> Outcome {
+        let after = match self.connection.send(msg, false).await {
+            Ok(msg) => {
+                self.connection.context().recycle(msg);
+                self.connection.count_inline(inline);
+                Ok(if keep_alive { After::KeepAlive } else { After::Close })
+            }
+            Err(broken) => Err(broken),
+        };
+        Outcome { status, cache: CacheResult::None, refusal, after }
+    }
+
+    fn connection_line(&self, head: &mut HeadWriter<'_>, keep_alive: bool) {
+        if !keep_alive {
+            head.fixed("Connection", "close");
+        } else if self.head.version == HttpVersion::Http10 {
+            head.fixed("Connection", "keep-alive");
+        }
+    }
+}
+
+enum Served {
+    Done(Outcome),
+    /// The version cannot be completed, and nothing of it was sent.
+    Changed,
+}

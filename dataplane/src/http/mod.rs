@@ -1,0 +1,15 @@
+//! The viewer's side: connections, requests, answers.
+//!
+//! [`connection`] reads heads and keeps the time limits' phases; [`exchange`] answers one request: [`admission`] (route,
+//! rules, ticket, key), [`crate::slices`] (the object), [`answer`] (what of it), [`body`] (its bytes).
+
+pub mod addresses;
+mod admission;
+mod answer;
+mod body;
+pub mod connection;
+pub mod context;
+pub mod deadlines;
+mod exchange;
+mod playlist;
+mod refusal;

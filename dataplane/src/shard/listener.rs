@@ -1,0 +1,41 @@
+//! Accepting viewers.
+
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::time::Duration;
+
+use glommio::timer::sleep;
+
+use crate::http::connection;
+use crate::http::context::Context;
+use crate::telemetry::metrics::Counter;
+
+/// How long to wait when the kernel has no descriptor left.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Connections that a shard takes on beyond its limit, to tell them so.
+const BEYOND_LIMIT: usize = 64;
+
+/// Accepts until the shard drains.
+pub async fn accept(ctx: Rc<Context>, listener: OwnedFd) {
+    let acceptor = ctx.ring.accept(listener);
+    while !ctx.draining.get() {
+        let socket = match acceptor.next().await {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, shard = ctx.shard, "cannot accept; is the limit of open files too low?");
+                sleep(BACK_OFF).await;
+                continue;
+            }
+        };
+        ctx.stats.add(Counter::ConnectionsAccepted, 1);
+        if ctx.connections.get() >= ctx.settings.connections_per_shard + BEYOND_LIMIT {
+            ctx.stats.add(Counter::RefusedPerShard, 1);
+            continue;
+        }
+        let stream = ctx.ring.stream(socket);
+        // Gone already.
+        let Ok(peer) = stream.peer() else { continue };
+        glommio::spawn_local(connection::serve(Rc::clone(&ctx), stream, peer)).detach();
+    }
+}

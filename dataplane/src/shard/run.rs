@@ -1,0 +1,243 @@
+//! One shard's life, inside its executor.
+
+use std::cell::RefCell;
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use glommio::timer::sleep;
+use rustix::time::{ClockId, clock_gettime};
+use shoal_sys::arena::Arena;
+use shoal_sys::doorbell::{Doorbell, DoorbellWaiter};
+use shoal_sys::ring::{Ring, RingConfig};
+
+use super::driver::{self, Sources};
+use super::mesh::{Fabric, Mesh};
+use super::{Inbox, ShardError, ShardListeners, Shared, checks, commands, listener};
+use crate::clock::Clock;
+use crate::http::addresses::AddressCounts;
+use crate::http::context::{Context, ContextParts};
+use crate::ledger::{FLUSH_INTERVAL, Recorder};
+use crate::slices::Slices;
+use crate::slices::client::{Answer, Question};
+use crate::slices::store::{Store, StoreParts};
+use crate::telemetry::metrics::{Counter, Gauge};
+use crate::telemetry::stats::ShardStats;
+use crate::upstream::{UpstreamLimits, Upstreams};
+
+/// Time between two looks at deadlines, memory and figures.
+const TICK: Duration = Duration::from_millis(100);
+
+/// What all shards of the process share.
+pub struct Node {
+    /// Lanes.
+    pub fabric: Arc<Fabric<Question, Answer>>,
+    /// Connections per client.
+    pub addresses: Arc<AddressCounts>,
+    /// How many shards there are.
+    pub shards: usize,
+    /// For hashes that viewers must not be able to steer.
+    pub seed: u64,
+    /// The clock.
+    pub clock: Clock,
+    /// What the process gave.
+    pub shared: Arc<Shared>,
+}
+
+/// A number that nobody outside can know.
+pub fn random_seed() -> u64 {
+    // The standard library seeds its hash maps from the kernel's generator.
+    RandomState::new().hash_one(std::process::id())
+}
+
+/// Sets the shard up, and serves until it has drained.
+pub async fn run(shard: usize, node: &Node, listeners: ShardListeners, inbox: &Arc<Inbox>) -> Result<(), ShardError> {
+    let kernel = |what: &'static str| move |source: std::io::Error| ShardError::Kernel { shard, what, source };
+    let settings = &node.shared.settings;
+    let stats = match node.shared.stats.get(shard) {
+        Some(stats) => Arc::clone(stats),
+        None => Arc::new(ShardStats::default()),
+    };
+    let ring =
+        Ring::new(RingConfig::default()).map_err(kernel("cannot set up its io_uring (Linux 6.1 or later needed)"))?;
+    let bell = Doorbell::new(&ring).map_err(kernel("cannot share its eventfd"))?;
+    let waiter = DoorbellWaiter::new(&ring).map_err(kernel("cannot share its eventfd"))?;
+    let ram_bytes = usize::try_from(settings.cache.ram_bytes / node.shards as u64).unwrap_or(usize::MAX);
+    let arena = Arena::new(ram_bytes).map_err(kernel("cannot map its part of the RAM tier (cache.ram_bytes)"))?;
+    let limits = UpstreamLimits {
+        connect_timeout: settings.upstream.connect_timeout,
+        response_timeout: settings.upstream.response_timeout,
+        connections_per_origin: settings.upstream.connections_per_origin,
+        retries: settings.upstream.retries as usize,
+        readahead_blocks: u32::try_from(settings.upstream.readahead_blocks).unwrap_or(u32::MAX),
+    };
+    let ledger = Rc::new(RefCell::new(Recorder::new(node.shared.ledger.clone())));
+    let store = Rc::new(Store::new(StoreParts {
+        arena,
+        upstreams: Upstreams::new(ring.clone(), node.clock.clone(), limits),
+        limits,
+        clock: node.clock.clone(),
+        stats: Arc::clone(&stats),
+        ledger: Rc::clone(&ledger),
+        block_bytes: settings.cache.block_bytes as usize,
+        seed: random_seed(),
+    }));
+    let mesh = Rc::new(Mesh::new(Arc::clone(&node.fabric), shard, bell.clone()));
+    let front_bytes = ram_bytes / 100 * usize::from(settings.cache.front_percent);
+    let slices = Slices::new(shard, node.shards, store, Rc::clone(&mesh), front_bytes, Arc::clone(&stats));
+    let ctx = Rc::new(Context::new(ContextParts {
+        shard,
+        ring: ring.clone(),
+        slices,
+        clock: node.clock.clone(),
+        stats: Arc::clone(&stats),
+        ledger: Rc::clone(&ledger),
+        access_log: node.shared.access_log.clone(),
+        settings: settings.http.clone(),
+        key_seed: node.seed,
+        addresses: Arc::clone(&node.addresses),
+        published: Arc::clone(&node.shared.published),
+    }));
+    // A second bell for one shard cannot be: each inbox is given to one.
+    let _ = inbox.bell.set(bell.clone());
+    let work = Work { ctx: Rc::clone(&ctx), mesh, inbox: Arc::clone(inbox) };
+    let driver = glommio::spawn_local(driver::drive(ring.clone(), bell, waiter, work));
+    let mut accepting = Vec::new();
+    for socket in listeners.sockets {
+        // Entries on the ring wait on a blocking socket; on a non-blocking one they fail.
+        socket.set_nonblocking(false).map_err(kernel("cannot prepare its listener"))?;
+        accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket))));
+    }
+    if shard == 0 {
+        glommio::spawn_local(checks::check_origins(Rc::clone(&ctx), ring.clone(), node.clock.clone(), limits)).detach();
+    }
+    let driver = driver.detach();
+    let served = housekeep(&ctx, &ring, &stats, accepting);
+    // The driver ends only when its ring fails, and nothing works without it.
+    let failed = std::pin::pin!(driver);
+    match first_of(served, failed).await {
+        First::Served => Ok(()),
+        First::Failed(Some(error)) => Err(kernel("its io_uring failed")(error)),
+        First::Failed(None) => Err(kernel("its driver ended")(std::io::ErrorKind::Other.into())),
+    }
+}
+
+/// What comes from outside the ring.
+struct Work {
+    ctx: Rc<Context>,
+    mesh: Rc<Mesh<Question, Answer>>,
+    inbox: Arc<Inbox>,
+}
+
+impl Sources for Work {
+    fn receive(&self) -> usize {
+        let mut taken = self.mesh.receive(|from, id, question| self.ctx.slices.handle(from, id, question));
+        while let Some(command) = self.inbox.commands.pop() {
+            commands::carry_out(&self.ctx, command);
+            taken += 1;
+        }
+        taken
+    }
+
+    fn is_idle(&self) -> bool {
+        self.mesh.is_idle() && self.inbox.commands.is_empty()
+    }
+}
+
+/// Ticks until the shard has drained.
+async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting: Vec<glommio::Task<()>>) {
+    let mut accepting = Some(accepting);
+    let mut meter = CpuMeter::start();
+    let (mut flushed, mut drained_at) = (Instant::now(), None);
+    loop {
+        sleep(TICK).await;
+        stats.tick();
+        ctx.deadlines.sweep(ctx.clock.now_ms());
+        ctx.slices.tick();
+        meter.read(stats);
+        let figures = ring.stats();
+        stats.set_total(Counter::RingSubmitted, figures.submitted);
+        stats.set_total(Counter::RingCompleted, figures.completed);
+        stats.set_total(Counter::RingEnters, figures.enters);
+        stats.set_total(Counter::RingNoBuffers, figures.no_buffers);
+        stats.set(Gauge::Connections, ctx.connections.get() as u64);
+        let mut ledger = ctx.ledger.borrow_mut();
+        stats.set(Gauge::LedgerEntries, ledger.pending() as u64);
+        stats.set_total(Counter::LedgerShed, ledger.shed());
+        if flushed.elapsed() >= FLUSH_INTERVAL {
+            ledger.flush(SystemTime::now());
+            flushed = Instant::now();
+        }
+        drop(ledger);
+        if !ctx.draining.get() {
+            continue;
+        }
+        // Dropping the tasks closes the listeners.
+        drop(accepting.take());
+        let since = *drained_at.get_or_insert_with(Instant::now);
+        ctx.deadlines.end_idle();
+        if ctx.connections.get() == 0 {
+            break;
+        }
+        if since.elapsed() > ctx.settings.drain {
+            tracing::warn!(shard = ctx.shard, connections = ctx.connections.get(), "drain time is over; cutting off");
+            ctx.deadlines.end_all();
+            sleep(TICK).await;
+            break;
+        }
+    }
+    // What the last transfers used must reach the spool; it is read until all shards have ended.
+    while !ctx.ledger.borrow_mut().flush(SystemTime::now()) {
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// How much of the time the shard's thread is on its CPU.
+struct CpuMeter {
+    wall: Instant,
+    cpu: Duration,
+}
+
+impl CpuMeter {
+    fn start() -> CpuMeter {
+        CpuMeter { wall: Instant::now(), cpu: thread_cpu() }
+    }
+
+    /// Once a second.
+    fn read(&mut self, stats: &ShardStats) {
+        let wall = self.wall.elapsed();
+        if wall < Duration::from_secs(1) {
+            return;
+        }
+        let cpu = thread_cpu();
+        let busy = cpu.saturating_sub(self.cpu);
+        stats.set(Gauge::BusyPermille, (busy.as_micros() * 1000 / wall.as_micros()) as u64);
+        stats.set_total(Counter::ShardCpu, cpu.as_micros() as u64);
+        *self = CpuMeter { wall: Instant::now(), cpu };
+    }
+}
+
+fn thread_cpu() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), time.tv_nsec.unsigned_abs() as u32)
+}
+
+enum First<T> {
+    Served,
+    Failed(T),
+}
+
+/// Whichever is over first.
+async fn first_of<T>(served: impl Future<Output = ()>, failed: impl Future<Output = T>) -> First<T> {
+    let (mut served, mut failed) = (std::pin::pin!(served), std::pin::pin!(failed));
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(error) = failed.as_mut().poll(cx) {
+            return std::task::Poll::Ready(First::Failed(error));
+        }
+        served.as_mut().poll(cx).map(|()| First::Served)
+    })
+    .await
+}

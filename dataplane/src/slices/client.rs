@@ -1,0 +1,225 @@
+//! How a connection gets objects, wherever they are owned.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use shoal_cache::{FrontIndex, Held};
+use shoal_sys::arena::BlockRef;
+
+use super::flight::{BlockError, OpenError};
+use super::key::SliceKey;
+use super::store::{OpenRequest, Opened, Store, Want};
+use super::version::Version;
+use crate::shard::mesh::Mesh;
+use crate::telemetry::metrics::{Counter, Gauge};
+use crate::telemetry::stats::{CacheResult, ShardStats};
+
+/// What one shard asks of another.
+pub enum Question {
+    /// See [`Store::open`].
+    Open(OpenRequest),
+    /// See [`Store::block`].
+    Block {
+        /// Of which version.
+        version: Arc<Version>,
+        /// Which block.
+        index: u32,
+        /// Bytes of it at hand.
+        have: usize,
+        /// Last block that will be wanted.
+        last: u32,
+    },
+}
+
+/// What the owner answers.
+pub enum Answer {
+    /// To [`Question::Open`].
+    Open(Result<Opened, OpenError>),
+    /// To [`Question::Block`].
+    Block(Result<Option<BlockRef>, BlockError>),
+}
+
+/// Blocks of other shards kept in a front index.
+const FRONT_ENTRIES: usize = 64 << 10;
+
+/// Entries of the front index looked at in each tick.
+const SWEEP_STEPS: usize = 1024;
+
+/// A shard's way to all objects: its own, those of others, and those of others that it sent lately.
+pub struct Slices {
+    shard: usize,
+    shards: usize,
+    store: Rc<Store>,
+    mesh: Rc<Mesh<Question, Answer>>,
+    front: RefCell<FrontIndex<(SliceKey, u32), Fronted>>,
+    stats: Arc<ShardStats>,
+}
+
+/// A complete block of another shard.
+struct Fronted {
+    version: Arc<Version>,
+    block: BlockRef,
+}
+
+impl Held for Fronted {
+    fn is_retired(&self) -> bool {
+        self.version.is_retired() || self.block.is_retired()
+    }
+
+    fn bytes(&self) -> usize {
+        self.block.footprint()
+    }
+}
+
+impl Slices {
+    /// The way of shard `shard` of `shards`; `front_bytes` bounds what it keeps of others' blocks.
+    pub fn new(
+        shard: usize,
+        shards: usize,
+        store: Rc<Store>,
+        mesh: Rc<Mesh<Question, Answer>>,
+        front_bytes: usize,
+        stats: Arc<ShardStats>,
+    ) -> Slices {
+        let front_bytes = if shards > 1 { front_bytes } else { 0 };
+        let front = RefCell::new(FrontIndex::new(front_bytes, FRONT_ENTRIES));
+        Slices { shard, shards, store, mesh, front, stats }
+    }
+
+    /// A hit that needs no waiting: owned here, or lately sent from here.
+    pub fn try_open(&self, key: &SliceKey, want: Want, now_ms: u64) -> Option<Opened> {
+        if key.owner(self.shards) == self.shard {
+            return self.store.try_open(key, want, now_ms);
+        }
+        let mut front = self.front.borrow_mut();
+        let found = front.get(&(key.clone(), self.store.index_of(want.first)));
+        let Some(found) = found.filter(|found| found.version.is_fresh(now_ms)) else {
+            self.stats.add(Counter::FrontMisses, 1);
+            return None;
+        };
+        self.stats.add(Counter::FrontHits, 1);
+        found.block.touch();
+        Some(Opened { version: Arc::clone(&found.version), cache: CacheResult::Hit, block: Some(found.block.clone()) })
+    }
+
+    /// See [`Store::open`]; asked of the owner.
+    pub async fn open(&self, request: &OpenRequest) -> Result<Opened, OpenError> {
+        let owner = request.key.owner(self.shards);
+        if owner == self.shard {
+            return self.store.open(request).await;
+        }
+        self.stats.add(Counter::HandoverLookup, 1);
+        let opened = match self.mesh.ask(owner, Question::Open(request.clone())).await {
+            Ok(Answer::Open(opened)) => opened?,
+            Ok(Answer::Block(_)) | Err(_) => return Err(self.busy()),
+        };
+        if let Some(block) = &opened.block {
+            self.remember(&request.key, self.store.index_of(request.want.first), &opened.version, block);
+        }
+        Ok(opened)
+    }
+
+    /// See [`Store::block`]; asked of the owner of `key`.
+    pub async fn block(
+        &self,
+        key: &SliceKey,
+        version: &Arc<Version>,
+        index: u32,
+        have: usize,
+        last: u32,
+    ) -> Result<Option<BlockRef>, BlockError> {
+        let owner = key.owner(self.shards);
+        if owner == self.shard {
+            return self.store.block(version, index, have, last).await;
+        }
+        if have == 0 {
+            let mut front = self.front.borrow_mut();
+            let found = front.get(&(key.clone(), index)).filter(|found| found.version.slot == version.slot);
+            if let Some(found) = found {
+                self.stats.add(Counter::FrontHits, 1);
+                found.block.touch();
+                return Ok(Some(found.block.clone()));
+            }
+            self.stats.add(Counter::FrontMisses, 1);
+        }
+        self.stats.add(Counter::HandoverProgress, 1);
+        let question = Question::Block { version: Arc::clone(version), index, have, last };
+        let block = match self.mesh.ask(owner, question).await {
+            Ok(Answer::Block(block)) => block?,
+            Ok(Answer::Open(_)) | Err(_) => {
+                self.stats.add(Counter::LaneFull, 1);
+                return Err(BlockError::Busy);
+            }
+        };
+        if let Some(block) = &block {
+            self.remember(key, index, version, block);
+        }
+        Ok(block)
+    }
+
+    /// Answers another shard's question, at once if it can.
+    pub fn handle(&self, from: usize, id: u32, question: Question) {
+        self.stats.add(Counter::HandoverReply, 1);
+        let at_once = match &question {
+            Question::Open(request) if request.not.is_none() => {
+                let opened = self.store.try_open(&request.key, request.want, self.store.clock().now_ms());
+                opened.map(|opened| Answer::Open(Ok(opened)))
+            }
+            Question::Open(_) => None,
+            Question::Block { version, index, have, .. } => {
+                let block = self.store.try_block(version, *index, *have);
+                block.map(|block| Answer::Block(Ok(Some(block))))
+            }
+        };
+        if let Some(answer) = at_once {
+            return self.mesh.answer(from, id, answer);
+        }
+        let (store, mesh) = (Rc::clone(&self.store), Rc::clone(&self.mesh));
+        glommio::spawn_local(async move {
+            let answer = match question {
+                Question::Open(request) => Answer::Open(store.open(&request).await),
+                Question::Block { version, index, have, last } => {
+                    Answer::Block(store.block(&version, index, have, last).await)
+                }
+            };
+            mesh.answer(from, id, answer);
+        })
+        .detach();
+    }
+
+    /// The owner's side of this shard.
+    pub fn store(&self) -> &Rc<Store> {
+        &self.store
+    }
+
+    /// Whether this shard owns the object.
+    pub fn owns(&self, key: &SliceKey) -> bool {
+        key.owner(self.shards) == self.shard
+    }
+
+    /// What is to be done now and then.
+    pub fn tick(&self) {
+        let mut front = self.front.borrow_mut();
+        front.sweep(SWEEP_STEPS);
+        self.stats.set(Gauge::FrontBytes, front.bytes() as u64);
+        drop(front);
+        self.store.tick();
+    }
+
+    fn remember(&self, key: &SliceKey, index: u32, version: &Arc<Version>, block: &BlockRef) {
+        if Store::is_whole(block) && !version.exclusive {
+            let fronted = Fronted { version: Arc::clone(version), block: block.clone() };
+            self.front.borrow_mut().insert((key.clone(), index), fronted);
+        }
+    }
+
+    fn busy(&self) -> OpenError {
+        self.stats.add(Counter::LaneFull, 1);
+        OpenError {
+            status: 503,
+            reason: "lane_full",
+            message: "too many requests wait for the shard that owns this object; try again".to_owned(),
+        }
+    }
+}

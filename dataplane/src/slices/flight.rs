@@ -1,0 +1,184 @@
+//! Fetches under way, as those who wait for them see them.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+
+use super::notify::Notify;
+use super::version::Version;
+use crate::telemetry::stats::CacheResult;
+
+/// The question what the origins have under a name, asked once however many wait for the answer.
+#[derive(Default)]
+pub struct Opening {
+    answer: RefCell<Option<Result<(Arc<Version>, CacheResult), OpenError>>>,
+    purged: Cell<bool>,
+    done: Notify,
+}
+
+/// Why there is nothing to serve.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct OpenError {
+    /// Status for the viewer.
+    pub status: u16,
+    /// Label for metrics.
+    pub reason: &'static str,
+    /// One line for the viewer.
+    pub message: String,
+}
+
+impl Opening {
+    /// Waits for the answer.
+    pub async fn answered(&self) -> Result<(Arc<Version>, CacheResult), OpenError> {
+        loop {
+            let mark = self.done.mark();
+            if let Some(answer) = &*self.answer.borrow() {
+                return answer.clone();
+            }
+            self.done.changed(mark).await;
+        }
+    }
+
+    /// Gives the answer to all who wait.
+    pub fn answer(&self, answer: Result<(Arc<Version>, CacheResult), OpenError>) {
+        let mut place = self.answer.borrow_mut();
+        if place.is_none() {
+            *place = Some(answer);
+            drop(place);
+            self.done.notify();
+        }
+    }
+
+    /// The name was purged while the question was under way: the answer is for those who wait, not to be kept.
+    pub fn purge(&self) {
+        self.purged.set(true);
+    }
+
+    /// See [`Opening::purge`].
+    pub fn is_purged(&self) -> bool {
+        self.purged.get()
+    }
+}
+
+/// One stream of bytes from an origin into consecutive blocks of a version.
+pub struct Flight {
+    next: Cell<u32>,
+    end: Cell<u32>,
+    wanted: Cell<u32>,
+    abandoned: Cell<bool>,
+    failure: RefCell<Option<BlockError>>,
+    demand: Notify,
+    progress: Notify,
+}
+
+/// Why a block cannot be had.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BlockError {
+    /// The origins have another version by now, or none; this one's bytes cannot be completed.
+    #[error("the object has changed at its origin")]
+    Changed,
+    /// All origins failed.
+    #[error("{0}")]
+    Failed(String),
+    /// The other shard's lanes are full.
+    #[error("too many requests between shards")]
+    Busy,
+}
+
+impl Flight {
+    /// A flight for the blocks `first..end`, where `first` is wanted now.
+    pub fn new(first: u32, end: u32) -> Flight {
+        Flight {
+            next: Cell::new(first),
+            end: Cell::new(end),
+            wanted: Cell::new(first),
+            abandoned: Cell::new(false),
+            failure: RefCell::default(),
+            demand: Notify::default(),
+            progress: Notify::default(),
+        }
+    }
+
+    /// Whether it will bring the block.
+    pub fn covers(&self, index: u32) -> bool {
+        (self.next.get()..self.end.get()).contains(&index)
+    }
+
+    /// The block that fills now, or will next.
+    pub fn next(&self) -> u32 {
+        self.next.get()
+    }
+
+    /// The block after its last one.
+    pub fn end(&self) -> u32 {
+        self.end.get()
+    }
+
+    /// Somebody waits for the block.
+    pub fn want(&self, index: u32) {
+        if index > self.wanted.get() {
+            self.wanted.set(index);
+            self.demand.notify();
+        }
+    }
+
+    /// Nobody wants the rest.
+    pub fn abandon(&self) {
+        self.abandoned.set(true);
+        self.demand.notify();
+    }
+
+    /// See [`Flight::abandon`].
+    pub fn is_abandoned(&self) -> bool {
+        self.abandoned.get()
+    }
+
+    /// Waits until the block is wanted, or near enough to what is.
+    pub async fn until_wanted(&self, index: u32, ahead: u32) {
+        loop {
+            let mark = self.demand.mark();
+            if self.abandoned.get() || index <= self.wanted.get().saturating_add(ahead) {
+                return;
+            }
+            self.demand.changed(mark).await;
+        }
+    }
+
+    /// A block is whole; the next one follows.
+    pub fn advance(&self) {
+        self.next.set(self.next.get() + 1);
+        self.progress.notify();
+    }
+
+    /// It will bring no block at or after `end`.
+    pub fn shorten(&self, end: u32) {
+        self.end.set(self.end.get().min(end));
+    }
+
+    /// More bytes are there.
+    pub fn notify(&self) {
+        self.progress.notify();
+    }
+
+    /// It is over; whoever still waits gets the failure, if there is one.
+    pub fn finish(&self, failure: Option<BlockError>) {
+        *self.failure.borrow_mut() = failure;
+        self.end.set(self.next.get().min(self.end.get()));
+        self.progress.notify();
+    }
+
+    /// Why it is over, if it failed.
+    pub fn failure(&self) -> Option<BlockError> {
+        self.failure.borrow().clone()
+    }
+
+    /// A mark to take before looking at a block.
+    pub fn mark(&self) -> u64 {
+        self.progress.mark()
+    }
+
+    /// Waits for a change after `mark`.
+    pub async fn progressed(&self, mark: u64) {
+        self.progress.changed(mark).await;
+    }
+}

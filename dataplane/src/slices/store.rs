@@ -1,0 +1,354 @@
+//! The owner's side: what a shard answers for the objects it owns.
+//!
+//! Two questions can be asked, by this shard's connections directly and by others' over the mesh: [`Store::open`] (which
+//! version do I serve?) and [`Store::block`] (give me this block, or more of it). Both first try to answer without
+//! waiting. What has to be fetched is fetched by a task of its own ([`super::fetch`]), so a request that goes away takes
+//! nothing with it.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shoal_link::message::PurgeScope;
+use shoal_sys::arena::{Arena, BlockRef, BlockWriter, Progress};
+
+use super::fetch;
+use super::flight::{BlockError, Flight, OpenError, Opening};
+use super::key::SliceKey;
+use super::notify::Notify;
+use super::table::{Evicted, Table};
+use super::version::{Version, VersionSlot};
+use crate::clock::Clock;
+use crate::ledger::Recorder;
+use crate::routes::Channel;
+use crate::telemetry::metrics::{Counter, Gauge};
+use crate::telemetry::stats::{CacheResult, ShardStats};
+use crate::upstream::{UpstreamLimits, Upstreams, within};
+
+/// Evictions tried for one block before waiting for readers to let go.
+const EVICTIONS_MAX: usize = 512;
+
+/// A block this far ahead of a transfer is asked for by itself.
+const JOIN_DISTANCE: u32 = 16;
+
+/// How long a fetch waits for memory that readers hold.
+const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
+
+/// What a shard owns, and its way to the origins.
+pub struct Store {
+    pub(super) table: RefCell<Table>,
+    pub(super) arena: Arena,
+    pub(super) upstreams: Upstreams,
+    pub(super) limits: UpstreamLimits,
+    pub(super) clock: Clock,
+    pub(super) stats: Arc<ShardStats>,
+    pub(super) ledger: Rc<RefCell<Recorder>>,
+    pub(super) block_bytes: usize,
+    pub(super) flights: Cell<u64>,
+    memory: Notify,
+    dice: Cell<u64>,
+}
+
+/// What a store is made of.
+pub struct StoreParts {
+    /// Its memory.
+    pub arena: Arena,
+    /// Its way to origins.
+    pub upstreams: Upstreams,
+    /// Limits on that.
+    pub limits: UpstreamLimits,
+    /// The clock.
+    pub clock: Clock,
+    /// The shard's figures.
+    pub stats: Arc<ShardStats>,
+    /// The shard's usage.
+    pub ledger: Rc<RefCell<Recorder>>,
+    /// Bytes of a block.
+    pub block_bytes: usize,
+    /// For choices among equals.
+    pub seed: u64,
+}
+
+/// What a request wants of an object whose length it may not know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Want {
+    /// Byte it needs first.
+    pub first: u64,
+    /// Last byte it knows it needs; none for an open end.
+    pub last: Option<u64>,
+    /// Part of the object only.
+    pub ranged: bool,
+}
+
+/// One request for an object.
+#[derive(Debug, Clone)]
+pub struct OpenRequest {
+    /// Its name.
+    pub key: SliceKey,
+    /// Its channel.
+    pub channel: Arc<Channel>,
+    /// What is wanted first.
+    pub want: Want,
+    /// A version that this request has found to be broken off: it wants a newer one.
+    pub not: Option<VersionSlot>,
+}
+
+/// What a request serves.
+#[derive(Clone)]
+pub struct Opened {
+    /// Of which version.
+    pub version: Arc<Version>,
+    /// How it was found.
+    pub cache: CacheResult,
+    /// The first block wanted, if there is anything of it yet.
+    pub block: Option<BlockRef>,
+}
+
+impl Store {
+    /// An empty store.
+    pub fn new(parts: StoreParts) -> Store {
+        Store {
+            table: RefCell::default(),
+            arena: parts.arena,
+            upstreams: parts.upstreams,
+            limits: parts.limits,
+            clock: parts.clock,
+            stats: parts.stats,
+            ledger: parts.ledger,
+            block_bytes: parts.block_bytes,
+            flights: Cell::new(0),
+            memory: Notify::default(),
+            dice: Cell::new(parts.seed | 1),
+        }
+    }
+
+    /// The fresh version of an object, if there is one: the whole of a hit.
+    pub fn try_open(&self, key: &SliceKey, want: Want, now_ms: u64) -> Option<Opened> {
+        let table = self.table.borrow();
+        let held = table.held(table.name(key)?.current?)?;
+        let stale = !held.version.is_fresh(now_ms);
+        if stale && !held.version.is_held_stale(now_ms) {
+            return None;
+        }
+        let block = held.block(self.index_of(want.first)).filter(|block| block.filled() > 0).cloned();
+        // Bytes that have to be fetched first make it a miss, whatever is known about the object.
+        let have_first = block.is_some() || held.version.total().is_some_and(|total| want.first >= total);
+        if let Some(block) = &block {
+            block.touch();
+        }
+        let cache = match (stale, have_first) {
+            (true, _) => CacheResult::Stale,
+            (false, true) => CacheResult::Hit,
+            (false, false) => CacheResult::Miss,
+        };
+        Some(Opened { version: Arc::clone(&held.version), cache, block })
+    }
+
+    /// The version that answers the request, fetched or confirmed when it has to be.
+    pub async fn open(self: &Rc<Self>, request: &OpenRequest) -> Result<Opened, OpenError> {
+        let mut joined = false;
+        loop {
+            let now_ms = self.clock.now_ms();
+            if let Some(not) = request.not {
+                self.table.borrow_mut().detach(not);
+            }
+            if let Some(mut opened) = self.try_open(&request.key, request.want, now_ms) {
+                if joined {
+                    opened.cache = CacheResult::Coalesced;
+                }
+                return Ok(opened);
+            }
+            let (opening, ours) = self.join_or_start(request, now_ms);
+            if !ours {
+                self.stats.add(Counter::FlightWaiters, 1);
+                joined = true;
+            }
+            let (version, cache) = opening.answered().await?;
+            if version.exclusive && !ours {
+                // Not to be shared: from now on the name says so, and this request fetches for itself.
+                continue;
+            }
+            let cache = match (ours, cache) {
+                (true, cache) => cache,
+                (false, CacheResult::Stale) => CacheResult::Stale,
+                (false, _) => CacheResult::Coalesced,
+            };
+            let block = self.try_block(&version, self.index_of(request.want.first), 0);
+            return Ok(Opened { version, cache, block });
+        }
+    }
+
+    fn join_or_start(self: &Rc<Self>, request: &OpenRequest, now_ms: u64) -> (Rc<Opening>, bool) {
+        let mut table = self.table.borrow_mut();
+        let name = table.name_mut(&request.key);
+        if let Some(opening) = &name.opening {
+            return (Rc::clone(opening), false);
+        }
+        let opening = Rc::new(Opening::default());
+        let private = name.pass_until_ms > now_ms;
+        if !private {
+            name.opening = Some(Rc::clone(&opening));
+        }
+        let stale = name.current;
+        let stale = stale.and_then(|slot| table.held(slot)).map(|held| Arc::clone(&held.version));
+        drop(table);
+        fetch::start_opening(self, request.clone(), Rc::clone(&opening), stale, private);
+        (opening, true)
+    }
+
+    /// The block, if there is more of it than `have` bytes.
+    pub fn try_block(&self, version: &Version, index: u32, have: usize) -> Option<BlockRef> {
+        let table = self.table.borrow();
+        let block = table.held(version.slot)?.block(index)?;
+        if block.filled() <= have {
+            return None;
+        }
+        block.touch();
+        Some(block.clone())
+    }
+
+    /// The block with more than `have` bytes in it; `None` when the object ends before that. `last` is the last block that
+    /// the request will want, as far as it knows.
+    pub async fn block(
+        self: &Rc<Self>,
+        version: &Version,
+        index: u32,
+        have: usize,
+        last: u32,
+    ) -> Result<Option<BlockRef>, BlockError> {
+        if version.exclusive {
+            self.table.borrow_mut().drop_before(version.slot, index);
+        }
+        let mut waited_for: Option<Rc<Flight>> = None;
+        loop {
+            if let Some(block) = self.try_block(version, index, have) {
+                return Ok(Some(block));
+            }
+            let start = u64::from(index) * self.block_bytes as u64;
+            if version.total().is_some_and(|total| start + have as u64 >= total) {
+                return Ok(None);
+            }
+            if let Some(failure) = waited_for.as_ref().and_then(|flight| flight.failure()) {
+                return Err(failure);
+            }
+            let flight = match self.table.borrow().held(version.slot) {
+                None => return Err(BlockError::Changed),
+                Some(held) => held.flight(index).cloned(),
+            };
+            // A transfer that is far from the block yet is no help, when the block can be asked for by itself.
+            let flight = flight.filter(|flight| !version.is_combinable() || index - flight.next() <= JOIN_DISTANCE);
+            let flight = match flight {
+                Some(flight) => flight,
+                None if version.is_combinable() => fetch::start_fill(self, version, index, last)?,
+                None => {
+                    // Its bytes came in one response, and that is over: they cannot be completed from another one.
+                    self.table.borrow_mut().detach(version.slot);
+                    return Err(BlockError::Changed);
+                }
+            };
+            let mark = flight.mark();
+            flight.want(index);
+            flight.progressed(mark).await;
+            waited_for = Some(flight);
+        }
+    }
+
+    /// Retires what `scope` names. Returns objects.
+    pub fn purge(&self, scope: &PurgeScope) -> u64 {
+        let purged = self.table.borrow_mut().purge(scope);
+        self.stats.add(Counter::PurgedObjects, purged);
+        self.table.borrow_mut().collect();
+        purged
+    }
+
+    /// Memory for a block of `len` bytes, taken from what will be missed least.
+    pub(super) async fn allocate(&self, len: usize) -> Option<BlockWriter> {
+        if let Some(block) = self.try_allocate(len) {
+            return Some(block);
+        }
+        let wait = async {
+            loop {
+                let mark = self.memory.mark();
+                if let Some(block) = self.try_allocate(len) {
+                    return block;
+                }
+                self.memory.changed(mark).await;
+            }
+        };
+        let block = within(MEMORY_PATIENCE, wait).await;
+        if block.is_none() {
+            self.stats.add(Counter::ArenaFailures, 1);
+        }
+        block
+    }
+
+    fn try_allocate(&self, len: usize) -> Option<BlockWriter> {
+        for _ in 0..EVICTIONS_MAX {
+            if let Some(block) = self.arena.alloc(len) {
+                return Some(block);
+            }
+            self.evict()?;
+        }
+        self.arena.alloc(len)
+    }
+
+    fn evict(&self) -> Option<()> {
+        let evicted = self.table.borrow_mut().evict()?;
+        self.stats.add(Counter::EvictedBlocks, 1);
+        if evicted == Evicted::Object {
+            self.stats.add(Counter::EvictedObjects, 1);
+        }
+        Some(())
+    }
+
+    /// What is to be done now and then: memory that readers gave back, versions nobody uses, figures.
+    pub fn tick(&self) {
+        self.arena.reclaim();
+        self.table.borrow_mut().collect();
+        // Objects without bytes (a 404, an empty file) take no block, but must not pile up either.
+        while self.table.borrow().evictable_bytes() > self.arena.capacity() {
+            if self.evict().is_none() {
+                break;
+            }
+        }
+        self.memory.notify();
+        let table = self.table.borrow();
+        self.stats.set(Gauge::CacheBytes, table.evictable_bytes() as u64);
+        self.stats.set(Gauge::CacheObjects, table.objects() as u64);
+        self.stats.set(Gauge::CacheBlocks, table.blocks() as u64);
+        self.stats.set(Gauge::ArenaUsed, self.arena.in_use() as u64);
+        self.stats.set(Gauge::ArenaCapacity, self.arena.capacity() as u64);
+        self.stats.set(Gauge::Flights, self.flights.get());
+    }
+
+    /// The block that holds the byte at `offset`.
+    pub fn index_of(&self, offset: u64) -> u32 {
+        u32::try_from(offset / self.block_bytes as u64).unwrap_or(u32::MAX)
+    }
+
+    /// Whether the block is as long as it will ever be.
+    pub fn is_whole(block: &BlockRef) -> bool {
+        block.progress() == Progress::Complete
+    }
+
+    /// Bytes of a block.
+    pub fn block_bytes(&self) -> usize {
+        self.block_bytes
+    }
+
+    /// The clock it goes by.
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// A number nobody needs to be able to guess or to repeat (xorshift64).
+    pub(super) fn roll(&self) -> u64 {
+        let mut dice = self.dice.get();
+        dice ^= dice << 13;
+        dice ^= dice >> 7;
+        dice ^= dice << 17;
+        self.dice.set(dice);
+        dice
+    }
+}

@@ -1,0 +1,376 @@
+//! What a shard owns: names, versions, blocks, and the order in which they may have to go.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use shoal_cache::{Look, S3Fifo, Slot};
+use shoal_link::message::PurgeScope;
+use shoal_sys::arena::BlockRef;
+
+use super::flight::{Flight, Opening};
+use super::key::{KeyState, SliceKey};
+use super::version::{Version, VersionParts, VersionSlot};
+use crate::routes::Channel;
+
+/// What a version without any block weighs in the eviction order.
+const EMPTY_BYTES: usize = 1024;
+
+/// Index that stands for a version without blocks in the eviction order.
+const NO_BLOCK: u32 = u32::MAX;
+
+/// The tables of one owner shard.
+#[derive(Default)]
+pub struct Table {
+    keys: HashMap<SliceKey, Name, KeyState>,
+    versions: Vec<(u32, Option<Held>)>,
+    free: Vec<u32>,
+    policy: S3Fifo<BlockId>,
+    detached: Vec<VersionSlot>,
+    blocks: usize,
+}
+
+/// What is known under a name.
+#[derive(Default)]
+pub struct Name {
+    /// The version that new requests get.
+    pub current: Option<VersionSlot>,
+    /// The question to the origins that is under way.
+    pub opening: Option<Rc<Opening>>,
+    /// Until then each request fetches for itself: the origin has said that its answers are not to be shared.
+    pub pass_until_ms: u64,
+}
+
+/// A version and its blocks.
+pub struct Held {
+    /// What it is.
+    pub version: Arc<Version>,
+    /// Its name.
+    pub key: SliceKey,
+    /// Whose it is.
+    pub channel: Arc<Channel>,
+    /// Fetches that fill it.
+    pub flights: Vec<Rc<Flight>>,
+    blocks: Vec<Placed>,
+    /// Its place in the eviction order while it has no block.
+    empty: Option<Slot>,
+    current: bool,
+}
+
+struct Placed {
+    index: u32,
+    block: BlockRef,
+    /// Its place in the eviction order; none while it fills.
+    place: Option<Slot>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct BlockId {
+    slot: VersionSlot,
+    index: u32,
+}
+
+/// What an eviction took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Evicted {
+    /// One block.
+    Block,
+    /// The last block, and the object with it.
+    Object,
+}
+
+impl Table {
+    /// What is known under `key`.
+    pub fn name(&self, key: &SliceKey) -> Option<&Name> {
+        self.keys.get(key)
+    }
+
+    /// As [`Table::name`], made when missing.
+    pub fn name_mut(&mut self, key: &SliceKey) -> &mut Name {
+        self.keys.entry(key.clone()).or_default()
+    }
+
+    /// Forgets a name that stands for nothing any more.
+    pub fn tidy_name(&mut self, key: &SliceKey, now_ms: u64) {
+        if let Some(name) = self.keys.get(key)
+            && name.current.is_none()
+            && name.opening.is_none()
+            && name.pass_until_ms <= now_ms
+        {
+            self.keys.remove(key);
+        }
+    }
+
+    /// The version in `slot`, while it is there.
+    pub fn held(&self, slot: VersionSlot) -> Option<&Held> {
+        let (generation, held) = self.versions.get(slot.index as usize)?;
+        if *generation == slot.generation { held.as_ref() } else { None }
+    }
+
+    /// As [`Table::held`], to change it.
+    pub fn held_mut(&mut self, slot: VersionSlot) -> Option<&mut Held> {
+        let (generation, held) = self.versions.get_mut(slot.index as usize)?;
+        if *generation == slot.generation { held.as_mut() } else { None }
+    }
+
+    /// Adds a version. One that is not exclusive becomes the current one of its name; the one before is detached.
+    pub fn insert(&mut self, key: &SliceKey, channel: &Arc<Channel>, parts: VersionParts) -> Arc<Version> {
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.versions.push((0, None));
+            (self.versions.len() - 1) as u32
+        });
+        let (generation, place) = &mut self.versions[index as usize];
+        let slot = VersionSlot { index, generation: *generation };
+        let version = Arc::new(Version::new(slot, parts));
+        *place = Some(Held {
+            version: Arc::clone(&version),
+            key: key.clone(),
+            channel: Arc::clone(channel),
+            flights: Vec::new(),
+            blocks: Vec::new(),
+            empty: None,
+            current: !version.exclusive,
+        });
+        if version.exclusive {
+            self.detached.push(slot);
+        } else {
+            let before = self.name_mut(key).current.replace(slot);
+            if let Some(before) = before {
+                self.detach(before);
+            }
+            self.place_empty(slot);
+        }
+        version
+    }
+
+    /// Takes a version away from its name: those who have it may finish, nobody new gets it. It goes when they are done.
+    pub fn detach(&mut self, slot: VersionSlot) {
+        let Some(held) = self.held_mut(slot) else { return };
+        held.version.retire();
+        if !std::mem::replace(&mut held.current, false) {
+            return;
+        }
+        let empty = held.empty.take();
+        let key = held.key.clone();
+        if let Some(empty) = empty {
+            self.policy.remove(empty);
+        }
+        if let Some(name) = self.keys.get_mut(&key)
+            && name.current == Some(slot)
+        {
+            name.current = None;
+        }
+        self.tidy_name(&key, u64::MAX);
+        self.detached.push(slot);
+    }
+
+    /// Drops detached versions that nobody uses. Their flights are told to stop.
+    pub fn collect(&mut self) {
+        let mut detached = std::mem::take(&mut self.detached);
+        detached.retain(|&slot| {
+            let Some(held) = self.held(slot) else { return false };
+            // One is ours.
+            if Arc::strong_count(&held.version) > 1 {
+                return true;
+            }
+            for flight in &held.flights {
+                flight.abandon();
+            }
+            if !held.flights.is_empty() {
+                return true;
+            }
+            self.remove(slot);
+            false
+        });
+        self.detached.append(&mut detached);
+    }
+
+    /// Removes a version with all its blocks.
+    fn remove(&mut self, slot: VersionSlot) {
+        let Some((generation, place)) = self.versions.get_mut(slot.index as usize) else { return };
+        if *generation != slot.generation {
+            return;
+        }
+        let Some(held) = place.take() else { return };
+        *generation = generation.wrapping_add(1);
+        self.free.push(slot.index);
+        held.version.retire();
+        for placed in held.blocks {
+            placed.block.retire();
+            self.blocks -= 1;
+            if let Some(place) = placed.place {
+                self.policy.remove(place);
+            }
+        }
+        if let Some(empty) = held.empty {
+            self.policy.remove(empty);
+        }
+    }
+
+    /// Adds a block that begins to fill. False when the version is gone.
+    pub fn begin_block(&mut self, slot: VersionSlot, index: u32, block: BlockRef) -> bool {
+        let Some(held) = self.held_mut(slot) else { return false };
+        let empty = held.empty.take();
+        match held.blocks.binary_search_by_key(&index, |placed| placed.index) {
+            Ok(_) => return false,
+            Err(at) => held.blocks.insert(at, Placed { index, block, place: None }),
+        }
+        self.blocks += 1;
+        if let Some(empty) = empty {
+            self.policy.remove(empty);
+        }
+        true
+    }
+
+    /// A block is complete: from now on it may be evicted.
+    pub fn finish_block(&mut self, slot: VersionSlot, index: u32) {
+        let Some(held) = self.held(slot) else { return };
+        let Some(placed) = held.find(index) else { return };
+        let bytes = placed.block.footprint();
+        let key = held.key.hash_of_block(index);
+        let place = self.policy.insert(BlockId { slot, index }, key, bytes);
+        if let Some(placed) = self.held_mut(slot).and_then(|held| held.find_mut(index)) {
+            placed.place = Some(place);
+        }
+    }
+
+    /// Takes one block out: it failed, or its only reader is past it.
+    pub fn drop_block(&mut self, slot: VersionSlot, index: u32) {
+        let Some(held) = self.held_mut(slot) else { return };
+        let Ok(at) = held.blocks.binary_search_by_key(&index, |placed| placed.index) else { return };
+        let placed = held.blocks.remove(at);
+        placed.block.retire();
+        let empty = held.blocks.is_empty() && held.current;
+        self.blocks -= 1;
+        if let Some(place) = placed.place {
+            self.policy.remove(place);
+        }
+        if empty {
+            self.place_empty(slot);
+        }
+    }
+
+    /// Drops the blocks of an exclusive version that its reader has passed.
+    pub fn drop_before(&mut self, slot: VersionSlot, index: u32) {
+        while let Some(first) = self.held(slot).and_then(|held| held.blocks.first()) {
+            if first.index >= index || first.place.is_none() {
+                break;
+            }
+            let first = first.index;
+            self.drop_block(slot, first);
+        }
+    }
+
+    /// Gives up the block that will be missed least. `None`: everything is in use.
+    pub fn evict(&mut self) -> Option<Evicted> {
+        let versions = &self.versions;
+        let id = self.policy.evict(|id| {
+            let held = versions.get(id.slot.index as usize).and_then(|(_, held)| held.as_ref());
+            match held {
+                Some(held) if id.index == NO_BLOCK && !held.flights.is_empty() => Look::Busy,
+                Some(held) => Look::Uses(held.find(id.index).map_or(0, |placed| placed.block.take_uses())),
+                None => Look::Uses(0),
+            }
+        })?;
+        let Some(held) = self.held_mut(id.slot) else { return Some(Evicted::Block) };
+        if id.index == NO_BLOCK {
+            held.empty = None;
+        } else if let Ok(at) = held.blocks.binary_search_by_key(&id.index, |placed| placed.index) {
+            held.blocks.remove(at).block.retire();
+            self.blocks -= 1;
+        }
+        let Some(held) = self.held(id.slot) else { return Some(Evicted::Block) };
+        if !held.blocks.is_empty() || !held.flights.is_empty() {
+            return Some(Evicted::Block);
+        }
+        // Nothing is left of it: those who hold the version may ask for blocks again, so it is only detached.
+        self.detach(id.slot);
+        Some(Evicted::Object)
+    }
+
+    /// Retires what `scope` names. Returns objects.
+    pub fn purge(&mut self, scope: &PurgeScope) -> u64 {
+        let matches = |key: &SliceKey| match scope {
+            PurgeScope::All => true,
+            PurgeScope::Channel { channel } => key.channel() == channel.as_bytes(),
+            PurgeScope::Prefix { channel, path } => {
+                key.channel() == channel.as_bytes() && key.path().starts_with(path.as_bytes())
+            }
+            PurgeScope::Object { channel, path } => {
+                key.channel() == channel.as_bytes() && key.path() == path.as_bytes()
+            }
+        };
+        let mut slots = Vec::new();
+        for (key, name) in &mut self.keys {
+            if matches(key) {
+                slots.extend(name.current);
+                // Whoever fetches it now gets what was asked for before the purge; the result is not to be kept.
+                if let Some(opening) = &name.opening {
+                    opening.purge();
+                }
+            }
+        }
+        for &slot in &slots {
+            self.detach(slot);
+        }
+        slots.len() as u64
+    }
+
+    fn place_empty(&mut self, slot: VersionSlot) {
+        let Some(key) = self.held(slot).map(|held| held.key.hash_of_block(NO_BLOCK)) else { return };
+        let place = self.policy.insert(BlockId { slot, index: NO_BLOCK }, key, EMPTY_BYTES);
+        if let Some(held) = self.held_mut(slot) {
+            held.empty = Some(place);
+        }
+    }
+
+    /// Names known.
+    pub fn objects(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Blocks held.
+    pub fn blocks(&self) -> usize {
+        self.blocks
+    }
+
+    /// Bytes that may be evicted.
+    pub fn evictable_bytes(&self) -> usize {
+        self.policy.bytes()
+    }
+
+    /// Versions that only wait for their last user.
+    pub fn detached(&self) -> usize {
+        self.detached.len()
+    }
+}
+
+impl Held {
+    /// The block, filling or complete.
+    pub fn block(&self, index: u32) -> Option<&BlockRef> {
+        self.find(index).map(|placed| &placed.block)
+    }
+
+    /// The first block at or after `index` that is there already or claimed by a flight.
+    pub fn next_claimed(&self, index: u32) -> Option<u32> {
+        let at = self.blocks.partition_point(|placed| placed.index < index);
+        let held = self.blocks.get(at).map(|placed| placed.index);
+        let claimed = self.flights.iter().filter(|flight| flight.end() > index).map(|flight| flight.next().max(index));
+        held.into_iter().chain(claimed).min()
+    }
+
+    /// The flight that will bring the block.
+    pub fn flight(&self, index: u32) -> Option<&Rc<Flight>> {
+        self.flights.iter().find(|flight| flight.covers(index))
+    }
+
+    fn find(&self, index: u32) -> Option<&Placed> {
+        let at = self.blocks.binary_search_by_key(&index, |placed| placed.index).ok()?;
+        self.blocks.get(at)
+    }
+
+    fn find_mut(&mut self, index: u32) -> Option<&mut Placed> {
+        let at = self.blocks.binary_search_by_key(&index, |placed| placed.index).ok()?;
+        self.blocks.get_mut(at)
+    }
+}
