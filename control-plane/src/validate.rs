@@ -372,3 +372,6 @@ pub(crate) fn check_net(net: &IpNet) -> Result<(), String> {
     }
     Err(format!("has bits set behind its prefix length; write {}, or the single address", net.trunc()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -118,3 +118,21 @@ fn lock(db: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
 pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
+
+/// What tests do to the engine behind the functions.
+#[cfg(test)]
+impl Store {
+    /// From now on there is no room for another page.
+    pub(crate) fn fill_up(&self) {
+        lock(&self.inner.writer).pragma_update(None, "max_page_count", 1).unwrap();
+    }
+
+    /// There is room again.
+    pub(crate) fn empty_again(&self) {
+        lock(&self.inner.writer).pragma_update(None, "max_page_count", 1_000_000).unwrap();
+    }
+
+    fn pretend_newer(&self) {
+        lock(&self.inner.writer).pragma_update(None, "user_version", 1_000).unwrap();
+    }
+}

@@ -1,14 +1,21 @@
-//! Tests of the store, free of SQL: another engine has to pass them too.
+//! Tests of the store through its functions alone: another engine has to pass them too.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use shoal_link::Channel;
+use shoal_link::ledger::{Batch, Entry, Kind};
+
+use super::*;
+use crate::validate::ValidChannel;
 
 /// A folder that goes away with the test.
 pub(crate) struct TempDir(PathBuf);
 
 impl TempDir {
     pub(crate) fn new() -> Self {
-        static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
-        let next = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let next = NEXT.fetch_add(1, Ordering::Relaxed);
         let path = std::env::temp_dir().join(format!("shoal-control-{}-{next}", std::process::id()));
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -23,4 +30,239 @@ impl Drop for TempDir {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// The smallest channel.
+pub(crate) fn channel(id: &str, prefix: &str) -> Channel {
+    let origins = serde_json::json!([{"id": "main", "url": "http://origin.test/"}]);
+    serde_json::from_value(serde_json::json!({"id": id, "prefix": prefix, "origins": origins})).unwrap()
+}
+
+fn valid(id: &str, prefix: &str, hosts: &[&str]) -> ValidChannel {
+    let mut channel = channel(id, prefix);
+    channel.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+    ValidChannel::new(channel).unwrap()
+}
+
+fn batch(boot: u64, sequence: u64, hour: u64, entries: Vec<Entry>) -> Batch {
+    Batch { boot, sequence, start_ms: hour * 3_600_000 + 7, end_ms: hour * 3_600_000 + 1007, entries }
+}
+
+fn entry(channel: &str, session: &str, kind: Kind, bytes: u64) -> Entry {
+    let origin = if kind == Kind::Upstream { "main" } else { "" };
+    Entry {
+        tenant: "default".into(),
+        channel: channel.into(),
+        session: session.into(),
+        kind,
+        origin: origin.into(),
+        requests: 1,
+        body_bytes: bytes,
+        wire_bytes: bytes + 100,
+    }
+}
+
+fn all() -> LedgerQuery {
+    LedgerQuery { limit: 1000, ..LedgerQuery::default() }
+}
+
+fn total(store: &Store) -> (u64, u64) {
+    store.ledger(&all()).unwrap().first().map_or((0, 0), |sum| (sum.requests, sum.body_bytes))
+}
+
+#[test]
+fn channels_are_created_replaced_listed_and_deleted() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    let made = store.create_channel(&valid("b", "/b/", &[])).unwrap();
+    assert!(matches!(store.create_channel(&valid("b", "/c/", &[])), Err(ChangeError::Exists)));
+    store.create_channel(&valid("a", "/a/", &[])).unwrap();
+    let changed = store.replace_channel(&valid("b", "/bb/", &[]), Some(made.revision)).unwrap();
+    assert!(changed.revision > made.revision);
+    assert_eq!(store.channel("b").unwrap(), Some(changed.clone()));
+    let stale = store.replace_channel(&valid("b", "/b/", &[]), Some(made.revision));
+    assert!(matches!(stale, Err(ChangeError::Stale { current }) if current == changed.revision));
+    assert!(matches!(store.delete_channel("b", Some(made.revision)), Err(ChangeError::Stale { .. })));
+
+    let ids = |after: &str, limit| -> Vec<String> {
+        store.channels(None, after, limit).unwrap().into_iter().map(|stored| stored.channel.id).collect()
+    };
+    assert_eq!(
+        (ids("", 10), ids("a", 10), ids("", 1)),
+        (vec!["a".into(), "b".into()], vec!["b".into()], vec!["a".into()])
+    );
+    assert!(store.channels(Some("other"), "", 10).unwrap().is_empty());
+
+    store.delete_channel("b", Some(changed.revision)).unwrap();
+    assert!(matches!(store.delete_channel("b", None), Err(ChangeError::Missing)));
+    assert!(matches!(store.replace_channel(&valid("b", "/b/", &[]), None), Err(ChangeError::Missing)));
+    assert_eq!(store.channel("b").unwrap(), None);
+    store.create_channel(&valid("c", "/bb/", &[])).unwrap();
+}
+
+#[test]
+fn two_channels_never_answer_to_the_same_urls() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    store.create_channel(&valid("any", "/p/", &[])).unwrap();
+    store.create_channel(&valid("named", "/p/", &["a.test", "b.test"])).unwrap();
+    let version = store.snapshot().unwrap().version;
+    for (hosts, host) in [(&["c.test", "b.test"][..], "b.test"), (&[], "")] {
+        match store.create_channel(&valid("late", "/p/", hosts)) {
+            Err(ChangeError::Taken { host: taken, prefix, .. }) => {
+                assert_eq!((taken.as_str(), &*prefix), (host, "/p/"))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(store.replace_channel(&valid("named", "/p/", &[]), None).is_err());
+    // What failed left nothing behind, not even a version.
+    assert_eq!(store.snapshot().unwrap().version, version);
+    store.create_channel(&valid("late", "/p/", &["c.test"])).unwrap();
+    // A channel may keep what it has.
+    store.replace_channel(&valid("named", "/p/", &["b.test"]), None).unwrap();
+    store.create_channel(&valid("free", "/p/", &["a.test"])).unwrap();
+}
+
+#[test]
+fn versions_only_grow_also_over_restarts() {
+    let dir = TempDir::new();
+    let mut last = 0;
+    for round in 0..5 {
+        let store = Store::open(dir.path()).unwrap();
+        assert_eq!(store.snapshot().unwrap().version, last);
+        for change in 0..5 {
+            let id = format!("c{round}-{change}");
+            let revision = store.create_channel(&valid(&id, &format!("/{id}/"), &[])).unwrap().revision;
+            assert!(revision > last);
+            last = revision;
+        }
+    }
+    let snapshot = Store::open(dir.path()).unwrap().snapshot().unwrap();
+    assert_eq!((snapshot.version, snapshot.channels.len()), (last, 25));
+}
+
+#[test]
+fn a_batch_counts_once_whatever_comes_again() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    let batches: Vec<Batch> = (1..=4).map(|n| batch(7, n, 100, vec![entry("a", "s", Kind::Client, n)])).collect();
+    let applied = store.apply_ledger("n1", &batches[..3]).unwrap();
+    assert_eq!((applied.counted, applied.repeated, applied.body_bytes[0]), (3, 0, 6));
+    // The acknowledgements were lost: all come again, with a new one behind them.
+    let applied = store.apply_ledger("n1", &batches).unwrap();
+    assert_eq!((applied.counted, applied.repeated, applied.skipped), (1, 3, 0));
+    assert_eq!(total(&store), (4, 10));
+    // Another boot, another node: other batches.
+    store.apply_ledger("n1", &[batch(8, 1, 100, vec![entry("a", "s", Kind::Client, 100)])]).unwrap();
+    store.apply_ledger("n2", &batches[..1]).unwrap();
+    assert_eq!(total(&store), (6, 111));
+    // And after a restart.
+    drop(store);
+    let store = Store::open(dir.path()).unwrap();
+    assert_eq!(store.apply_ledger("n1", &batches).unwrap().counted, 0);
+    let skipped = store.apply_ledger("n1", &[batch(7, 9, 100, vec![entry("a", "s", Kind::Client, 1)])]).unwrap();
+    assert_eq!((skipped.counted, skipped.skipped), (1, 4));
+    // A boot is 64 random bits.
+    let high = [batch(u64::MAX, 1, 100, vec![entry("a", "s", Kind::Client, 1)])];
+    assert_eq!(store.apply_ledger("n1", &high).unwrap().counted, 1);
+    assert_eq!(store.apply_ledger("n1", &high).unwrap().repeated, 1);
+}
+
+#[test]
+fn sums_are_grouped_and_filtered() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    let batches = [
+        batch(1, 1, 100, vec![entry("a", "s1", Kind::Client, 10), entry("a", "s1", Kind::Upstream, 7)]),
+        batch(1, 2, 100, vec![entry("a", "s1", Kind::Client, 5), entry("b", "s2", Kind::Client, 3)]),
+        batch(1, 3, 101, vec![entry("a", "s1", Kind::Client, 1)]),
+    ];
+    store.apply_ledger("n", &batches).unwrap();
+    let bytes = |query: LedgerQuery| -> Vec<u64> {
+        store.ledger(&query).unwrap().into_iter().map(|sum| sum.body_bytes).collect()
+    };
+    assert_eq!(bytes(all()), [26]);
+    assert_eq!(bytes(LedgerQuery { group: vec![Group::Channel, Group::Kind], ..all() }), [16, 7, 3]);
+    assert_eq!(bytes(LedgerQuery { group: vec![Group::Hour], ..all() }), [25, 1]);
+    assert_eq!(bytes(LedgerQuery { from_hour: Some(101), ..all() }), [1]);
+    assert_eq!(bytes(LedgerQuery { to_hour: Some(101), channel: Some("a".into()), ..all() }), [22]);
+    assert_eq!(bytes(LedgerQuery { kind: Some(Kind::Upstream), ..all() }), [7]);
+    assert_eq!(bytes(LedgerQuery { session: Some("s2".into()), tenant: Some("default".into()), ..all() }), [3]);
+    assert!(bytes(LedgerQuery { channel: Some("' OR 1".into()), ..all() }).is_empty());
+    let every = LedgerQuery { group: Group::ALL.to_vec(), limit: 2, offset: 1, ..all() };
+    let rows = store.ledger(&every).unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!((rows[0].kind.as_deref(), rows[0].origin.as_deref()), (Some("upstream"), Some("main")));
+    assert_eq!((rows[0].requests, rows[0].wire_bytes, rows[0].hour), (1, 107, Some(100)));
+}
+
+#[test]
+fn nodes_are_remembered() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    store.node_seen("edge", 1, "shoal 1", Some("http://edge.test"), None).unwrap();
+    store.node_gone("edge", Some(5)).unwrap();
+    store.node_seen("edge", u64::MAX, "shoal 2", None, Some(6)).unwrap();
+    drop(store);
+    let nodes = Store::open(dir.path()).unwrap().nodes().unwrap();
+    assert_eq!(nodes.len(), 1);
+    assert_eq!((nodes[0].boot, &*nodes[0].software, nodes[0].snapshot), (u64::MAX, "shoal 2", Some(6)));
+    assert!(nodes[0].first_seen_ms <= nodes[0].last_seen_ms && nodes[0].public_url.is_none());
+}
+
+#[test]
+fn a_full_disk_changes_nothing_and_heals() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    store.create_channel(&valid("a", "/a/", &[])).unwrap();
+    store.fill_up();
+    let entries = (0..2000).map(|n| entry("a", &format!("session-{n}"), Kind::Client, 1)).collect();
+    let large = [batch(1, 1, 100, entries)];
+    let error = store.apply_ledger("n", &large).unwrap_err();
+    assert_eq!(error.kind, StoreErrorKind::Full);
+    assert!(error.to_string().contains("free some space") && error.to_string().contains(FILE_NAME), "{error}");
+    assert_eq!(total(&store), (0, 0));
+    assert_eq!(store.snapshot().unwrap().channels.len(), 1);
+    store.empty_again();
+    assert_eq!(store.apply_ledger("n", &large).unwrap().counted, 1);
+    assert_eq!(total(&store), (2000, 2000));
+}
+
+#[test]
+fn what_cannot_be_opened_says_why() {
+    let dir = TempDir::new();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "text").unwrap();
+    let error = Store::open(&file.join("below")).err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Permission);
+    assert!(error.to_string().contains("file/below") && error.to_string().contains("state_dir"), "{error}");
+
+    std::fs::write(dir.path().join(FILE_NAME), "this is no database; ".repeat(100)).unwrap();
+    let error = Store::open(dir.path()).err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Corrupt);
+    assert!(error.to_string().contains("backup"), "{error}");
+}
+
+#[test]
+fn a_later_release_s_database_is_left_alone() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    store.pretend_newer();
+    drop(store);
+    assert_eq!(Store::open(dir.path()).err().unwrap().kind, StoreErrorKind::Newer);
+}
+
+#[test]
+fn the_database_is_for_this_user_only() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = TempDir::new();
+    let state = dir.path().join("new/state");
+    let store = Store::open(&state).unwrap();
+    store.create_channel(&valid("a", "/a/", &[])).unwrap();
+    for entry in std::fs::read_dir(&state).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());
+    }
+    assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o077, 0);
 }

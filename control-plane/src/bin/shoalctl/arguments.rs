@@ -1,0 +1,218 @@
+//! What can be said on the command line.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+/// Operate shoal: channels, keys, signed URLs, caches, nodes, usage.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 done, 1 refused (or a node did not do it), 2 wrong arguments or input, 3 no answer."
+)]
+pub(crate) struct Arguments {
+    /// Where the control plane's admin API is.
+    #[arg(long, global = true, env = "SHOAL_API", default_value = "http://127.0.0.1:9091", value_name = "URL")]
+    pub(crate) api: String,
+    /// File with the operator's token.
+    #[arg(
+        long,
+        global = true,
+        env = "SHOAL_TOKEN_FILE",
+        default_value = "/var/lib/shoal/control/token",
+        value_name = "FILE"
+    )]
+    pub(crate) token_file: PathBuf,
+    /// Print the API's JSON instead of tables.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Channels: what is served, from where, to whom.
+    #[command(subcommand, alias = "channel")]
+    Channels(Channels),
+    /// Keys of a channel: what signs, what is accepted.
+    #[command(subcommand, alias = "key")]
+    Keys(Keys),
+    /// Sign a URL for a viewer.
+    Mint(Mint),
+    /// Have nodes forget cached objects.
+    Purge(Purge),
+    /// Have nodes fetch objects into their caches.
+    Prefetch {
+        /// Channel id.
+        channel: String,
+        /// Paths below the channel's prefix.
+        #[arg(required = true, value_name = "PATH")]
+        paths: Vec<String>,
+        /// Only this node; may be given several times.
+        #[arg(long = "node", value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+    /// List data planes, connected or not.
+    #[command(alias = "node")]
+    Nodes,
+    /// Have a node take no more viewers, finish what runs, and exit.
+    Drain {
+        /// Name of the node.
+        node: String,
+    },
+    /// Sum up usage.
+    Ledger(Ledger),
+    /// Show what nodes are sent.
+    Snapshot,
+    /// Print the control plane's metrics.
+    Metrics,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Channels {
+    /// List channels.
+    List {
+        /// Of this tenant only.
+        #[arg(long)]
+        tenant: Option<String>,
+    },
+    /// Show a channel as JSON; its secrets are hidden.
+    Get {
+        /// Channel id.
+        id: String,
+    },
+    /// Create a channel.
+    Create {
+        /// JSON or TOML; `-` reads standard input.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Create or replace channels: one, a JSON list, or a list under the key `channels`.
+    Apply {
+        /// JSON or TOML; `-` reads standard input. A secret of *** keeps the one that is there.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Delete a channel; its ledger stays.
+    Delete {
+        /// Channel id.
+        id: String,
+    },
+    /// Switch a channel on.
+    Enable {
+        /// Channel id.
+        id: String,
+    },
+    /// Switch a channel off: every request is answered 403.
+    Disable {
+        /// Channel id.
+        id: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Keys {
+    /// List the ids of a channel's keys.
+    List {
+        /// Channel id.
+        channel: String,
+    },
+    /// Add a key that is accepted, and does not sign yet.
+    Add(NewKey),
+    /// Add a key and sign with it from now on; the older ones are still accepted.
+    Rotate(NewKey),
+    /// Remove a key: what it signed is refused from now on.
+    Remove {
+        /// Channel id.
+        channel: String,
+        /// Key id.
+        key: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct NewKey {
+    /// Channel id.
+    pub(crate) channel: String,
+    /// Key id; by default a random one.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// File whose only line is the secret, `-` for standard input; by default a random one, which is printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Mint {
+    /// Channel id.
+    pub(crate) channel: String,
+    /// Path below the channel's prefix.
+    pub(crate) path: String,
+    /// This profile only, as in `shoal` or `tencent-d`; by default all that the channel accepts.
+    #[arg(long)]
+    pub(crate) profile: Option<String>,
+    /// Seconds that the URL lives; by default the channel's own setting.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ttl: Option<u32>,
+    /// Session id that usage is counted under; by default a random one.
+    #[arg(long)]
+    pub(crate) session: Option<String>,
+    /// Only clients of this network, as in 192.0.2.0/24.
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) network: Option<String>,
+    /// The viewer's address, for nginx expressions with `$remote_addr`.
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) client: Option<IpAddr>,
+    /// What the URL begins with, as in `https://cdn.example.com`.
+    #[arg(long, value_name = "URL")]
+    pub(crate) base: Option<String>,
+}
+
+#[derive(Args)]
+#[command(group = ArgGroup::new("what").required(true).args(["url", "channel", "all"]))]
+pub(crate) struct Purge {
+    /// A viewer's URL, with or without a signature.
+    pub(crate) url: Option<String>,
+    /// All objects of this channel.
+    #[arg(long, value_name = "ID")]
+    pub(crate) channel: Option<String>,
+    /// Only those whose path below the channel's prefix starts so.
+    #[arg(long, value_name = "PATH", requires = "channel", conflicts_with = "path")]
+    pub(crate) prefix: Option<String>,
+    /// Only the one at this path below the channel's prefix.
+    #[arg(long, requires = "channel")]
+    pub(crate) path: Option<String>,
+    /// Everything.
+    #[arg(long)]
+    pub(crate) all: bool,
+    /// Only this node; may be given several times.
+    #[arg(long = "node", value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Ledger {
+    /// Of this tenant only.
+    #[arg(long)]
+    pub(crate) tenant: Option<String>,
+    /// Of this channel only.
+    #[arg(long)]
+    pub(crate) channel: Option<String>,
+    /// Of this session only.
+    #[arg(long)]
+    pub(crate) session: Option<String>,
+    /// Of this kind only: client, upstream or relay.
+    #[arg(long)]
+    pub(crate) kind: Option<String>,
+    /// From this time on: Unix seconds, or an age such as 90m, 24h or 7d. Hours count whole.
+    #[arg(long, value_name = "TIME", value_parser = crate::input::time)]
+    pub(crate) from: Option<u64>,
+    /// Up to this time, as for --from.
+    #[arg(long, value_name = "TIME", value_parser = crate::input::time)]
+    pub(crate) to: Option<u64>,
+    /// Columns to group by, of hour, tenant, channel, session, kind, origin; with commas between. Empty: one sum.
+    #[arg(long, default_value = "channel,kind", value_name = "COLUMNS")]
+    pub(crate) group: String,
+}

@@ -1,0 +1,91 @@
+//! Files and times that the operator gives.
+
+use std::io::Read;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::Value;
+
+use crate::client::Failure;
+
+/// The text of a file; `-` is standard input.
+pub(crate) fn text(file: &Path) -> Result<String, Failure> {
+    let read = if file.as_os_str() == "-" {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text).map(|_| text)
+    } else {
+        std::fs::read_to_string(file)
+    };
+    read.map_err(|error| Failure::Usage(format!("{}: {error}; give a file that can be read, or -", file.display())))
+}
+
+/// A JSON or TOML document.
+pub(crate) fn document(file: &Path) -> Result<Value, Failure> {
+    let text = text(file)?;
+    let name = file.display();
+    // No TOML document begins like a JSON object; a list of JSON objects begins like a TOML header, but with `[{`.
+    let begin: String = text.chars().filter(|character| !character.is_whitespace()).take(2).collect();
+    if begin.starts_with('{') || begin == "[{" || begin == "[]" {
+        serde_json::from_str(&text).map_err(|error| Failure::Usage(format!("{name}: not valid JSON: {error}")))
+    } else {
+        toml::from_str(&text).map_err(|error| Failure::Usage(format!("{name}: not valid TOML: {error}")))
+    }
+}
+
+/// The channels of a document: itself, its items, or those under `channels`.
+pub(crate) fn channels(document: Value) -> Result<Vec<Value>, Failure> {
+    let list = match document {
+        Value::Array(items) => items,
+        Value::Object(mut fields) => match fields.remove("channels") {
+            Some(Value::Array(items)) => items,
+            Some(_) => return Err(Failure::Usage("`channels` must be a list of channels".to_owned())),
+            None => vec![Value::Object(fields)],
+        },
+        _ => return Err(Failure::Usage("a channel is an object with `id`, `prefix` and `origins`".to_owned())),
+    };
+    if list.is_empty() {
+        return Err(Failure::Usage("there is no channel in this list".to_owned()));
+    }
+    Ok(list)
+}
+
+/// Unix seconds, or an age such as `90m`, `24h`, `7d`, as Unix seconds.
+pub(crate) fn time(text: &str) -> Result<u64, String> {
+    let wrong = || "give Unix seconds, or an age such as 90m, 24h or 7d".to_owned();
+    let unit = match text.chars().last() {
+        Some('s') => 1,
+        Some('m') => 60,
+        Some('h') => 3_600,
+        Some('d') => 86_400,
+        _ => return text.parse().map_err(|_| wrong()),
+    };
+    let count: u64 = text.get(..text.len() - 1).and_then(|count| count.parse().ok()).ok_or_else(wrong)?;
+    let age = count.checked_mul(unit).ok_or_else(wrong)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(now.saturating_sub(age))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_is_a_second_or_an_age() {
+        assert_eq!(time("1700000000"), Ok(1_700_000_000));
+        let now = time("0s").unwrap();
+        assert!((now - 7200..=now).contains(&time("2h").unwrap()));
+        for wrong in ["", "h", "-1h", "2w", "99999999999999999999d", "18446744073709551615d"] {
+            assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn channels_come_alone_in_a_list_or_under_their_key() {
+        let one = serde_json::json!({"id": "a"});
+        for document in [one.clone(), serde_json::json!([one]), serde_json::json!({"version": 1, "channels": [one]})] {
+            assert_eq!(channels(document).unwrap(), vec![one.clone()]);
+        }
+        assert!(channels(serde_json::json!([])).is_err());
+        assert!(channels(serde_json::json!({"channels": 1})).is_err());
+    }
+}
