@@ -30,9 +30,7 @@ pub(crate) struct Options {
 /// Writes an SVG below target/ and says where.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(options.seconds > 0, "--seconds 0: at least one is needed");
-    for (program, reason) in tools::install(&[("perf", "linux-perf")]) {
-        anyhow::bail!("{program} is missing ({reason}); install the package that fits the running kernel");
-    }
+    tools::require(&[("perf", "linux-perf"), ("taskset", "util-linux")])?;
     let target = workspace::target_dir()?;
     let inferno = inferno(&target)?;
     let out = target.join("flamegraph");

@@ -44,6 +44,15 @@ pub(crate) fn install(wanted: &[Wanted<'_>]) -> Vec<(String, String)> {
         .collect()
 }
 
+/// The same for what a task cannot do without.
+pub(crate) fn require(wanted: &[Wanted<'_>]) -> anyhow::Result<()> {
+    let missing = install(wanted);
+    let list: Vec<String> =
+        missing.iter().map(|(program, reason)| format!("{program} is missing ({reason})")).collect();
+    anyhow::ensure!(list.is_empty(), "{}", list.join("; "));
+    Ok(())
+}
+
 fn apt(arguments: &[&str]) -> Result<(), String> {
     let mut command = Command::new("apt-get");
     command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(Stdio::null());

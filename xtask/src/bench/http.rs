@@ -102,9 +102,7 @@ impl Edge {
 pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Result<ExitCode> {
     let cores = available_parallelism()?.get();
     anyhow::ensure!(cores > LOAD_CPU, "two cores are needed, one for the server and one for the load; here is {cores}");
-    for (program, reason) in tools::install(&[("nginx", "nginx-light"), ("taskset", "util-linux")]) {
-        anyhow::bail!("{program} is missing ({reason})");
-    }
+    tools::require(&[("nginx", "nginx-light"), ("taskset", "util-linux")])?;
     let stop = Stop::listen()?;
     let bin = workspace::build(&["shoal-dataplane", "shoal-control", "shoal-perf"], true)?;
     let dir = workspace::target_dir()?.join("bench-http");
