@@ -52,7 +52,12 @@ fn services_are_hardened() {
         let mut command = Command::new(&analyze);
         command.args(["security", "--offline=true", "--no-pager", "--threshold", MAX_EXPOSURE]).arg(dir.join(unit));
         let output = tool::run(&mut command);
-        assert!(output.status.success(), "{unit}:\n{}{}", tool::stdout(&output), String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{unit}:\n{}{}",
+            tool::stdout(&output),
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     drop(fs::remove_dir_all(&dir));
 }
