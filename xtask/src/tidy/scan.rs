@@ -50,6 +50,25 @@ impl Code {
             .any(|text| text.split_once(marker.as_str()).is_some_and(|(_, reason)| !reason.trim().is_empty()))
     }
 
+    /// Byte ranges of what is between the parentheses of calls to `function`.
+    pub(super) fn arguments(&self, function: &str) -> Vec<std::ops::Range<usize>> {
+        self.find(&format!("{function}("))
+            .map(|at| {
+                let start = at + function.len();
+                let mut depth = 0usize;
+                let end = self.blank[start..].bytes().position(|byte| {
+                    depth = match byte {
+                        b'(' => depth + 1,
+                        b')' => depth.saturating_sub(1),
+                        _ => depth,
+                    };
+                    depth == 0
+                });
+                start..end.map_or(self.blank.len(), |end| start + end)
+            })
+            .collect()
+    }
+
     /// Offsets at which `needle` starts in the code. A needle that starts or ends like a word matches whole words only.
     pub(super) fn find<'a>(&'a self, needle: &'a str) -> impl Iterator<Item = usize> + 'a {
         let bytes = self.blank.as_bytes();
@@ -217,6 +236,16 @@ mod tests {
         assert!(!code.is_test(code.raw.find("fn a").unwrap()));
         assert!(!code.is_test(code.raw.find("fn d").unwrap()));
         assert_eq!(code.production_lines(), 2);
+    }
+
+    #[test]
+    fn arguments_end_with_their_parenthesis() {
+        let code = Code::new("a(b(c), || { d() }); e()");
+        let ranges = code.arguments("a");
+        assert_eq!(ranges.len(), 1);
+        for (call, inside) in [("c", true), ("d()", true), ("e()", false)] {
+            assert_eq!(ranges[0].contains(&code.raw.find(call).unwrap()), inside, "{call}");
+        }
     }
 
     #[test]
