@@ -59,6 +59,7 @@ pub struct Context {
     pub connections: Cell<usize>,
     published: Arc<Published>,
     routes: RefCell<(u64, Arc<Routes>)>,
+    #[expect(clippy::vec_box, reason = "the ring owns a message by its box while it is sent")]
     spare: RefCell<Vec<Box<SendMsg>>>,
     date: Cell<(u64, [u8; 29])>,
 }

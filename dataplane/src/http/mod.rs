@@ -4,12 +4,12 @@
 //! rules, ticket, key), [`crate::slices`] (the object), [`answer`] (what of it), [`body`] (its bytes).
 
 pub mod addresses;
-mod admission;
-mod answer;
-mod body;
+pub mod admission;
+pub mod answer;
+pub mod body;
 pub mod connection;
 pub mod context;
 pub mod deadlines;
-mod exchange;
-mod playlist;
-mod refusal;
+pub mod exchange;
+pub mod playlist;
+pub mod refusal;

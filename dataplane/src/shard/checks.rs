@@ -20,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const CHECKS_MAX: usize = 64;
 
 /// Makes the checks of all channels until the shard drains.
-pub async fn check_origins(ctx: Rc<Context>, ring: Ring, clock: Clock, limits: UpstreamLimits) {
+pub(super) async fn check_origins(ctx: Rc<Context>, ring: Ring, clock: Clock, limits: UpstreamLimits) {
     let upstreams = Rc::new(Upstreams::new(ring, clock.clone(), limits));
     let mut due: HashMap<(Arc<str>, Arc<str>), u64> = HashMap::new();
     while !ctx.draining.get() {

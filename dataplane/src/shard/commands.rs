@@ -9,7 +9,7 @@ use crate::slices::key::SliceKey;
 use crate::slices::store::{OpenRequest, Want};
 
 /// Carries out one command; long ones in a task of their own.
-pub fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
+pub(super) fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
     match command {
         ShardCommand::Purge { scope, done } => {
             // An answer that nobody waits for any more needs no receiver.

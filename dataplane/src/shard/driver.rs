@@ -14,7 +14,7 @@ use shoal_sys::doorbell::{Doorbell, DoorbellWaiter};
 use shoal_sys::ring::Ring;
 
 /// Where a shard's work comes from, besides its own ring.
-pub trait Sources {
+pub(super) trait Sources {
     /// Takes what others have sent. Returns how much that was.
     fn receive(&self) -> usize;
     /// Whether nothing waits to be received.
@@ -22,7 +22,7 @@ pub trait Sources {
 }
 
 /// Runs for ever, or until the ring fails.
-pub async fn drive(ring: Ring, bell: Doorbell, waiter: DoorbellWaiter, sources: impl Sources) -> io::Error {
+pub(super) async fn drive(ring: Ring, bell: Doorbell, waiter: DoorbellWaiter, sources: impl Sources) -> io::Error {
     let waiter = Rc::new(waiter);
     let mut sleep: Option<Pin<Box<dyn Future<Output = io::Result<()>>>>> = None;
     loop {

@@ -17,7 +17,7 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 const BEYOND_LIMIT: usize = 64;
 
 /// Accepts until the shard drains.
-pub async fn accept(ctx: Rc<Context>, listener: OwnedFd) {
+pub(super) async fn accept(ctx: Rc<Context>, listener: OwnedFd) {
     let acceptor = ctx.ring.accept(listener);
     while !ctx.draining.get() {
         let socket = match acceptor.next().await {

@@ -32,7 +32,7 @@ use crate::upstream::{UpstreamLimits, Upstreams};
 const TICK: Duration = Duration::from_millis(100);
 
 /// What all shards of the process share.
-pub struct Node {
+pub(super) struct Node {
     /// Lanes.
     pub fabric: Arc<Fabric<Question, Answer>>,
     /// Connections per client.
@@ -48,13 +48,18 @@ pub struct Node {
 }
 
 /// A number that nobody outside can know.
-pub fn random_seed() -> u64 {
+pub(super) fn random_seed() -> u64 {
     // The standard library seeds its hash maps from the kernel's generator.
     RandomState::new().hash_one(std::process::id())
 }
 
 /// Sets the shard up, and serves until it has drained.
-pub async fn run(shard: usize, node: &Node, listeners: ShardListeners, inbox: &Arc<Inbox>) -> Result<(), ShardError> {
+pub(super) async fn run(
+    shard: usize,
+    node: &Node,
+    listeners: ShardListeners,
+    inbox: &Arc<Inbox>,
+) -> Result<(), ShardError> {
     let kernel = |what: &'static str| move |source: std::io::Error| ShardError::Kernel { shard, what, source };
     let settings = &node.shared.settings;
     let stats = match node.shared.stats.get(shard) {
@@ -158,20 +163,12 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
         ctx.deadlines.sweep(ctx.clock.now_ms());
         ctx.slices.tick();
         meter.read(stats);
-        let figures = ring.stats();
-        stats.set_total(Counter::RingSubmitted, figures.submitted);
-        stats.set_total(Counter::RingCompleted, figures.completed);
-        stats.set_total(Counter::RingEnters, figures.enters);
-        stats.set_total(Counter::RingNoBuffers, figures.no_buffers);
-        stats.set(Gauge::Connections, ctx.connections.get() as u64);
-        let mut ledger = ctx.ledger.borrow_mut();
-        stats.set(Gauge::LedgerEntries, ledger.pending() as u64);
-        stats.set_total(Counter::LedgerShed, ledger.shed());
+        figures(ctx, ring, stats);
         if flushed.elapsed() >= FLUSH_INTERVAL {
-            ledger.flush(SystemTime::now());
+            // A full queue keeps it here, for the next time.
+            let _queued = ctx.ledger.borrow_mut().flush(SystemTime::now());
             flushed = Instant::now();
         }
-        drop(ledger);
         if !ctx.draining.get() {
             continue;
         }
@@ -193,6 +190,18 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
     while !ctx.ledger.borrow_mut().flush(SystemTime::now()) {
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+fn figures(ctx: &Context, ring: &Ring, stats: &ShardStats) {
+    let figures = ring.stats();
+    stats.set_total(Counter::RingSubmitted, figures.submitted);
+    stats.set_total(Counter::RingCompleted, figures.completed);
+    stats.set_total(Counter::RingEnters, figures.enters);
+    stats.set_total(Counter::RingNoBuffers, figures.no_buffers);
+    stats.set(Gauge::Connections, ctx.connections.get() as u64);
+    let ledger = ctx.ledger.borrow();
+    stats.set(Gauge::LedgerEntries, ledger.pending() as u64);
+    stats.set_total(Counter::LedgerShed, ledger.shed());
 }
 
 /// How much of the time the shard's thread is on its CPU.

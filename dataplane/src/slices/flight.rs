@@ -7,10 +7,13 @@ use super::notify::Notify;
 use super::version::Version;
 use crate::telemetry::stats::CacheResult;
 
+/// What an opening comes to.
+pub type Found = Result<(Arc<Version>, CacheResult), OpenError>;
+
 /// The question what the origins have under a name, asked once however many wait for the answer.
 #[derive(Default)]
 pub struct Opening {
-    answer: RefCell<Option<Result<(Arc<Version>, CacheResult), OpenError>>>,
+    answer: RefCell<Option<Found>>,
     purged: Cell<bool>,
     done: Notify,
 }
@@ -29,7 +32,7 @@ pub struct OpenError {
 
 impl Opening {
     /// Waits for the answer.
-    pub async fn answered(&self) -> Result<(Arc<Version>, CacheResult), OpenError> {
+    pub async fn answered(&self) -> Found {
         loop {
             let mark = self.done.mark();
             if let Some(answer) = &*self.answer.borrow() {
@@ -40,7 +43,7 @@ impl Opening {
     }
 
     /// Gives the answer to all who wait.
-    pub fn answer(&self, answer: Result<(Arc<Version>, CacheResult), OpenError>) {
+    pub fn answer(&self, answer: Found) {
         let mut place = self.answer.borrow_mut();
         if place.is_none() {
             *place = Some(answer);

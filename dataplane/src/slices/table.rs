@@ -338,11 +338,6 @@ impl Table {
     pub fn evictable_bytes(&self) -> usize {
         self.policy.bytes()
     }
-
-    /// Versions that only wait for their last user.
-    pub fn detached(&self) -> usize {
-        self.detached.len()
-    }
 }
 
 impl Held {

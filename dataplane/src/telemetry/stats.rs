@@ -82,6 +82,9 @@ const STATUS_ROWS: usize = STATUSES.len() + CLASSES.len();
 /// Latency is kept apart for these.
 pub(crate) const LATENCY_LABELS: [&str; 3] = ["hit", "miss", "none"];
 
+/// Numbers of origins by channel id and origin id.
+type Origins = HashMap<(Arc<str>, Arc<str>), Arc<OriginStats>>;
+
 /// All numbers of one shard. Aligned so that no two shards write to one cache line (or to the pair that is prefetched).
 #[derive(Debug)]
 #[repr(align(128))]
@@ -94,7 +97,7 @@ pub struct ShardStats {
     pub(crate) request_time: [Histogram; LATENCY_LABELS.len()],
     pub(crate) first_byte_time: [Histogram; LATENCY_LABELS.len()],
     ticks: AtomicU64,
-    origins: Mutex<HashMap<(Arc<str>, Arc<str>), Arc<OriginStats>>>,
+    origins: Mutex<Origins>,
 }
 
 #[derive(Debug)]

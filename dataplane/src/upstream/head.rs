@@ -138,7 +138,7 @@ impl OriginHead {
         let validators = Validators {
             etag,
             last_modified,
-            settled: last_modified.is_some_and(|modified| modified + 1 <= date_header.unwrap_or(now_unix)),
+            settled: last_modified.is_some_and(|modified| modified < date_header.unwrap_or(now_unix)),
         };
         let length = match head.body {
             BodyFraming::None => Some(0),

@@ -4,8 +4,8 @@ pub mod error;
 pub mod file;
 pub mod head;
 pub mod http;
-mod resolve;
-mod timeout;
+pub mod resolve;
+pub mod timeout;
 
 use std::sync::Arc;
 use std::time::Duration;

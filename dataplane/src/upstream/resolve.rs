@@ -15,10 +15,13 @@ const KEEP_MS: u64 = 30_000;
 /// Names remembered; origins are few.
 const NAMES_MAX: usize = 4096;
 
+/// Addresses, and until when they are trusted.
+type Known = (u64, Rc<[SocketAddr]>);
+
 /// A shard's resolver: the system's, on glommio's blocking pool, with a memory.
 #[derive(Default)]
 pub struct Resolver {
-    known: RefCell<HashMap<(String, u16), (u64, Rc<[SocketAddr]>)>>,
+    known: RefCell<HashMap<(String, u16), Known>>,
 }
 
 impl Resolver {
