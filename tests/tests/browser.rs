@@ -50,7 +50,7 @@ if (ask.get("player") === "hls.js") {
 } else {
   video.src = ask.get("source");
 }
-video.playbackRate = 2;
+video.playbackRate = 4;
 video.play().catch((why) => { events.push(String(why)); });
 </script>"#;
 
@@ -59,36 +59,37 @@ fn chromium_plays_to_the_end_and_seeks() {
     let Some(chromium) = tool::need(NAME, "chromium") else { return };
     let Some(ffmpeg) = tool::need(NAME, "ffmpeg") else { return };
     let mut lab = Lab::start(4);
-    let media = lab.dir().join("media");
-    fs::create_dir_all(&media).expect("our own folder");
-    make_media(&ffmpeg, &media);
+    let demo =
+        Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../demo/media")).canonicalize().expect("the demo is there");
+    make_long_film(&ffmpeg, lab.dir());
     let pages = Origin::start();
     pages.put(Object::literal("/play.html", PAGE).header("Content-Type", "text/html"));
     let hls_js = hls_js();
     pages.put(Object::literal("/hls.js", hls_js.clone().unwrap_or_default()).header("Content-Type", "text/javascript"));
 
     // A local folder is an origin, and the edge makes the players' URLs good.
-    let folder = json!([{"id": "disk", "url": format!("file:{}", media.display())}]);
-    lab.put_channel(&json!({"id": "open", "prefix": "/open/", "origins": folder}));
+    let folder = |path: &Path| json!([{"id": "disk", "url": format!("file:{}", path.display())}]);
+    lab.put_channel(&json!({"id": "open", "prefix": "/open/", "origins": folder(&demo)}));
+    lab.put_channel(&json!({"id": "long", "prefix": "/long/", "origins": folder(lab.dir())}));
     lab.put_channel(&json!({
-        "id": "vip", "prefix": "/vip/", "origins": folder,
+        "id": "vip", "prefix": "/vip/", "origins": folder(&demo),
         "access": {"ticket": {"keys": [{"id": "k1", "secret": "a secret of sixteen or more"}]}}
     }));
-    let ticket = lab.admin().ticket("vip", &json!({"path": "master.m3u8"}));
+    let ticket = lab.admin().ticket("vip", &json!({"path": "video.mp4"}));
     let browser = Browser { chromium, pages, dir: lab.dir().to_owned() };
 
-    let mp4 = browser.play("mp4", &lab.url("/open/film.mp4"), None);
+    let mp4 = browser.play("mp4", &lab.url("/open/video.mp4"), None);
     assert_played_to_the_end(&mp4, 0.0);
     let before = lab.metrics().sum("shoal_http_requests_total", &[("status", "206")]);
-    let sought = browser.play("mp4", &lab.url("/open/long.mp4"), Some("0.9"));
+    let sought = browser.play("mp4", &lab.url("/long/long.mp4"), Some("0.9"));
     assert_played_to_the_end(&sought, 0.9);
     assert!(sought["events"].as_array().is_some_and(|events| events.contains(&json!("seeked"))), "{sought}");
     let after = lab.metrics().sum("shoal_http_requests_total", &[("status", "206")]);
     assert!(after >= before + 2.0, "seeking takes a second range, not {} in all", after - before);
-    let protected = browser.play("mp4", &lab.url(&format!("/vip/film.mp4?ticket={ticket}")), None);
+    let protected = browser.play("mp4", &lab.url(&format!("/vip/video.mp4?ticket={ticket}")), None);
     assert_played_to_the_end(&protected, 0.0);
 
-    for source in ["/open/master.m3u8".to_owned(), format!("/vip/master.m3u8?ticket={ticket}")] {
+    for source in ["/open/hls/index.m3u8".to_owned(), format!("/vip/hls/index.m3u8?ticket={ticket}")] {
         let own = browser.play("own", &lab.url(&source), None);
         if own["how"] == "unsupported" {
             println!("this browser plays no HLS by itself; MP4 was its own player's test");
@@ -99,7 +100,7 @@ fn chromium_plays_to_the_end_and_seeks() {
             assert_played_to_the_end(&browser.play("hls.js", &lab.url(&source), None), 0.0);
         }
     }
-    let refused = browser.play("mp4", &lab.url("/vip/film.mp4"), None);
+    let refused = browser.play("mp4", &lab.url("/vip/video.mp4"), None);
     assert_eq!(refused["how"], "error", "without a ticket nothing plays: {refused}");
     lab.report_handovers("browser");
     assert!(lab.edge().poll().is_none());
@@ -111,7 +112,9 @@ fn assert_played_to_the_end(report: &Value, from: f64) {
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
     let duration = number(&report["duration"]);
     let last = report["played"].as_array().and_then(|spans| spans.last()).expect("something was played");
-    assert!(number(&last[0]) <= duration * from.max(0.05) + 1.0, "played from {last}: {report}");
+    // Audio may start a little late, and a player may go to the next key frame.
+    let first = number(&last[0]);
+    assert!((duration * from - 1.0..duration * from + 1.5).contains(&first), "played from {last}: {report}");
     assert!(number(&last[1]) > duration - 0.5, "played to {last} of {duration}");
     assert!(number(&report["width"]) > 0.0, "a picture was shown");
 }
@@ -172,23 +175,14 @@ fn decode(text: &str) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Test picture and tone: eight seconds of HLS, and two MP4s of which the long one is far more than a player buffers.
-fn make_media(ffmpeg: &Path, dir: &Path) {
-    let make = |seconds: u32, args: &[&str]| {
-        let mut command = Command::new(ffmpeg);
-        command.current_dir(dir).args(["-v", "error", "-nostdin", "-y"]);
-        command.args(["-f", "lavfi", "-i", &format!("testsrc2=size=640x360:rate=25:duration={seconds}")]);
-        command.args(["-f", "lavfi", "-i", &format!("sine=frequency=440:duration={seconds}")]);
-        // No B-frames: Chromium's own HLS player wants each segment to start with its key frame.
-        command.args(["-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-bf", "0", "-pix_fmt", "yuv420p"]);
-        let output = tool::run(command.args(["-c:a", "aac"]).args(args));
-        assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    make(8, &["-movflags", "+faststart", "film.mp4"]);
-    let rate = ["-b:v", "6M", "-minrate", "6M", "-maxrate", "6M", "-bufsize", "1M", "-x264-params", "nal-hrd=cbr"];
-    make(40, &[&rate[..], &["-movflags", "+faststart", "long.mp4"]].concat());
-    let hls = ["-f", "hls", "-hls_time", "2", "-hls_playlist_type", "vod", "-hls_segment_filename", "seg-%d.ts"];
-    make(8, &[&hls[..], &["-master_pl_name", "master.m3u8", "index.m3u8"]].concat());
+/// Test picture and tone: an MP4 that is far more than a player buffers, so that seeking takes a range of its own.
+fn make_long_film(ffmpeg: &Path, dir: &Path) {
+    let mut command = Command::new(ffmpeg);
+    command.current_dir(dir).args(["-v", "error", "-nostdin", "-f", "lavfi", "-i", "testsrc2=size=640x360:rate=25"]);
+    command.args(["-t", "40", "-c:v", "libx264", "-preset", "ultrafast", "-g", "25", "-pix_fmt", "yuv420p"]);
+    command.args(["-b:v", "6M", "-minrate", "6M", "-maxrate", "6M", "-bufsize", "1M", "-x264-params", "nal-hrd=cbr"]);
+    let output = tool::run(command.args(["-movflags", "+faststart", "long.mp4"]));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// hls.js from npm, kept between runs in the target folder, where it is not part of the project.
