@@ -11,11 +11,12 @@ mod nodes;
 mod openapi;
 mod problem;
 mod secrets;
+mod snapshot;
 mod status;
 #[cfg(test)]
 mod tests;
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use axum::Router;
@@ -23,7 +24,6 @@ use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use serde_json::Value;
 
 pub use channels::ChannelPage;
@@ -40,18 +40,13 @@ pub use snapshot::SnapshotView;
 use crate::app::App;
 use openapi::{Operation, Routes};
 
-mod snapshot;
-
 /// The whole HTTP service.
 pub fn router(app: Arc<App>) -> Router {
-    let mut routes = routes();
-    let document = routes.document().to_string();
+    let routes = routes();
     let protected = routes.protected.route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require_token));
-    let document = move || async move { ([(header::CONTENT_TYPE, "application/json")], document) };
     Router::new()
         .merge(protected)
         .merge(routes.open)
-        .route("/api/v1/openapi.json", get(document))
         .method_not_allowed_fallback(no_method)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), measure))
         .fallback(no_route)
@@ -86,6 +81,12 @@ fn routes() -> Routes {
                 .open()
                 .gives_as::<String>(200, "text/plain", "The metrics."),
             status::metrics,
+        )
+        .add(
+            Operation::new(Method::GET, "/api/v1/openapi.json", "describe", "This document.")
+                .open()
+                .gives::<Value>(200, "An OpenAPI 3.1 document."),
+            describe,
         );
     let routes = channels::add(routes);
     let routes = keys::add(routes);
@@ -94,6 +95,11 @@ fn routes() -> Routes {
     let routes = commands::add(routes);
     let routes = ledger::add(routes);
     snapshot::add(routes)
+}
+
+async fn describe() -> Response {
+    static DOCUMENT: LazyLock<String> = LazyLock::new(|| document().to_string());
+    ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str()).into_response()
 }
 
 async fn measure(State(app): State<Arc<App>>, route: MatchedPath, request: Request, next: Next) -> Response {
