@@ -35,7 +35,7 @@ function cell(row, index, text) {
 
 /** Headers of an answer that a script may read. */
 function answered(url, status, cacheStatus) {
-  const row = rows.find((row) => row.url === url && !row.headed) ?? addRow(url);
+  const row = rows.findLast((row) => row.url === url && !row.headed) ?? addRow(url);
   row.headed = true;
   cell(row, 1, status);
   if (cacheStatus) {
@@ -171,8 +171,10 @@ async function probe(position) {
   const start = Math.min(Math.floor(length * position), Math.max(0, length - PROBE_BYTES));
   const range = `bytes=${start}-${start + PROBE_BYTES - 1}`;
   const answer = await fetch("video.mp4", { headers: { Range: range }, cache: "no-store" });
-  await answer.arrayBuffer();
+  // Before its body is read its timing cannot have come: a row of its own, not one of the player's.
+  addRow(answer.url);
   answered(answer.url, answer.status, answer.headers.get("Cache-Status"));
+  await answer.arrayBuffer();
 }
 
 for (const button of document.querySelectorAll("[data-choose]")) {
