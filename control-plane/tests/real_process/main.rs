@@ -1,0 +1,9 @@
+//! The real `shoal-control` and `shoalctl`, and data planes of our own making that speak the link.
+
+#![expect(clippy::unwrap_used, reason = "what is not there fails the test, here as in its helpers")]
+
+mod ctl;
+mod ledger;
+mod link;
+mod process;
+mod support;
