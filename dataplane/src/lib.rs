@@ -2,11 +2,14 @@
 
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod housekeeping;
 pub mod http;
 pub mod ledger;
 pub mod link;
+pub mod listen;
 pub mod routes;
 pub mod settings;
 pub mod shard;

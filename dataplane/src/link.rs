@@ -1,6 +1,7 @@
 //! The way to the control plane, and what the node keeps on disk to live without it.
 //!
 //! - [`client`]: dials, applies snapshots, carries out commands, delivers usage
+//! - [`plane`]: what its messages do to this node
 //! - [`store`]: the last good snapshot
 //! - [`spool`]: usage that the control plane has not acknowledged
 
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 pub mod client;
 mod durable;
+pub mod plane;
 pub mod spool;
 pub mod store;
 

@@ -225,3 +225,6 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,7 +1,14 @@
-//! What tests need: folders that are gone afterwards.
+//! What tests need: folders that are gone afterwards, a node without shards, a way to say what was skipped.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use crate::config::Config;
+use crate::routes::Published;
+use crate::settings::Machine;
+use crate::shard::Shared;
+use crate::telemetry::stats::ShardStats;
 
 /// A folder that is removed with everything in it when dropped.
 #[derive(Debug)]
@@ -39,4 +46,20 @@ pub(crate) fn skipped(name: &str, reason: &str) {
         let file = std::fs::OpenOptions::new().append(true).create(true).open(path);
         writeln!(file.unwrap(), "{name}: {reason}").unwrap();
     }
+}
+
+/// A node of `shards` shards that keeps its state in `folder`, as the seam gives it to the shards.
+pub(crate) fn shared(folder: &Folder, shards: usize) -> Arc<Shared> {
+    let mut config = Config::default();
+    config.node.name = "n1".to_owned();
+    config.node.state_dir = folder.path().display().to_string();
+    config.shards.count = shards;
+    Arc::new(Shared {
+        settings: Arc::new(config.validate_on(&Machine::this()).unwrap()),
+        published: Arc::new(Published::default()),
+        stats: (0..shards).map(|_| Arc::new(ShardStats::default())).collect(),
+        ledger: crate::ledger::queue(shards).0,
+        access_log: None,
+        drain: AtomicBool::new(false),
+    })
 }

@@ -159,6 +159,16 @@ impl Shards {
         });
         ends.fold(Ok(()), Result::and)
     }
+
+    /// Why a shard has ended, when one has failed; those that live are not waited for.
+    pub fn failure(self) -> Option<ShardError> {
+        let threads = self.threads.into_iter().enumerate().zip(&self.handles);
+        let mut ended = threads.filter(|(_, handle)| handle.has_ended());
+        ended.find_map(|((shard, (cpu, thread)), _)| match thread.join() {
+            Ok(end) => end.err(),
+            Err(error) => Some(ShardError::Executor { shard, cpu, error: error.to_string() }),
+        })
+    }
 }
 
 impl ShardHandle {

@@ -1,0 +1,253 @@
+//! What the control plane's messages do to this node.
+
+use std::future::Future;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use shoal_link::message::{Command, PurgeScope};
+use shoal_link::{DataMessage, PROTOCOL, Snapshot};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use super::client::Plane;
+use super::store::SnapshotStore;
+use crate::routes::Routes;
+use crate::shard::{ShardCommand, Shared};
+use crate::telemetry::metrics::{Gauge, Node};
+use crate::telemetry::node::NodeStats;
+
+/// For all shards to purge; they need milliseconds.
+const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For one path to be fetched.
+const PREFETCH_TIMEOUT: Duration = Duration::from_secs(600);
+/// Paths fetched at the same time for one command.
+const PREFETCH_AT_ONCE: usize = 16;
+
+/// The way to one shard; false when it has ended.
+pub type ToShard = Arc<dyn Fn(ShardCommand) -> bool + Send + Sync>;
+
+/// This node, to its control plane.
+pub struct NodePlane {
+    shared: Arc<Shared>,
+    shards: Vec<ToShard>,
+    stats: Arc<NodeStats>,
+    store: SnapshotStore,
+    boot: u64,
+    drain: watch::Sender<bool>,
+    state: Mutex<State>,
+    /// Held while a snapshot is put in force: one after the other, also across connections.
+    applying: Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// Version in force.
+    version: Option<u64>,
+    /// Why there is none, for people.
+    absent: String,
+    /// In force, and not on disk, because the disk would not take it.
+    unsaved: Option<Snapshot>,
+}
+
+/// Puts the last snapshot on disk in force. Without one, or with one that cannot be used, says why; the node then
+/// starts empty.
+///
+/// # Errors
+/// The reason, for the log and for /readyz.
+pub fn restore(shared: &Shared, stats: &NodeStats, store: &SnapshotStore) -> Result<u64, String> {
+    let snapshot = match store.load() {
+        Ok(Some(snapshot)) => snapshot,
+        Ok(None) => return Err("no snapshot has come from a control plane yet".to_owned()),
+        Err(error) => return Err(error.to_string()),
+    };
+    let routes = compile(shared, &snapshot).map_err(|reason| format!("the last snapshot is not used: {reason}"))?;
+    publish(shared, stats, routes);
+    Ok(snapshot.version)
+}
+
+fn compile(shared: &Shared, snapshot: &Snapshot) -> Result<Routes, String> {
+    Routes::compile(snapshot, Some(&shared.published.current())).map_err(|error| error.to_string())
+}
+
+fn publish(shared: &Shared, stats: &NodeStats, routes: Routes) {
+    stats.set(Node::SnapshotVersion, routes.version());
+    shared.published.publish(routes);
+}
+
+impl NodePlane {
+    /// `restored` is what [`restore`] said; `drain` is set to true when the node is told to go.
+    pub fn new(
+        shared: Arc<Shared>,
+        shards: Vec<ToShard>,
+        stats: Arc<NodeStats>,
+        store: SnapshotStore,
+        boot: u64,
+        drain: watch::Sender<bool>,
+        restored: Result<u64, String>,
+    ) -> Self {
+        let state = match restored {
+            Ok(version) => State { version: Some(version), ..State::default() },
+            Err(absent) => State { absent, ..State::default() },
+        };
+        Self { shared, shards, stats, store, boot, drain, state: Mutex::new(state), applying: Mutex::new(()) }
+    }
+
+    /// Version of the snapshot in force, or why there is none.
+    pub fn snapshot(&self) -> Result<u64, String> {
+        self.state(|state| state.version.ok_or_else(|| state.absent.clone()))
+    }
+
+    /// Starts the drain, as SIGTERM does.
+    pub fn drain(&self) {
+        self.drain.send_replace(true);
+    }
+
+    /// Saves what could not be saved before. Blocks for as long as a disk takes.
+    pub fn retry_save(&self) {
+        let _one = self.applying.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(snapshot) = self.state(|state| state.unsaved.take()) {
+            self.save(snapshot);
+        }
+    }
+
+    fn save(&self, snapshot: Snapshot) {
+        if let Err(error) = self.store.save(&snapshot) {
+            tracing::error!(version = snapshot.version, %error, "a snapshot goes in force without being on disk");
+            self.state(|state| state.unsaved = Some(snapshot));
+        }
+    }
+
+    fn state<R>(&self, act: impl FnOnce(&mut State) -> R) -> R {
+        act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    async fn purge(&self, scope: PurgeScope) -> Result<u64, String> {
+        let mut answers = Vec::with_capacity(self.shards.len());
+        for shard in &self.shards {
+            let (done, answer) = oneshot::channel();
+            if !shard(ShardCommand::Purge { scope: scope.clone(), done }) {
+                return Err("a shard has ended; the node is going down".to_owned());
+            }
+            answers.push(answer);
+        }
+        let all = async {
+            let mut purged = 0;
+            for answer in answers {
+                purged += answer.await.map_err(|_| "a shard ended before it had purged".to_owned())?;
+            }
+            Ok(purged)
+        };
+        let late = |_| Err(format!("a shard has not answered within {} s", PURGE_TIMEOUT.as_secs()));
+        timeout(PURGE_TIMEOUT, all).await.unwrap_or_else(late)
+    }
+
+    /// Fetches all paths; answers how many, or the first failure when there was any.
+    async fn prefetch(&self, channel: String, paths: Vec<String>) -> Result<u64, String> {
+        if self.shared.published.current().channel(&channel).is_none() {
+            return Err(format!("channel `{channel}` is not in the snapshot that this node serves"));
+        }
+        if self.shards.is_empty() {
+            return Err("this node has no shards".to_owned());
+        }
+        let (total, mut failed, mut first_failure) = (paths.len(), 0, None);
+        let mut count = |path: String, result: Result<u64, String>| {
+            if let Err(reason) = result {
+                failed += 1;
+                first_failure.get_or_insert(format!("{path}: {reason}"));
+            }
+        };
+        let mut under_way = JoinSet::new();
+        // Any shard takes the order and asks the owner; in turn, so that none has all the work.
+        for (shard, path) in self.shards.iter().cycle().zip(paths) {
+            if under_way.len() >= PREFETCH_AT_ONCE
+                && let Some(Ok((path, result))) = under_way.join_next().await
+            {
+                count(path, result);
+            }
+            under_way.spawn(prefetch_one(shard.clone(), channel.clone(), path));
+        }
+        while let Some(done) = under_way.join_next().await {
+            if let Ok((path, result)) = done {
+                count(path, result);
+            }
+        }
+        match first_failure {
+            None => Ok(total as u64),
+            Some(reason) => Err(format!("{failed} of {total} could not be fetched; the first: {reason}")),
+        }
+    }
+}
+
+async fn prefetch_one(shard: ToShard, channel: String, path: String) -> (String, Result<u64, String>) {
+    let (done, answer) = oneshot::channel();
+    if !shard(ShardCommand::Prefetch { channel, path: path.clone(), done }) {
+        return (path, Err("its shard has ended; the node is going down".to_owned()));
+    }
+    let result = match timeout(PREFETCH_TIMEOUT, answer).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => Err("its shard ended before it was fetched".to_owned()),
+        Err(_) => Err(format!("not fetched within {} s", PREFETCH_TIMEOUT.as_secs())),
+    };
+    (path, result)
+}
+
+impl Plane for NodePlane {
+    fn hello(&self) -> DataMessage {
+        let node = &self.shared.settings.node;
+        DataMessage::Hello {
+            protocol: PROTOCOL,
+            node: node.name.clone(),
+            boot: self.boot,
+            software: concat!("shoal-dataplane ", env!("CARGO_PKG_VERSION")).to_owned(),
+            snapshot: self.snapshot().ok(),
+            public_url: node.public_url.clone(),
+        }
+    }
+
+    fn health(&self) -> DataMessage {
+        let gauge = |gauge| self.shared.stats.iter().map(move |shard| shard.gauge(gauge));
+        DataMessage::Health {
+            connections: gauge(Gauge::Connections).sum(),
+            cache_bytes: gauge(Gauge::CacheBytes).sum(),
+            busy_permille: gauge(Gauge::BusyPermille).max().unwrap_or(0).min(1_000) as u16,
+            draining: self.shared.drain.load(Relaxed),
+        }
+    }
+
+    async fn apply(self: Arc<Self>, snapshot: Snapshot) -> Result<(), String> {
+        let (version, channels) = (snapshot.version, snapshot.channels.len());
+        let plane = self.clone();
+        // Both take their time: thousands of channels, and a disk.
+        let work = move || {
+            let _one = plane.applying.lock().unwrap_or_else(PoisonError::into_inner);
+            let routes = compile(&plane.shared, &snapshot)?;
+            plane.state(|state| state.unsaved = None);
+            plane.save(snapshot);
+            publish(&plane.shared, &plane.stats, routes);
+            plane.state(|state| state.version = Some(version));
+            Ok(())
+        };
+        let applied = tokio::task::spawn_blocking(work).await;
+        applied.unwrap_or_else(|error| Err(error.to_string()))?;
+        tracing::info!(version, channels, "snapshot in force");
+        Ok(())
+    }
+
+    fn command(self: Arc<Self>, command: Command) -> impl Future<Output = Result<u64, String>> + Send + 'static {
+        async move {
+            match command {
+                Command::Purge { scope } => self.purge(scope).await,
+                Command::Prefetch { channel, paths } => self.prefetch(channel, paths).await,
+                Command::Drain => {
+                    self.drain();
+                    Ok(0)
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+//! Sockets for viewers: one per shard and address, or those that systemd holds.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+
+use shoal_sys::net;
+
+use crate::shard::ShardListeners;
+
+/// Why an address cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Somebody listens there.
+    #[error("{key} = {address}: the port is already taken; stop whoever listens there (`ss -ltnp`), or choose another")]
+    Taken {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// The machine has no such address.
+    #[error("{key} = {address}: this machine does not have that address; `ip address` lists what it has")]
+    NotHere {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A port below 1024, most likely.
+    #[error(
+        "{key} = {address}: this user may not listen there; choose a port from 1024 on, or give the process CAP_NET_BIND_SERVICE"
+    )]
+    Denied {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+    },
+    /// Anything else.
+    #[error("{key} = {address}: cannot listen: {source}")]
+    Other {
+        /// The configuration key.
+        key: &'static str,
+        /// The address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// What systemd handed over is of no use.
+    #[error(
+        "socket {index} of those handed over (LISTEN_FDS) cannot be served: {source}; it must be a listening TCP socket (ListenStream=)"
+    )]
+    Inherited {
+        /// From 0.
+        index: usize,
+        /// What is wrong with it.
+        source: io::Error,
+    },
+}
+
+impl ListenError {
+    fn new(key: &'static str, address: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::Taken { key, address },
+            io::ErrorKind::AddrNotAvailable => Self::NotHere { key, address },
+            io::ErrorKind::PermissionDenied => Self::Denied { key, address },
+            _ => Self::Other { key, address, source },
+        }
+    }
+}
+
+/// What shards accept from.
+#[derive(Debug)]
+pub struct Listeners {
+    /// One for each shard.
+    pub shards: Vec<ShardListeners>,
+    /// What is served, with the ports that the system chose.
+    pub addresses: Vec<SocketAddr>,
+}
+
+const KEY: &str = "http.listen";
+
+/// Binds every address once for each shard; the kernel spreads connections over them.
+///
+/// # Errors
+/// The first address that cannot be had. `[::]` on a machine without IPv6 is left out when there is another address.
+pub fn bind(addresses: &[SocketAddr], shards: usize) -> Result<Listeners, ListenError> {
+    let mut listeners = Listeners { shards: Vec::new(), addresses: Vec::new() };
+    listeners.shards.resize_with(shards, || ShardListeners { sockets: Vec::new() });
+    for &wanted in addresses {
+        let fail = |error| ListenError::new(KEY, wanted, error);
+        let mut address = wanted;
+        if wanted.port() != 0
+            && let Err(error) = net::probe(wanted)
+        {
+            if wanted.is_ipv6() && wanted.ip().is_unspecified() && addresses.len() > 1 && lacks_family(&error) {
+                tracing::warn!(address = %wanted, %error, "this machine has no IPv6; serving without it");
+                continue;
+            }
+            return Err(fail(error));
+        }
+        for shard in &mut listeners.shards {
+            let socket = net::shard_listener(address).map_err(fail)?;
+            // Port 0: what the kernel chose for the first goes for all.
+            address = net::local_address(&socket).map_err(fail)?;
+            shard.sockets.push(TcpListener::from(socket));
+        }
+        listeners.addresses.push(address);
+    }
+    Ok(listeners)
+}
+
+fn lacks_family(error: &io::Error) -> bool {
+    let codes = [rustix::io::Errno::AFNOSUPPORT, rustix::io::Errno::ADDRNOTAVAIL];
+    codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
+}
+
+/// The sockets that a service manager has handed over, shared by all shards; `None` when it has not.
+///
+/// # Errors
+/// A socket that cannot be served.
+pub fn inherited(shards: usize) -> Result<Option<Listeners>, ListenError> {
+    let mut handed = listenfd::ListenFd::from_env();
+    let mut sockets = Vec::new();
+    for index in 0..handed.len() {
+        let taken = handed.take_tcp_listener(index).map_err(|source| ListenError::Inherited { index, source })?;
+        sockets.extend(taken);
+    }
+    if sockets.is_empty() { Ok(None) } else { share(&sockets, shards).map(Some) }
+}
+
+/// Each of `sockets` once for each shard.
+fn share(sockets: &[TcpListener], shards: usize) -> Result<Listeners, ListenError> {
+    let mut listeners = Listeners { shards: Vec::new(), addresses: Vec::new() };
+    let each = |act: &dyn Fn(&TcpListener) -> io::Result<()>| {
+        let mut numbered = sockets.iter().enumerate();
+        numbered.try_for_each(|(index, socket)| act(socket).map_err(|source| ListenError::Inherited { index, source }))
+    };
+    each(&|socket| socket.set_nonblocking(false))?;
+    for _ in 0..shards {
+        let copies: io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
+        let sockets = copies.map_err(|source| ListenError::Inherited { index: 0, source })?;
+        listeners.shards.push(ShardListeners { sockets });
+    }
+    for (index, socket) in sockets.iter().enumerate() {
+        let address = socket.local_addr().map_err(|source| ListenError::Inherited { index, source })?;
+        listeners.addresses.push(address);
+    }
+    Ok(listeners)
+}
+
+/// The admin socket, non-blocking as tokio wants it, and its address.
+///
+/// # Errors
+/// As [`bind`].
+pub fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
+    let open = || {
+        let socket = TcpListener::bind(address)?;
+        socket.set_nonblocking(true)?;
+        let address = socket.local_addr()?;
+        Ok((socket, address))
+    };
+    open().map_err(|error| ListenError::new("admin.listen", address, error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpStream;
+
+    use super::*;
+
+    fn local() -> SocketAddr {
+        "127.0.0.1:0".parse().unwrap()
+    }
+
+    #[test]
+    fn every_shard_has_a_socket_on_the_same_port() {
+        let listeners = bind(&[local(), local()], 3).unwrap();
+        assert_eq!((listeners.shards.len(), listeners.addresses.len()), (3, 2));
+        for shard in &listeners.shards {
+            let addresses: Vec<_> = shard.sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+            assert_eq!(addresses, listeners.addresses);
+        }
+        TcpStream::connect(listeners.addresses[0]).unwrap();
+    }
+
+    #[test]
+    fn a_taken_port_is_named_also_when_it_could_be_shared() {
+        let other = bind(&[local()], 1).unwrap();
+        let error = bind(&other.addresses, 2).unwrap_err();
+        assert!(matches!(error, ListenError::Taken { .. }), "{error}");
+        let said = error.to_string();
+        assert!(said.contains("http.listen") && said.contains(&other.addresses[0].to_string()), "{said}");
+        let error = bind_admin(other.addresses[0]).unwrap_err();
+        assert!(matches!(error, ListenError::Taken { key: "admin.listen", .. }), "{error}");
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_named() {
+        let error = bind(&["192.0.2.1:0".parse().unwrap()], 1).unwrap_err();
+        assert!(matches!(error, ListenError::NotHere { .. }), "{error}");
+    }
+
+    #[test]
+    fn sockets_handed_over_are_shared_by_all_shards() {
+        let socket = TcpListener::bind(local()).unwrap();
+        let address = socket.local_addr().unwrap();
+        let listeners = share(&[socket], 2).unwrap();
+        assert_eq!(listeners.addresses, [address]);
+        let _viewer = TcpStream::connect(address).unwrap();
+        assert!(listeners.shards[1].sockets[0].accept().is_ok());
+    }
+}

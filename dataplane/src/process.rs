@@ -1,0 +1,54 @@
+//! What belongs to the process as a whole: how it dies, how many files it may open, that it is alone.
+
+use std::fs::{File, OpenOptions};
+use std::path::Path;
+
+use anyhow::{Context, bail};
+use rustix::fs::FlockOperation;
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit};
+
+/// Exit status after a panic or a shard that failed: EX_SOFTWARE of sysexits.h.
+pub(crate) const SOFTWARE_FAILURE: u8 = 70;
+
+/// From now on a panic in any thread ends the process: a node that has lost a shard answers a part of its viewers with
+/// silence, and its supervisor starts a whole one.
+pub(crate) fn die_on_panic() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let name = thread.name().unwrap_or("without a name");
+        eprintln!("shoal-dataplane: thread {name} {panic}");
+        eprintln!("{}", std::backtrace::Backtrace::force_capture());
+        eprintln!("shoal-dataplane: ending the process with status {SOFTWARE_FAILURE}");
+        std::process::exit(i32::from(SOFTWARE_FAILURE));
+    }));
+}
+
+/// Takes all the file descriptors that this user may have; each connection needs one.
+pub(crate) fn raise_file_limit() {
+    let Rlimit { current, maximum } = rustix::process::getrlimit(Resource::Nofile);
+    if current == maximum {
+        return;
+    }
+    match rustix::process::setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum }) {
+        Ok(()) => tracing::debug!(?maximum, "raised the limit of open files"),
+        Err(error) => tracing::warn!(?current, ?maximum, %error, "cannot raise the limit of open files"),
+    }
+}
+
+/// Makes the state folder, and holds it as long as the file returned is open: two processes would count each other's
+/// usage.
+pub(crate) fn hold_state_dir(folder: &Path) -> anyhow::Result<File> {
+    let shown = folder.display();
+    std::fs::create_dir_all(folder).with_context(|| format!("node.state_dir = {shown:?}: cannot make the folder"))?;
+    let path = folder.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+    let file = file.with_context(|| format!("node.state_dir = {shown:?}: cannot write there; give it to this user"))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => {
+            bail!("node.state_dir = {shown:?}: another shoal-dataplane uses it; stop that one or choose another folder")
+        }
+        Err(error) => Err(error).with_context(|| format!("node.state_dir = {shown:?}: cannot lock {}", path.display())),
+    }
+}

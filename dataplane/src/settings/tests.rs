@@ -1,0 +1,172 @@
+//! Every limit, every clash, and messages that name key, value and remedy.
+
+use super::*;
+use crate::testing::folder;
+
+fn machine() -> Machine {
+    Machine {
+        cpus: vec![0, 1, 2, 5],
+        memory: 8 << 30,
+        host: "Edge_7.Example!".to_owned(),
+        state_directory: Some(std::env::temp_dir()),
+    }
+}
+
+fn problems(change: impl FnOnce(&mut Config)) -> Vec<String> {
+    let mut config = Config::default();
+    change(&mut config);
+    config.validate_on(&machine()).err().map_or(Vec::new(), |error| error.problems)
+}
+
+/// That exactly one problem is found, which starts with `key = value:` and holds `remedy`.
+#[track_caller]
+fn refused(key_and_value: &str, remedy: &str, change: impl FnOnce(&mut Config)) {
+    let problems = problems(change);
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    let starts = problems[0].starts_with(&format!("{key_and_value}: "));
+    assert!(starts && problems[0].contains(remedy), "{:?} against {key_and_value:?} {remedy:?}", problems[0]);
+}
+
+#[test]
+fn the_defaults_are_valid_and_complete() {
+    let settings = Config::default().validate_on(&machine()).unwrap();
+    assert_eq!(settings.node.name, "edge_7.example-");
+    assert_eq!(settings.node.state_dir, std::env::temp_dir());
+    assert_eq!(settings.node.public_url, None);
+    assert_eq!(settings.shards.cpus, [0, 1, 2, 5]);
+    assert_eq!(settings.http.listen, ["0.0.0.0:8080".parse().unwrap(), "[::]:8080".parse::<SocketAddr>().unwrap()]);
+    assert_eq!(settings.ram_bytes_per_shard(), 128 << 20);
+    assert_eq!(settings.link.control, [Endpoint::Unix("/run/shoal/control.sock".into())]);
+}
+
+#[test]
+fn the_sample_file_is_the_default_configuration() {
+    let sample = shoal_config::sample::<Config>();
+    assert_eq!(shoal_config::load::<Config>(&sample, "sample").unwrap(), Config::default());
+    for comment in ["Microseconds", "CIDR", "STATE_DIRECTORY"] {
+        assert!(sample.contains(comment), "no {comment} in\n{sample}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_named_with_the_nearest() {
+    let error = shoal_config::load::<Config>("[http]\nlisen = []\n", "edge.toml").unwrap_err().to_string();
+    assert!(error.contains("edge.toml:2") && error.contains("http.lisen") && error.contains("listen"), "{error}");
+}
+
+#[test]
+fn shards_take_cpus_in_turn() {
+    let mut config = Config::default();
+    config.shards.count = 4;
+    config.shards.cpus = vec![5, 1];
+    assert_eq!(config.validate_on(&machine()).unwrap().shards.cpus, [5, 1, 5, 1]);
+    refused("shards.cpus = 3", "CPUs 0-2,5", |config| config.shards.cpus = vec![3]);
+    refused("shards.count = 257", "from 1 to 256", |config| {
+        config.shards.count = 257;
+        config.cache.ram_bytes = 8 << 30;
+    });
+    refused("shards.preempt_us = 1", "microseconds", |config| config.shards.preempt_us = 1);
+}
+
+#[test]
+fn limits_that_depend_on_each_other_are_checked_together() {
+    refused("cache.block_bytes = 100000", "power of two", |config| config.cache.block_bytes = 100_000);
+    refused("cache.block_bytes = 8388608", "4 MiB", |config| config.cache.block_bytes = 8 << 20);
+    refused("cache.ram_bytes = 67108863", "67108864", |config| config.cache.ram_bytes = (64 << 20) - 1);
+    assert_eq!(problems(|config| config.cache.ram_bytes = 64 << 20), [""; 0]);
+    refused("cache.ram_bytes = 8589934593", "has 8589934592", |config| config.cache.ram_bytes = (8 << 30) + 1);
+    refused("cache.front_percent = 51", "from 0 to 50", |config| config.cache.front_percent = 51);
+    refused("http.request_line_bytes = 16385", "http.head_bytes (16384)", |config| {
+        config.http.request_line_bytes = 16_385;
+    });
+}
+
+#[test]
+fn addresses_must_be_addresses_and_not_clash() {
+    let listen = |list: &[&str]| {
+        let list: Vec<String> = list.iter().map(|text| (*text).to_owned()).collect();
+        move |config: &mut Config| config.http.listen = list
+    };
+    refused("http.listen = \"localhost:80\"", "address:port", listen(&["localhost:80"]));
+    refused("http.listen = []", "at least one", listen(&[]));
+    refused("http.listen = 127.0.0.1:80", "0.0.0.0:80", listen(&["0.0.0.0:80", "127.0.0.1:80"]));
+    assert_eq!(problems(listen(&["0.0.0.0:80", "[::]:80", "127.0.0.1:81", "127.0.0.1:0", "127.0.0.1:0"])), [""; 0]);
+    refused("admin.listen = 127.0.0.1:8080", "http.listen", |config| config.admin.listen = "127.0.0.1:8080".into());
+    refused("admin.listen = \"x\"", "address:port", |config| config.admin.listen = "x".into());
+}
+
+#[test]
+fn networks_are_parsed_and_single_addresses_taken() {
+    let mut config = Config::default();
+    config.http.trusted_proxies = vec!["10.0.0.0/8".into(), "::1".into()];
+    let settings = config.validate_on(&machine()).unwrap();
+    let expected = ["10.0.0.0/8", "::1/128"].map(|text| text.parse::<IpNet>().unwrap());
+    assert_eq!(settings.http.trusted_proxies, expected);
+    refused("http.trusted_proxies = \"10.0.0.0/33\"", "10.0.0.0/8", |config| {
+        config.http.trusted_proxies = vec!["10.0.0.0/33".into()];
+    });
+}
+
+#[test]
+fn the_state_folder_must_be_one_that_this_user_can_fill() {
+    let folder = folder();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let file = file.display().to_string();
+    refused("node.state_dir = \"state\"", "absolute", |config| config.node.state_dir = "state".into());
+    refused(&format!("node.state_dir = {file:?}"), "not a folder", |config| config.node.state_dir = file.clone());
+    let below = format!("{file}/below");
+    refused(&format!("node.state_dir = {below:?}"), "install -d", |config| config.node.state_dir = below.clone());
+    let new = folder.path().join("a/b");
+    assert_eq!(problems(|config| config.node.state_dir = new.display().to_string()), [""; 0]);
+    assert!(!new.exists(), "checking changes nothing");
+}
+
+#[test]
+fn a_state_folder_without_permission_is_refused() {
+    if rustix::process::geteuid().is_root() {
+        return crate::testing::skipped("a_state_folder_without_permission_is_refused", "root may write anywhere");
+    }
+    let folder = folder();
+    let read_only = std::os::unix::fs::PermissionsExt::from_mode(0o555);
+    std::fs::set_permissions(folder.path(), read_only).unwrap();
+    let below = folder.path().join("state").display().to_string();
+    refused(&format!("node.state_dir = {below:?}"), "cannot write", |config| config.node.state_dir = below.clone());
+}
+
+#[test]
+fn names_urls_endpoints_and_levels_are_checked() {
+    refused("node.name = \"Edge 1\"", "a-z 0-9", |config| config.node.name = "Edge 1".into());
+    refused("node.public_url = \"edge1:8080\"", "http://", |config| config.node.public_url = "edge1:8080".into());
+    refused("link.control = \"tcp:1.2.3.4:5\"", "unix:", |config| config.link.control = vec!["tcp:1.2.3.4:5".into()]);
+    refused("link.control = \"unix:relative\"", "absolute", |config| {
+        config.link.control = vec!["unix:relative".into()]
+    });
+    refused("link.retry_ms = 0", "milliseconds", |config| config.link.retry_ms = 0);
+    refused("log.level = \"info,=x=\"", "trace", |config| config.log.level = "info,=x=".into());
+    refused("log.access_log = \"/no/such/folder/log\"", "folder that exists", |config| {
+        config.log.access_log = "/no/such/folder/log".into();
+    });
+    let mut config = Config::default();
+    config.node.public_url = "https://edge1.example.com/".into();
+    config.http.connections_per_address = 0;
+    let settings = config.validate_on(&machine()).unwrap();
+    assert_eq!(settings.node.public_url.as_deref(), Some("https://edge1.example.com"));
+    assert_eq!(settings.http.connections_per_address, usize::MAX);
+}
+
+#[test]
+fn all_problems_are_told_at_once() {
+    let found = problems(|config| {
+        config.http.headers = 0;
+        config.upstream.connect_timeout_ms = 0;
+        config.admin.listen = "x".into();
+    });
+    assert_eq!(found.len(), 3, "{found:#?}");
+}
+
+#[test]
+fn this_machine_has_cpus_memory_and_a_name() {
+    let machine = Machine::this();
+    assert!(!machine.cpus.is_empty() && machine.memory > 1 << 20 && !machine.host.is_empty(), "{machine:?}");
+}
