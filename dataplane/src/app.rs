@@ -61,6 +61,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     let started = Instant::now();
     let boot = link::random_u64().context("the kernel gives no random numbers")?;
     let mut signals = Signals::new().context("cannot watch for signals")?;
+    let mut hangup = signal(SignalKind::hangup()).context("cannot watch for SIGHUP")?;
     let shard_count = settings.shard_count();
 
     let (usage, flushes) = ledger::queue(shard_count);
@@ -96,7 +97,11 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     let shards = shard::start(shared.clone(), listeners.shards)?;
 
     let (drain, mut told_to_drain) = watch::channel(false);
-    let to_shards: Vec<ToShard> = shards.handles().into_iter().map(|handle| -> ToShard { Arc::new(move |command| handle.send(command)) }).collect();
+    let to_shards: Vec<ToShard> = shards
+        .handles()
+        .into_iter()
+        .map(|handle| -> ToShard { Arc::new(move |command| handle.send(command)) })
+        .collect();
     let plane = NodePlane::new(shared.clone(), to_shards.clone(), stats.clone(), store, boot, drain, restored);
     let plane = Arc::new(plane);
     let pulse = Arc::new(Pulse::new(shared.stats.clone(), Instant::now()));
@@ -132,7 +137,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
         tokio::select! {
             name = signals.stop() => break name,
             _ = told_to_drain.wait_for(|drain| *drain) => break "a drain command",
-            _ = signals.hangup.recv() => reopen.notify_one(),
+            _ = hangup.recv() => reopen.notify_one(),
             () = ended(&shards) => return failure_of(shards, "a shard ended by itself"),
         }
     };
@@ -237,28 +242,22 @@ fn notify(state: &[NotifyState<'_>]) {
     }
 }
 
-/// The signals that mean something here.
+/// The signals that mean: stop.
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    hangup: Signal,
 }
 
 impl Signals {
     fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: signal(SignalKind::hangup())?,
-        })
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 
     /// Waits to be told to stop; says by which signal.
     async fn stop(&mut self) -> &'static str {
-        let Self { terminate, interrupt, .. } = self;
         tokio::select! {
-            _ = terminate.recv() => "SIGTERM",
-            _ = interrupt.recv() => "SIGINT",
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
         }
     }
 }

@@ -100,7 +100,7 @@ impl Housekeeping {
             self.pulse.observe(Instant::now());
             // Disks may take their time; metrics and link go on meanwhile.
             let work = tokio::task::spawn_blocking(move || {
-                self.round(rotated, round % SAVE_EVERY == 0);
+                self.round(rotated, round.is_multiple_of(SAVE_EVERY));
                 self
             });
             match work.await {

@@ -45,7 +45,11 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
     }
     let settings = settings(args)?;
     if args.check {
-        println!("the configuration is valid: {} shards, state in {}", settings.shard_count(), settings.node.state_dir.display());
+        println!(
+            "the configuration is valid: {} shards, state in {}",
+            settings.shard_count(),
+            settings.node.state_dir.display()
+        );
         return Ok(ExitCode::SUCCESS);
     }
     app::run(settings)

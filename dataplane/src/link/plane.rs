@@ -1,6 +1,5 @@
 //! What the control plane's messages do to this node.
 
-use std::future::Future;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -235,15 +234,13 @@ impl Plane for NodePlane {
         Ok(())
     }
 
-    fn command(self: Arc<Self>, command: Command) -> impl Future<Output = Result<u64, String>> + Send + 'static {
-        async move {
-            match command {
-                Command::Purge { scope } => self.purge(scope).await,
-                Command::Prefetch { channel, paths } => self.prefetch(channel, paths).await,
-                Command::Drain => {
-                    self.drain();
-                    Ok(0)
-                }
+    async fn command(self: Arc<Self>, command: Command) -> Result<u64, String> {
+        match command {
+            Command::Purge { scope } => self.purge(scope).await,
+            Command::Prefetch { channel, paths } => self.prefetch(channel, paths).await,
+            Command::Drain => {
+                self.drain();
+                Ok(0)
             }
         }
     }

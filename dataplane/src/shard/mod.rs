@@ -112,6 +112,15 @@ struct Inbox {
     ended: AtomicBool,
 }
 
+/// Marks the shard as ended when dropped: also when its executor could not start and never ran it.
+struct Ending(Arc<Inbox>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.ended.store(true, Release);
+    }
+}
+
 impl ShardHandle {
     /// Hands a command over; false when the shard has ended.
     pub fn send(&self, command: ShardCommand) -> bool {
@@ -201,10 +210,12 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{shard}"))
             .preempt_timer(node.shared.settings.shards.preempt)
-            .spawn(move || async move {
-                let end = run::run(shard, &node, listeners, &inbox).await;
-                inbox.ended.store(true, Release);
-                end
+            .spawn({
+                let ending = Ending(Arc::clone(&inbox));
+                move || async move {
+                    let _ending = ending;
+                    run::run(shard, &node, listeners, &inbox).await
+                }
             })
             .map_err(|error| ShardError::Executor { shard, cpu, error: error.to_string() })?;
         shards.threads.push((cpu, thread));
