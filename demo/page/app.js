@@ -8,7 +8,7 @@ const notice = document.getElementById("notice");
 const log = document.getElementById("log");
 
 /** What `cargo xtask up` knows and this page cannot: the signed URL, and whether npm brought hls.js. */
-let facts = { protected: null, hls_js: false, hls_js_missing: "unknown" };
+let facts = { protected: null, mp4_bytes: 0, hls_js: false, hls_js_missing: "unknown" };
 let player = null;
 
 // ---- figures
@@ -165,9 +165,8 @@ async function choose(name) {
 
 /** The same range as the player is about to need, for the headers that the player does not show. */
 async function probe(position) {
-  if (document.body.dataset.source !== "mp4") return;
-  const head = await fetch("video.mp4", { method: "HEAD" });
-  const length = Number(head.headers.get("Content-Length"));
+  const length = facts.mp4_bytes;
+  if (document.body.dataset.source !== "mp4" || !length) return;
   const start = Math.min(Math.floor(length * position), Math.max(0, length - PROBE_BYTES));
   const range = `bytes=${start}-${start + PROBE_BYTES - 1}`;
   const answer = await fetch("video.mp4", { headers: { Range: range }, cache: "no-store" });

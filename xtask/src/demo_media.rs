@@ -9,6 +9,9 @@ use crate::{tools, workspace};
 /// The playlist, below demo/media.
 pub(crate) const PLAYLIST: &str = "hls/index.m3u8";
 
+/// The MP4, below demo/media.
+pub(crate) const MP4: &str = "video.mp4";
+
 /// Length of the video. 24 s are six segments: enough to seek in, small enough for a repository.
 const SECONDS: u32 = 24;
 
@@ -58,13 +61,13 @@ fn encode(media: &Path) -> anyhow::Result<()> {
     // The index first, so that a player can seek before it has the rest.
     ffmpeg.args(["-movflags", "+faststart", "-map_metadata", "-1", "-fflags", "+bitexact"]);
     ffmpeg.args(["-flags:v", "+bitexact", "-flags:a", "+bitexact"]);
-    workspace::run(ffmpeg.arg(media.join("video.mp4")))
+    workspace::run(ffmpeg.arg(media.join(MP4)))
 }
 
 /// The same pictures as HLS.
 fn segment(media: &Path) -> anyhow::Result<()> {
     let mut ffmpeg = ffmpeg();
-    ffmpeg.arg("-i").arg(media.join("video.mp4")).args(["-c", "copy", "-f", "hls", "-hls_playlist_type", "vod"]);
+    ffmpeg.arg("-i").arg(media.join(MP4)).args(["-c", "copy", "-f", "hls", "-hls_playlist_type", "vod"]);
     ffmpeg.args(["-hls_time", &SEGMENT_SECONDS.to_string(), "-hls_flags", "independent_segments"]);
     ffmpeg.args(["-fflags", "+bitexact", "-hls_segment_filename"]).arg(media.join("hls/segment-%02d.ts"));
     workspace::run(ffmpeg.arg(media.join(PLAYLIST)))

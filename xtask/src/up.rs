@@ -65,9 +65,14 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
     let mut node = Node::start(&bin, place, &stop)?;
     create_channels(&node, &demo)?;
-    let signed = node.sign("protected", "hls/index.m3u8", "", TICKET_TTL_S)?;
+    let signed = node.sign("protected", demo_media::PLAYLIST, "", TICKET_TTL_S)?;
     // For the page: what it cannot know by itself.
-    let facts = json!({"protected": signed, "hls_js": hls.is_ok(), "hls_js_missing": hls.as_ref().err()});
+    let facts = json!({
+        "protected": signed,
+        "mp4_bytes": fs::metadata(demo.join(demo_media::MP4))?.len(),
+        "hls_js": hls.is_ok(),
+        "hls_js_missing": hls.as_ref().err(),
+    });
     fs::write(demo.join("demo.json"), facts.to_string())?;
     node.await_path("/demo/index.html", &stop)?;
 
@@ -151,8 +156,8 @@ fn print_urls(place: &Place, signed: &str) {
     println!();
     for (what, url) in [
         ("page", format!("http://{http}/demo/index.html")),
-        ("hls", format!("http://{http}/demo/hls/index.m3u8")),
-        ("mp4", format!("http://{http}/demo/video.mp4")),
+        ("hls", format!("http://{http}/demo/{}", demo_media::PLAYLIST)),
+        ("mp4", format!("http://{http}/demo/{}", demo_media::MP4)),
         ("protected", signed.to_owned()),
         ("metrics", format!("http://{admin}/metrics")),
         ("metrics", format!("http://{control}/metrics")),
