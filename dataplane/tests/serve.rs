@@ -1,5 +1,7 @@
 //! Whole shards in this process, with a local folder as origin: the shortest way through everything.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;

@@ -35,6 +35,9 @@ use buffers::BufferPool;
 use op::{Hold, Slot};
 use stream::RecvState;
 
+#[cfg(test)]
+mod tests;
+
 /// Sizes of a ring. The defaults suit one shard with tens of thousands of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct RingConfig {

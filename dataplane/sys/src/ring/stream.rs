@@ -238,6 +238,11 @@ impl Stream {
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Write);
     }
 
+    #[cfg(test)]
+    pub(super) fn aside_len(&self) -> usize {
+        self.recv.aside.borrow().len()
+    }
+
     /// The address of the other end.
     pub fn peer(&self) -> io::Result<SocketAddr> {
         net::peer_address(&*self.socket)
