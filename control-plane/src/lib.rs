@@ -22,6 +22,7 @@ pub mod api;
 pub mod app;
 pub mod config;
 pub mod field;
+mod http;
 pub mod link;
 pub mod metrics;
 pub mod server;

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 use crate::api;
 use crate::app::App;
 use crate::config::Config;
+use crate::http;
 use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::store::{Store, StoreError};
@@ -115,17 +116,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
-        let mut graceful = stopped.clone();
-        let router = api::router(Arc::clone(&app));
-        tasks.spawn(async move {
-            let serve = axum::serve(admin, router).with_graceful_shutdown(async move {
-                // An error says that the sender is gone: a stop as well.
-                let _ = graceful.wait_for(|stop| *stop).await;
-            });
-            if let Err(error) = serve.await {
-                tracing::error!(%error, "the admin API ended");
-            }
-        });
+        tasks.spawn(http::serve(admin, api::router(Arc::clone(&app)), stopped));
         stop.await;
         tracing::info!("stopping");
         // Fails only when every task has ended already.

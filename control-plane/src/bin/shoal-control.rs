@@ -77,7 +77,9 @@ fn run(arguments: &Arguments) -> Result<()> {
 }
 
 async fn serve(config: &Config, inherited: Option<TcpListener>) -> Result<()> {
-    let state_dir = config.state_dir(std::env::var_os("STATE_DIRECTORY").map(PathBuf::from));
+    // systemd separates several folders by colons; ours is the first.
+    let systemd = std::env::var_os("STATE_DIRECTORY").and_then(|paths| std::env::split_paths(&paths).next());
+    let state_dir = config.state_dir(systemd);
     // Before anything listens: whoever sees the process may signal it.
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;

@@ -107,15 +107,13 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
         Some(_) => return Err(End::Hello("its first message is not a hello".to_owned())),
     };
     tracing::info!(node, software = live.software, snapshot = live.snapshot, "data plane connected");
-    remember(app, &node, &live).await;
-    let served = live.snapshot;
-    let (outgoing, joined) = app.hub.join(&node, live);
+    let (outgoing, joined) = app.hub.join(&node, live.clone());
     let connection = joined.connection;
     let (ledger, batches) = mpsc::channel(LEDGER_QUEUE);
     let result = tokio::select! {
         result = receive(app, &node, connection, &mut frames, ledger) => result,
-        result = transmit(app, &mut write, joined.queue, served) => result,
-        result = count(app, &node, batches, outgoing) => result,
+        result = transmit(app, &mut write, joined.queue, live.snapshot) => result,
+        result = record(app, &node, &live, batches, outgoing) => result,
         _ = joined.superseded => Err(End::Superseded),
     };
     if let Some(live) = app.hub.leave(&node, connection) {
@@ -125,14 +123,6 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
     }
     tracing::info!(node, "data plane disconnected");
     result
-}
-
-async fn remember(app: &App, node: &str, live: &Live) {
-    let (node, live) = (node.to_owned(), live.clone());
-    // A failure is counted and logged; the node is served all the same.
-    let _ = app
-        .read(move |store| store.node_seen(&node, live.boot, &live.software, live.public_url.as_deref(), live.snapshot))
-        .await;
 }
 
 /// Takes messages in.
@@ -204,13 +194,20 @@ async fn transmit(
     }
 }
 
-/// Commits batches and acknowledges them. While the database fails they wait here, and behind them the node.
-async fn count(
+/// Writes down the node, then commits batches and acknowledges them. While the database fails they wait here, and
+/// behind them the node; snapshots and commands go on.
+async fn record(
     app: &App,
     node: &str,
+    live: &Live,
     mut batches: mpsc::Receiver<Batch>,
     outgoing: mpsc::Sender<ControlMessage>,
 ) -> Result<(), End> {
+    let (name, seen) = (node.to_owned(), live.clone());
+    // A failure is counted and logged; the node is served all the same.
+    let _ = app
+        .read(move |store| store.node_seen(&name, seen.boot, &seen.software, seen.public_url.as_deref(), seen.snapshot))
+        .await;
     let mut taken = Vec::new();
     while batches.recv_many(&mut taken, LEDGER_COMMIT).await > 0 {
         let commit = Arc::new(std::mem::take(&mut taken));

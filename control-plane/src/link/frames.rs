@@ -14,6 +14,9 @@ pub(super) enum ReadError {
     Io(#[from] std::io::Error),
 }
 
+/// Bytes read at a time, while messages are small.
+const READ: usize = 16 << 10;
+
 /// Reads messages; what was read of an unfinished one stays when a call is dropped.
 pub(super) struct Frames<R> {
     stream: R,
@@ -22,7 +25,7 @@ pub(super) struct Frames<R> {
 
 impl<R: AsyncRead + Unpin> Frames<R> {
     pub(super) fn new(stream: R) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self { stream, buffer: BytesMut::with_capacity(READ) }
     }
 
     /// The next message; `None` when the peer closed the connection.

@@ -114,7 +114,7 @@ impl Store {
     /// Sums, ordered by the columns grouped by.
     pub fn ledger(&self, query: &LedgerQuery) -> Result<Vec<LedgerRow>, StoreError> {
         let (sql, values) = select(query);
-        self.read(|db| {
+        self.report(|db| {
             db.prepare(&sql)?
                 .query_map(params_from_iter(values), |row| {
                     let mut sums = LedgerRow {

@@ -42,6 +42,8 @@ struct Inner {
     writer: Mutex<Connection>,
     /// Reads see the last commit (WAL) and wait for no writer.
     reader: Mutex<Connection>,
+    /// Sums of the ledger may take long; nothing else waits for them.
+    reports: Mutex<Connection>,
 }
 
 impl Store {
@@ -61,17 +63,20 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(|source| StoreError::io(&path, &source))?;
-        let open = || -> rusqlite::Result<(Connection, Connection)> {
+        let open = || -> rusqlite::Result<[Connection; 3]> {
             let writer = connect(&path)?;
             // FULL: an acknowledged ledger batch survives a power cut.
             writer.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
-            let reader = connect(&path)?;
-            reader.execute_batch("PRAGMA query_only = ON;")?;
-            Ok((writer, reader))
+            let [reader, reports] = [connect(&path)?, connect(&path)?];
+            for db in [&reader, &reports] {
+                db.execute_batch("PRAGMA query_only = ON;")?;
+            }
+            Ok([writer, reader, reports])
         };
-        let (mut writer, reader) = open().map_err(|source| StoreError::sqlite(&path, &source))?;
+        let [mut writer, reader, reports] = open().map_err(|source| StoreError::sqlite(&path, &source))?;
         migrate::migrate(&mut writer, &path)?;
-        Ok(Self { inner: Arc::new(Inner { path, writer: Mutex::new(writer), reader: Mutex::new(reader) }) })
+        let [writer, reader, reports] = [writer, reader, reports].map(Mutex::new);
+        Ok(Self { inner: Arc::new(Inner { path, writer, reader, reports }) })
     }
 
     /// Where the database is.
@@ -96,6 +101,11 @@ impl Store {
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         work(&lock(&self.inner.reader)).map_err(|source| self.error(source))
+    }
+
+    /// As [`Store::read`], for what may take long.
+    fn report<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        work(&lock(&self.inner.reports)).map_err(|source| self.error(source))
     }
 
     fn error(&self, source: rusqlite::Error) -> StoreError {
