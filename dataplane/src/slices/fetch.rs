@@ -384,10 +384,10 @@ impl Question<'_> {
             slot: version.slot,
             key: self.request.key.clone(),
             channel: Arc::clone(channel),
-            validators,
-            combinable: version.is_combinable(),
+            combinable: version.status == 200 && validators.is_strong(),
             total: head.total,
             flight,
+            validators,
             origins,
             source: Some(source),
             position: head.first,
@@ -441,7 +441,7 @@ impl Transfer {
             Ok(()) => false,
             Err(UpstreamError::OtherVersion) => true,
             // What is missing could only come from the same response.
-            Err(_) => !self.combinable,
+            Err(_) => !self.combinable || self.total.is_none(),
         };
         if broken {
             table.detach(self.slot);
@@ -483,11 +483,7 @@ impl Transfer {
                 }
             };
             if end {
-                let total = start + block.filled() as u64;
-                self.total = Some(total);
-                if let Some(held) = self.store.table.borrow().held(self.slot) {
-                    held.version.set_total(total);
-                }
+                self.learn_total(Some(start + block.filled() as u64));
             }
             if block.filled() == 0 {
                 self.store.table.borrow_mut().drop_block(self.slot, index);
@@ -515,6 +511,8 @@ impl Transfer {
             match filled {
                 Ok(0) => match self.total {
                     None => return Ok((block, true)),
+                    // The length became known on the way.
+                    Some(total) if self.position >= total => return Ok((block, true)),
                     // A shorter range than asked for: the rest has to be asked for again.
                     Some(total) => self.broke_off(UpstreamError::Truncated { missing: total - self.position })?,
                 },
@@ -529,6 +527,16 @@ impl Transfer {
         Ok((block, false))
     }
 
+    /// The length of the whole has become known.
+    fn learn_total(&mut self, total: Option<u64>) {
+        self.total = total;
+        if let Some(total) = total
+            && let Some(held) = self.store.table.borrow().held(self.slot)
+        {
+            held.version.set_total(total);
+        }
+    }
+
     /// The source is of no use any more; passes the error on when no other can take over.
     fn broke_off(&mut self, error: UpstreamError) -> Result<(), UpstreamError> {
         if let Some(source) = self.source.take() {
@@ -540,13 +548,14 @@ impl Transfer {
     /// Asks the next origins for the rest, from the byte where the last one broke off.
     async fn connect(&mut self) -> Result<Source, UpstreamError> {
         let mut last = UpstreamError::NoOrigin;
-        let total = self.total.ok_or(UpstreamError::OtherVersion)?;
         while let Some(origin) = self.origins.next() {
-            let end = u64::from(self.flight.end()).saturating_mul(self.store.block_bytes as u64).min(total);
+            let end = u64::from(self.flight.end()).saturating_mul(self.store.block_bytes as u64);
+            // Without a length known, all of the rest.
+            let last_byte = self.total.map(|total| end.min(total) - 1);
             let path = self.key.path().to_vec();
             let ask = Ask {
                 path: std::str::from_utf8(&path).unwrap_or_default(),
-                range: origin.range.then_some((self.position, Some(end - 1))),
+                range: origin.range.then_some((self.position, last_byte)),
                 known: Some(&self.validators),
                 revalidate: false,
                 own_cors: self.channel.cors.enabled(),
@@ -555,7 +564,11 @@ impl Transfer {
             let joined = match self.store.upstreams.fetch(&origin, &ask).await {
                 Ok((head, body)) => {
                     meter.head(&head);
-                    self.join(&head, body).await
+                    let joined = self.join(&head, body).await;
+                    if joined.is_ok() && self.total.is_none() {
+                        self.learn_total(head.total);
+                    }
+                    joined
                 }
                 Err(error) => Err(error),
             };
@@ -580,7 +593,13 @@ impl Transfer {
             500..=599 => return Err(UpstreamError::Status(head.status)),
             _ => return Err(UpstreamError::OtherVersion),
         }
-        if head.total != self.total || !head.validators.same_bytes(&self.validators) {
+        let fits = match (self.total, head.total) {
+            (Some(ours), theirs) => theirs == Some(ours),
+            (None, theirs) => {
+                theirs.is_none_or(|total| total >= self.position) && (head.status == 200 || theirs.is_some())
+            }
+        };
+        if !fits || !head.validators.same_bytes(&self.validators) {
             return Err(UpstreamError::OtherVersion);
         }
         if head.status == 206 && head.first != self.position {
