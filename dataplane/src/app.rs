@@ -26,6 +26,7 @@ use shoal_dataplane::telemetry::stats::ShardStats;
 use shoal_dataplane::{ledger, link, listen};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
+use tokio::task::JoinHandle;
 
 use crate::process;
 
@@ -126,8 +127,9 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     let admin_socket = tokio::net::TcpListener::from_std(admin_socket).context("cannot serve the admin socket")?;
     tokio::spawn(axum::serve(admin_socket, admin::router(Arc::new(page))).into_future());
 
+    let usage = LastUsage { stop, housekeeping, spool: spool.clone(), stats: stats.clone() };
     if let Some(failure) = started_up(&shards, &pulse).await {
-        return failure_of(shards, failure);
+        return failed(shards, failure, usage).await;
     }
     tokio::spawn(Client::new(settings.link.clone(), plane, spool.clone(), stats.clone()).run());
     announce(&settings, &addresses, admin_address, started);
@@ -138,7 +140,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
             name = signals.stop() => break name,
             _ = told_to_drain.wait_for(|drain| *drain) => break "a drain command",
             _ = hangup.recv() => reopen.notify_one(),
-            () = ended(&shards) => return failure_of(shards, "a shard ended by itself"),
+            () = ended(&shards) => return failed(shards, "a shard ended by itself", usage).await,
         }
     };
 
@@ -152,30 +154,67 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     });
     tokio::select! {
         () = all_ended(&shards) => {}
-        () = tokio::time::sleep(settings.http.drain + DRAIN_GRACE) => bail!("shards did not end within the drain time and {} s", DRAIN_GRACE.as_secs()),
+        () = tokio::time::sleep(settings.http.drain + DRAIN_GRACE) => {
+            return failed(shards, "a shard did not end within the drain time", usage).await;
+        }
         name = signals.stop() => {
             tracing::warn!(name, "a second signal: ending at once");
             return Ok(ExitCode::from(IMPATIENT));
         }
     }
     if let Err(error) = shards.join() {
-        eprintln!("shoal-dataplane: {error}");
-        return Ok(ExitCode::from(process::SOFTWARE_FAILURE));
+        return end_with(&error.to_string(), usage).await;
     }
-
-    // The shards' last flushes are in the queue now.
-    drop(stop);
-    let mut housekeeping = housekeeping.await.context("housekeeping ended early")?;
-    let committed = tokio::task::spawn_blocking(move || {
-        housekeeping.round(false, true);
-        housekeeping.commit_usage()
-    });
-    if !committed.await.context("the last usage was not written")? {
-        bail!("the last usage could not be written to {}; it is lost", settings.node.state_dir.display());
-    }
-    delivered(&spool, &stats).await;
+    usage.deliver().await?;
     tracing::info!("ended in order");
     Ok(ExitCode::SUCCESS)
+}
+
+/// What must be on disk before the process ends.
+struct LastUsage {
+    stop: oneshot::Sender<()>,
+    housekeeping: JoinHandle<Housekeeping>,
+    spool: Arc<SharedSpool>,
+    stats: Arc<NodeStats>,
+}
+
+impl LastUsage {
+    /// Writes what the shards have flushed, and gives a connected control plane a moment to take it.
+    async fn deliver(self) -> anyhow::Result<()> {
+        drop(self.stop);
+        let mut housekeeping = self.housekeeping.await.context("housekeeping ended early")?;
+        let committed = tokio::task::spawn_blocking(move || {
+            housekeeping.round(false, true);
+            housekeeping.commit_usage()
+        });
+        if !committed.await.context("the last usage was not written")? {
+            bail!("the last usage could not be written and is lost; the log says why");
+        }
+        let begun = Instant::now();
+        while self.stats.get(Node::LinkConnected) == 1 && self.spool.with(|spool| spool.batches()) > 0 {
+            if begun.elapsed() > DELIVERY_TIMEOUT {
+                tracing::info!("the last usage stays on disk until the next start");
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Says which shard failed, and ends the process: those that live are not waited for.
+async fn failed(shards: Shards, what: &str, usage: LastUsage) -> anyhow::Result<ExitCode> {
+    let said = match shards.failure() {
+        Some(error) => format!("{what}: {error}"),
+        None => what.to_owned(),
+    };
+    end_with(&said, usage).await
+}
+
+async fn end_with(failure: &str, usage: LastUsage) -> anyhow::Result<ExitCode> {
+    eprintln!("shoal-dataplane: {failure}");
+    usage.deliver().await?;
+    Ok(ExitCode::from(process::SOFTWARE_FAILURE))
 }
 
 /// Waits for every shard's first sign of life; says what went wrong instead.
@@ -192,15 +231,6 @@ async fn started_up(shards: &Shards, pulse: &Pulse) -> Option<&'static str> {
     }
 }
 
-/// Says which shard failed, and that the process ends.
-fn failure_of(shards: Shards, what: &str) -> anyhow::Result<ExitCode> {
-    match shards.failure() {
-        Some(error) => eprintln!("shoal-dataplane: {what}: {error}"),
-        None => eprintln!("shoal-dataplane: {what}"),
-    }
-    Ok(ExitCode::from(process::SOFTWARE_FAILURE))
-}
-
 async fn ended(shards: &Shards) {
     while !shards.any_ended() {
         tokio::time::sleep(WATCH_INTERVAL).await;
@@ -210,18 +240,6 @@ async fn ended(shards: &Shards) {
 async fn all_ended(shards: &Shards) {
     while !shards.all_ended() {
         tokio::time::sleep(WATCH_INTERVAL).await;
-    }
-}
-
-/// Gives a connected control plane a moment to take the last usage.
-async fn delivered(spool: &SharedSpool, stats: &NodeStats) {
-    let begun = Instant::now();
-    while stats.get(Node::LinkConnected) == 1 && spool.with(|spool| spool.batches()) > 0 {
-        if begun.elapsed() > DELIVERY_TIMEOUT {
-            tracing::info!("the last usage stays on disk until the next start");
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 

@@ -32,10 +32,21 @@ fn main() -> ExitCode {
     match run(&Args::parse()) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("shoal-dataplane: {error:#}");
+            eprintln!("shoal-dataplane: {}", whole(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, but for those that the message before has said already.
+fn whole(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 fn run(args: &Args) -> anyhow::Result<ExitCode> {

@@ -52,3 +52,41 @@ pub(crate) fn hold_state_dir(folder: &Path) -> anyhow::Result<File> {
         Err(error) => Err(error).with_context(|| format!("node.state_dir = {shown:?}: cannot lock {}", path.display())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const CHILD: &str = "SHOAL_TEST_PANICS";
+
+    #[test]
+    fn a_panic_in_any_thread_ends_the_process_and_names_it() {
+        if std::env::var_os(CHILD).is_some() {
+            die_on_panic();
+            let shard = std::thread::Builder::new().name("shard-3".to_owned());
+            let ended = shard.spawn(|| panic!("on purpose")).unwrap().join();
+            panic!("the process outlives its shard: {ended:?}");
+        }
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        let again = again.args(["a_panic_in_any_thread", "--nocapture"]).env(CHILD, "1").output().unwrap();
+        let said = String::from_utf8_lossy(&again.stderr);
+        assert_eq!(again.status.code(), Some(i32::from(SOFTWARE_FAILURE)), "{said}");
+        for part in ["shard-3", "on purpose", "process.rs:"] {
+            assert!(said.contains(part), "no {part} in {said}");
+        }
+        assert!(!said.contains("outlives"), "{said}");
+    }
+
+    #[test]
+    fn the_state_folder_has_one_holder() {
+        let folder = std::env::temp_dir().join(format!("shoal-held-{}", std::process::id()));
+        let held = hold_state_dir(&folder.join("a/b")).unwrap();
+        let error = hold_state_dir(&folder.join("a/b")).unwrap_err().to_string();
+        assert!(error.contains("node.state_dir") && error.contains("another shoal-dataplane"), "{error}");
+        drop(held);
+        hold_state_dir(&folder.join("a/b")).unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -35,7 +35,8 @@ pub struct Record {
     pub method: &'static str,
     /// Host as sent; empty when there was none.
     pub host: Box<str>,
-    /// Path without the query, and without the signature that some profiles put in front of it.
+    /// Path below the channel's prefix, or all of it when no channel admitted the request. Never with a query, or with the
+    /// signature that some profiles put in front of a path.
     pub path: Box<str>,
     /// Channel id; empty when no channel matched.
     pub channel: Arc<str>,

@@ -139,8 +139,6 @@ families! {
         "Failed attempts, by what failed.";
     UpstreamBytes: Counter Bytes "shoal_upstream_bytes_total" ["channel", "origin"]
         "Bytes received from an origin, heads included.";
-    UpstreamConnections: Gauge Count "shoal_upstream_connections" ["shard"]
-        "Open connections to origins.";
     ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
         "CPU time of the shard's thread.";
     ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
@@ -249,9 +247,7 @@ series! {
         ShardCpu: ShardCpu [] "CPU time of the shard's thread, microseconds.";
         HandoverLookup: Handovers ["lookup"] "A request's question to the owner of its object.";
         HandoverReply: Handovers ["reply"] "The owner's answer.";
-        HandoverProgress: Handovers ["progress"] "Owner to waiter: more of a flight has arrived.";
-        HandoverRelease: Handovers ["release"] "Blocks and flights given back to their owner.";
-        HandoverCommand: Handovers ["command"] "Purge, prefetch and the like.";
+        HandoverProgress: Handovers ["progress"] "A question for a block, or for more of one in flight.";
         LaneFull: LaneFull [] "A lane to another shard was full.";
         RingSubmitted: RingSubmitted [] "Entries submitted.";
         RingCompleted: RingCompleted [] "Completions taken.";
@@ -272,7 +268,6 @@ series! {
         ArenaUsed: ArenaUsed [] "Bytes of the arena in use.";
         ArenaCapacity: ArenaCapacity [] "Bytes of the arena.";
         Flights: Flights [] "Fetches under way.";
-        UpstreamConnections: UpstreamConnections [] "Open connections to origins.";
         BusyPermille: ShardBusy [] "Thousandths of the last second on the CPU.";
         LedgerEntries: LedgerEntries [] "Usage entries not flushed yet.";
     }
