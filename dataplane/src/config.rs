@@ -99,7 +99,7 @@ pub struct Cache {
     /// Bytes of the RAM tier, all shards together; at least 16 blocks for each shard. Leave room for the kernel's
     /// socket buffers: two thirds of a machine that does nothing else is a good start.
     pub ram_bytes: u64,
-    /// Bytes of a block, the unit of fetching and evicting: a power of two from 64 KiB to 4 MiB. Smaller wastes less on
+    /// Bytes of a block, the unit of fetching and evicting: a power of two from 64 KiB to 2 MiB. Smaller wastes less on
     /// short objects, larger costs less per byte.
     pub block_bytes: u64,
     /// Percent of `ram_bytes` that may be pinned by shards sending other shards' hot blocks (the front index), 0 to 50.

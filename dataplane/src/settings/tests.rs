@@ -71,7 +71,7 @@ fn shards_take_cpus_in_turn() {
 #[test]
 fn limits_that_depend_on_each_other_are_checked_together() {
     refused("cache.block_bytes = 100000", "power of two", |config| config.cache.block_bytes = 100_000);
-    refused("cache.block_bytes = 8388608", "4 MiB", |config| config.cache.block_bytes = 8 << 20);
+    refused("cache.block_bytes = 8388608", "2 MiB", |config| config.cache.block_bytes = 8 << 20);
     refused("cache.ram_bytes = 67108863", "67108864", |config| config.cache.ram_bytes = (64 << 20) - 1);
     assert_eq!(problems(|config| config.cache.ram_bytes = 64 << 20), [""; 0]);
     refused("cache.ram_bytes = 8589934593", "has 8589934592", |config| config.cache.ram_bytes = (8 << 30) + 1);
