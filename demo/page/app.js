@@ -1,7 +1,7 @@
 // Plays the demo channel in whatever way this browser can, and shows what the edge answered.
 
 const LOG_ROWS = 200;
-const PROBE_BYTES = 65536;
+const SLICE_BYTES = 65536;
 
 const video = document.getElementById("video");
 const notice = document.getElementById("notice");
@@ -14,51 +14,30 @@ let player = null;
 // ---- figures
 
 const seen = { requests: 0, bytes: 0, hits: 0, known: 0, times: [] };
-/** Rows by URL, newest last: headers and timing of one request arrive apart. */
-const rows = [];
 
-function addRow(url) {
-  const row = { url, tr: document.createElement("tr"), timed: false, headed: false };
-  const path = new URL(url, location.href).pathname.split("/");
-  for (const text of [path.slice(2).join("/") || path.join("/"), "", "", "", ""]) {
-    row.tr.append(Object.assign(document.createElement("td"), { textContent: text }));
-  }
-  log.prepend(row.tr);
-  rows.push(row);
-  while (rows.length > LOG_ROWS) rows.shift().tr.remove();
-  return row;
-}
-
-function cell(row, index, text) {
-  row.tr.children[index].textContent = text;
-}
-
-/** Headers of an answer that a script may read. */
-function answered(url, status, cacheStatus) {
-  const row = rows.findLast((row) => row.url === url && !row.headed) ?? addRow(url);
-  row.headed = true;
-  cell(row, 1, status);
-  if (cacheStatus) {
-    const hit = /(^|;)\s*hit\b/.test(cacheStatus);
-    const reason = /fwd=([\w-]+)/.exec(cacheStatus);
-    cell(row, 2, hit ? "hit" : (reason?.[1] ?? "miss"));
-    row.tr.title = cacheStatus;
-    seen.known += 1;
-    seen.hits += hit ? 1 : 0;
-  }
-  show();
-}
-
-/** Resource Timing of any request, the player's own as well. */
+/** One request that has ended, the player's own as well. The edge names the cache's part in Server-Timing. */
 function timed(entry) {
-  const row = rows.find((row) => row.url === entry.name && !row.timed) ?? addRow(entry.name);
-  row.timed = true;
-  if (entry.responseStatus) cell(row, 1, entry.responseStatus);
-  cell(row, 3, entry.transferSize.toLocaleString());
-  cell(row, 4, entry.duration.toFixed(1));
+  const cache = entry.serverTiming.find((part) => part.name === "cache")?.description;
+  const path = new URL(entry.name).pathname.split("/");
+  const row = document.createElement("tr");
+  for (const text of [
+    path.slice(2).join("/") || path.join("/"),
+    entry.responseStatus || "",
+    cache ?? "",
+    entry.transferSize.toLocaleString(),
+    entry.duration.toFixed(1),
+  ]) {
+    row.append(Object.assign(document.createElement("td"), { textContent: text }));
+  }
+  log.prepend(row);
+  while (log.rows.length > LOG_ROWS) log.deleteRow(-1);
   seen.requests += 1;
   seen.bytes += entry.transferSize;
   seen.times.push(entry.duration);
+  if (cache) {
+    seen.known += 1;
+    seen.hits += cache === "hit" ? 1 : 0;
+  }
   show();
 }
 
@@ -116,12 +95,7 @@ async function playHls(url) {
   if (facts.hls_js) {
     const Hls = await loadHls();
     if (Hls.isSupported()) {
-      player = new Hls({
-        xhrSetup: (xhr) =>
-          xhr.addEventListener("load", () =>
-            answered(xhr.responseURL, xhr.status, xhr.getResponseHeader("Cache-Status")),
-          ),
-      });
+      player = new Hls();
       player.on(Hls.Events.ERROR, (_, data) => {
         if (!data.fatal) return;
         state("error");
@@ -163,16 +137,13 @@ async function choose(name) {
   video.play().catch(() => {});
 }
 
-/** The same range as the player is about to need, for the headers that the player does not show. */
-async function probe(position) {
+/** Asks for a slice at the position: a video this short is loaded whole before anybody seeks in it. */
+async function slice(position) {
   const length = facts.mp4_bytes;
   if (document.body.dataset.source !== "mp4" || !length) return;
-  const start = Math.min(Math.floor(length * position), Math.max(0, length - PROBE_BYTES));
-  const range = `bytes=${start}-${start + PROBE_BYTES - 1}`;
+  const start = Math.min(Math.floor(length * position), Math.max(0, length - SLICE_BYTES));
+  const range = `bytes=${start}-${start + SLICE_BYTES - 1}`;
   const answer = await fetch("video.mp4", { headers: { Range: range }, cache: "no-store" });
-  // Before its body is read its timing cannot have come: a row of its own, not one of the player's.
-  addRow(answer.url);
-  answered(answer.url, answer.status, answer.headers.get("Cache-Status"));
   await answer.arrayBuffer();
 }
 
@@ -185,7 +156,7 @@ for (const button of document.querySelectorAll("[data-seek]")) {
     const position = button.dataset.seek === "random" ? Math.random() : Number(button.dataset.seek);
     video.currentTime = position * video.duration;
     video.play().catch(() => {});
-    probe(position).catch((error) => say(`The range could not be fetched: ${error.message}`));
+    slice(position).catch((error) => say(`The range could not be fetched: ${error.message}`));
   });
 }
 

@@ -60,7 +60,8 @@ fn scenario(options: &Options, target: &Path, data: &Path) -> anyhow::Result<()>
         .find(|case| case.name == options.scenario)
         .with_context(|| format!("there is no scenario `{}`; these are: {}", options.scenario, names.join(", ")))?;
     let stop = Stop::listen()?;
-    let bin = workspace::build(&["shoal-dataplane", "shoal-control", "shoal-perf"], true)?;
+    let bin = workspace::build_planes(true)?;
+    workspace::build_load()?;
     let dir = target.join("flamegraph-node");
     drop(fs::remove_dir_all(&dir));
     let edge = Edge::start(&bin, &dir, &stop)?;

@@ -47,8 +47,16 @@ enum Task {
     DemoMedia,
 }
 
-fn main() -> anyhow::Result<ExitCode> {
-    match Cli::parse().task {
+fn main() -> ExitCode {
+    // One line, whatever RUST_BACKTRACE says: these are messages for people.
+    run(Cli::parse().task).unwrap_or_else(|error| {
+        eprintln!("error: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
         Task::Up(options) => up::run(&options),
         Task::Test => suite::run(),
         Task::Tidy { explain } => tidy::run(explain),

@@ -21,9 +21,6 @@ const TOOLS: &[tools::Wanted<'_>] = &[
     ("wrk", "wrk"),
 ];
 
-/// Programs whose tests run against the real thing.
-const PROGRAMS: &[&str] = &["shoal-dataplane", "shoal-control"];
-
 /// What has been counted so far.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Totals {
@@ -55,7 +52,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     });
     let mut bin = None;
     totals.stage("build", || {
-        bin = Some(workspace::build(PROGRAMS, false)?);
+        bin = Some(workspace::build_planes(false)?);
         Ok(())
     });
     let mut test = workspace::cargo();

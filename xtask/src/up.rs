@@ -56,7 +56,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let demo = demo.canonicalize()?;
     let hls = fetch_hls(place.dir.join("npm"));
     println!("building shoal-dataplane and shoal-control …");
-    let bin = workspace::build(&["shoal-dataplane", "shoal-control"], !options.debug)?;
+    let bin = workspace::build_planes(!options.debug)?;
     anyhow::ensure!(!stop.asked(), "stopped");
     let hls = hls.finish(Instant::now() + NPM_AFTER_BUILD);
     copy_demo(&demo, hls.as_deref().ok())?;
@@ -82,12 +82,15 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     println!("files      {}", node.place.dir.display());
     println!("\nCtrl-C stops everything.");
-    while !stop.asked() {
-        node.check()?;
+    let mut ended = Ok(());
+    while ended.is_ok() && !stop.asked() {
         thread::sleep(Duration::from_millis(100));
+        ended = node.check();
     }
     println!("stopping …");
-    node.stop()?;
+    let stopped = node.stop();
+    // Why it ended says more than how the rest did.
+    ended.and(stopped)?;
     println!("stopped.");
     Ok(ExitCode::SUCCESS)
 }

@@ -66,8 +66,18 @@ pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
 }
 
-/// Builds these packages' programs and gives the folder they are in.
-pub(crate) fn build(packages: &[&str], release: bool) -> anyhow::Result<PathBuf> {
+/// Builds both planes' programs and gives the folder they are in. Always both and nothing else: another set of packages
+/// may ask for other features of what they share, and build that anew.
+pub(crate) fn build_planes(release: bool) -> anyhow::Result<PathBuf> {
+    build(&["shoal-dataplane", "shoal-control"], release)
+}
+
+/// Builds the optimised load generator beside the planes.
+pub(crate) fn build_load() -> anyhow::Result<()> {
+    build(&["shoal-perf"], true).map(drop)
+}
+
+fn build(packages: &[&str], release: bool) -> anyhow::Result<PathBuf> {
     let mut command = cargo();
     command.args(["build", "--bins"]);
     for package in packages {

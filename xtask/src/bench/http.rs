@@ -104,7 +104,8 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
     anyhow::ensure!(cores > LOAD_CPU, "two cores are needed, one for the server and one for the load; here is {cores}");
     tools::require(&[("nginx", "nginx-light"), ("taskset", "util-linux")])?;
     let stop = Stop::listen()?;
-    let bin = workspace::build(&["shoal-dataplane", "shoal-control", "shoal-perf"], true)?;
+    let bin = workspace::build_planes(true)?;
+    workspace::build_load()?;
     let dir = workspace::target_dir()?.join("bench-http");
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
