@@ -1,13 +1,25 @@
 //! Objects, their versions and their blocks: who owns them, how they are found, fetched and given up.
+//!
+//! ```text
+//!  client ──(own shard, front index, or mesh)──▶ store
+//!                                                  │ open:  table ─ hit
+//!                                                  │        └─ miss, stale ─▶ question ─▶ origins
+//!                                                  │                             │ 304: fresh again
+//!                                                  │                             │ 200, 206, 404 …: a new version
+//!                                                  │                             ▼
+//!                                                  └ block: table ─ miss ─▶ transfer ─▶ blocks, as they arrive
+//! ```
 
 pub mod client;
-pub mod fetch;
 pub mod flight;
 pub mod key;
 pub mod notify;
+pub mod question;
+pub mod sources;
 pub mod store;
 pub mod table;
+pub mod transfer;
 pub mod version;
 
 pub use client::Slices;
-pub use fetch::is_playlist;
+pub use question::is_playlist;

@@ -2,7 +2,7 @@
 //!
 //! Two questions can be asked, by this shard's connections directly and by others' over the mesh: [`Store::open`] (which
 //! version do I serve?) and [`Store::block`] (give me this block, or more of it). Both first try to answer without
-//! waiting. What has to be fetched is fetched by a task of its own ([`super::fetch`]), so a request that goes away takes
+//! waiting. What has to be fetched is fetched by tasks of their own ([`super::question`], [`super::transfer`]), so a request that goes away takes
 //! nothing with it.
 
 use std::cell::{Cell, RefCell};
@@ -13,11 +13,12 @@ use std::time::Duration;
 use shoal_link::message::PurgeScope;
 use shoal_sys::arena::{Arena, BlockRef, BlockWriter, Progress};
 
-use super::fetch;
 use super::flight::{BlockError, Flight, OpenError, Opening};
 use super::key::SliceKey;
 use super::notify::Notify;
+use super::question;
 use super::table::{Evicted, Table};
+use super::transfer;
 use super::version::{Version, VersionSlot};
 use crate::clock::Clock;
 use crate::ledger::Recorder;
@@ -193,7 +194,7 @@ impl Store {
         let stale = name.current;
         let stale = stale.and_then(|slot| table.held(slot)).map(|held| Arc::clone(&held.version));
         drop(table);
-        fetch::start_opening(self, request.clone(), Rc::clone(&opening), stale, private);
+        question::start_opening(self, request.clone(), Rc::clone(&opening), stale, private);
         (opening, true)
     }
 
@@ -240,7 +241,7 @@ impl Store {
             let flight = flight.filter(|flight| !version.is_combinable() || index - flight.next() <= JOIN_DISTANCE);
             let flight = match flight {
                 Some(flight) => flight,
-                None if version.is_combinable() => fetch::start_fill(self, version, index, last)?,
+                None if version.is_combinable() => transfer::start_fill(self, version, index, last)?,
                 None => {
                     // Its bytes came in one response, and that is over: they cannot be completed from another one.
                     self.table.borrow_mut().detach(version.slot);

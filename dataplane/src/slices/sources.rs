@@ -1,0 +1,119 @@
+//! The origins that one fetch may ask, and what each of them gave.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use shoal_link::ledger::Kind;
+
+use super::store::Store;
+use crate::ledger::{Flow, Usage};
+use crate::routes::{Channel, HealthEvent, OriginState};
+use crate::telemetry::stats::{OriginStats, UpstreamError as Kept};
+use crate::upstream::{Body, OriginHead, UpstreamError};
+
+/// The origins of one fetch in the order to try them, and how many tries are left.
+pub(super) struct Origins {
+    candidates: Vec<Arc<OriginState>>,
+    at: usize,
+    tries_left: usize,
+}
+
+impl Origins {
+    pub(super) fn new(store: &Store, channel: &Channel) -> Origins {
+        let candidates: Vec<_> = channel.pick(store.clock.now_ms(), store.roll()).cloned().collect();
+        Origins { candidates, at: 0, tries_left: store.limits.retries + 1 }
+    }
+
+    /// The next one to try; none when all tries are used up.
+    pub(super) fn next(&mut self) -> Option<Arc<OriginState>> {
+        self.tries_left = self.tries_left.checked_sub(1)?;
+        let origin = self.candidates.get(self.at % self.candidates.len().max(1))?;
+        self.at += 1;
+        Some(Arc::clone(origin))
+    }
+
+    /// Whether there is a try left.
+    pub(super) fn may_try(&self) -> bool {
+        self.tries_left > 0
+    }
+
+    /// The same one once more, without costing a try.
+    pub(super) fn again(&mut self) {
+        self.at -= 1;
+        self.tries_left += 1;
+    }
+}
+
+/// Bytes on their way from one origin; its figures are kept when it is dropped.
+pub(super) struct Source {
+    pub(super) body: Body,
+    pub(super) meter: Meter,
+}
+
+/// Counts one exchange with an origin.
+pub(super) struct Meter {
+    store: Rc<Store>,
+    channel: Arc<Channel>,
+    origin: Arc<OriginState>,
+    stats: Arc<OriginStats>,
+    usage: Usage,
+}
+
+impl Meter {
+    pub(super) fn start(store: &Rc<Store>, channel: &Arc<Channel>, origin: &Arc<OriginState>) -> Meter {
+        let stats = store.stats.origin(&channel.id, &origin.id);
+        stats.attempt();
+        let usage = Usage { requests: 1, ..Usage::default() };
+        Meter { store: Rc::clone(store), channel: Arc::clone(channel), origin: Arc::clone(origin), stats, usage }
+    }
+
+    pub(super) fn head(&mut self, head: &OriginHead) {
+        self.usage.wire_bytes += head.head_bytes as u64;
+        self.stats.received(head.head_bytes as u64);
+    }
+
+    pub(super) fn body(&mut self, bytes: usize) {
+        self.usage.body_bytes += bytes as u64;
+        self.usage.wire_bytes += bytes as u64;
+        self.stats.received(bytes as u64);
+    }
+
+    pub(super) fn succeeded(&self) {
+        self.health(HealthEvent::Success);
+    }
+
+    fn health(&self, event: HealthEvent) {
+        if let Some(up) = self.origin.health.handle(event, self.store.clock.now_ms()) {
+            tracing::info!(channel = %self.channel.id, origin = %self.origin.id, up, "origin changed its state");
+        }
+    }
+
+    pub(super) fn failed(&self, error: &UpstreamError) {
+        self.stats.error(match error {
+            UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } => Kept::Connect,
+            UpstreamError::Timeout { .. } => Kept::Timeout,
+            UpstreamError::Status(_) => Kept::Status,
+            UpstreamError::Truncated { .. } => Kept::Truncated,
+            UpstreamError::OtherVersion => Kept::Validator,
+            UpstreamError::BadResponse(_) | UpstreamError::WrongRange { .. } => Kept::BadHead,
+            UpstreamError::Io(_) => Kept::Io,
+            UpstreamError::NoMemory | UpstreamError::Abandoned | UpstreamError::NoOrigin => return,
+        });
+        if error.blames_origin() {
+            self.health(HealthEvent::Failure);
+        }
+        tracing::debug!(channel = %self.channel.id, origin = %self.origin.id, %error, "origin failed");
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let flow = Flow {
+            tenant: &self.channel.tenant,
+            channel: &self.channel.id,
+            kind: Kind::Upstream,
+            origin: &self.origin.id,
+        };
+        self.store.ledger.borrow_mut().record(flow, "", self.usage);
+    }
+}
