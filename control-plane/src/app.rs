@@ -10,7 +10,7 @@ use crate::token::Token;
 
 /// The control plane's parts; shared by reference.
 pub struct App {
-    /// The database. From async code use [`App::read`] and [`App::change`]: it blocks.
+    /// The database. From async code use [`App::db`] and [`App::change`]: it blocks.
     store: Store,
     /// The data planes connected.
     pub hub: Hub,
@@ -29,8 +29,8 @@ impl App {
         Arc::new(Self { store, hub, metrics, token, linked: AtomicBool::new(false) })
     }
 
-    /// Runs a read, or a write that can only fail with the database, off the async threads.
-    pub async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    /// Runs what can only fail with the database, off the async threads.
+    pub async fn db<T, F>(&self, work: F) -> Result<T, StoreError>
     where
         T: Send + 'static,
         F: FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,

@@ -14,7 +14,7 @@ use crate::field::FieldError;
 /// Longest channel, tenant, origin and node id.
 pub const MAX_ID: usize = 64;
 /// Longest path prefix.
-const MAX_PREFIX: usize = 512;
+pub const MAX_PREFIX: usize = 512;
 /// Longest origin URL, pattern and other free text.
 const MAX_TEXT: usize = 2048;
 /// Most host names of a channel.
@@ -256,8 +256,8 @@ fn check_origin_url(url: &str) -> Result<(), &'static str> {
     if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("must not contain spaces, control or non-ASCII characters; percent-encode them");
     }
-    if rest.contains(['?', '#']) {
-        return Err("must not have a query or a fragment; the viewer's path is appended to it");
+    if rest.contains(['?', '#', '\\']) {
+        return Err("must not have a query, a fragment or a backslash; the viewer's path is appended to it");
     }
     let (authority, base) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     if authority.contains('@') {

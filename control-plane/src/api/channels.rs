@@ -112,10 +112,10 @@ async fn list(State(app): State<Arc<App>>, Params(params): Params<ListParams>) -
     let limit = params.limit.unwrap_or(PAGE);
     if !(1..=MAX_PAGE).contains(&limit) {
         let error = FieldError::new("limit", limit, format!("must be from 1 to {MAX_PAGE}"));
-        return Err(Problem { status: 400, ..Problem::fields(vec![error]) });
+        return Err(Problem::parameter(error));
     }
     let mut found = app
-        .read(move |store| store.channels(params.tenant.as_deref(), &params.after.unwrap_or_default(), limit + 1))
+        .db(move |store| store.channels(params.tenant.as_deref(), &params.after.unwrap_or_default(), limit + 1))
         .await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
@@ -241,7 +241,7 @@ pub(super) async fn modify(
 /// A channel as stored.
 pub(super) async fn find(app: &App, id: &str) -> Result<Option<Stored>, Problem> {
     let id = id.to_owned();
-    Ok(app.read(move |store| store.channel(&id)).await?)
+    Ok(app.db(move |store| store.channel(&id)).await?)
 }
 
 /// The door: everything behind it relies on a valid channel.

@@ -9,7 +9,6 @@ use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shoal_link::Channel;
 use shoal_link::message::{Command, PurgeScope};
 
 use super::channels::find;
@@ -17,6 +16,7 @@ use super::input::{Body, Params};
 use super::openapi::{Operation, Routes};
 use super::problem::Problem;
 use crate::app::App;
+use crate::field::FieldError;
 use crate::link::Answer;
 
 /// How long nodes have to answer, unless asked otherwise.
@@ -158,7 +158,7 @@ async fn purge(
     Body(request): Body<PurgeRequest>,
 ) -> Result<Json<CommandReport>, Problem> {
     let (scope, nodes) = match request {
-        PurgeRequest::Url { url, nodes } => (object_of(&app, &url)?, nodes),
+        PurgeRequest::Url { url, nodes } => (object_of(&app, &url).await?, nodes),
         PurgeRequest::Object { channel, path, nodes } => {
             check_path("path", &path)?;
             (PurgeScope::Object { channel, path }, nodes)
@@ -211,8 +211,8 @@ async fn run(
 ) -> Result<Json<CommandReport>, Problem> {
     let wait = params.wait_ms.unwrap_or(WAIT_MS);
     if wait > MAX_WAIT_MS {
-        let problem = Problem::field("wait_ms", wait, format!("must be at most {MAX_WAIT_MS}"));
-        return Err(Problem { status: 400, ..problem });
+        let error = FieldError::new("wait_ms", wait, format!("must be at most {MAX_WAIT_MS}"));
+        return Err(Problem::parameter(error));
     }
     // Named twice, asked once.
     let nodes: Option<Vec<String>> =
@@ -221,7 +221,7 @@ async fn run(
         let live = app.hub.nodes();
         if named.iter().any(|node| !live.contains_key(node)) {
             let known: BTreeSet<String> =
-                app.read(|store| store.nodes()).await?.into_iter().map(|row| row.node).collect();
+                app.db(|store| store.nodes()).await?.into_iter().map(|row| row.node).collect();
             if let Some(node) = named.iter().find(|node| !live.contains_key(*node) && !known.contains(*node)) {
                 let detail = format!("no node `{node}` ever connected; GET /api/v1/nodes lists them");
                 return Err(Problem::new(StatusCode::NOT_FOUND, detail));
@@ -250,8 +250,8 @@ fn check_path(field: &str, path: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The object that a viewer's URL means: of the channels that answer to its host, the one with the longest prefix.
-fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
+/// The object that a viewer's URL means.
+async fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
     let wrong = |message: &str| Problem::field("url", url, message);
     let after_scheme = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let (host, target) = match after_scheme {
@@ -266,19 +266,12 @@ fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
     }
     let target = target.split('#').next().unwrap_or_default();
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
-    let newest = app.hub.newest();
-    let serves = |channel: &&Channel| {
-        let by_host = channel.hosts.is_empty() || host.as_ref().is_none_or(|host| channel.hosts.contains(host));
-        by_host && path.starts_with(&channel.prefix)
-    };
-    // As the edge does: a channel that names the host goes before one that answers to any.
-    let channel = newest
-        .snapshot
-        .channels
-        .iter()
-        .filter(serves)
-        .max_by_key(|channel| (!channel.hosts.is_empty(), channel.prefix.len()))
-        .ok_or_else(|| wrong("belongs to no channel; GET /api/v1/channels lists their hosts and prefixes"))?;
+    let to_find = path.to_owned();
+    let channel = app
+        .db(move |store| store.channel_at(host.as_deref(), &to_find))
+        .await?
+        .ok_or_else(|| wrong("belongs to no channel; GET /api/v1/channels lists their hosts and prefixes"))?
+        .channel;
     let mut object = path.get(channel.prefix.len()..).unwrap_or_default().to_owned();
     let allowed = query.split('&').filter(|pair| {
         let name = pair.split('=').next().unwrap_or_default();
@@ -289,7 +282,7 @@ fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
         object.push_str(pair);
     }
     check_path("url", &object)?;
-    Ok(PurgeScope::Object { channel: channel.id.clone(), path: object })
+    Ok(PurgeScope::Object { channel: channel.id, path: object })
 }
 
 fn host_of(authority: &str) -> String {

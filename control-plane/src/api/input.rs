@@ -15,7 +15,7 @@ use shoal_config::ConfigError;
 use super::problem::Problem;
 use crate::field::FieldError;
 
-/// Most bytes of a body: the largest channel the lists allow fits.
+/// Most bytes of a body.
 pub(super) const MAX_BODY: usize = 1 << 20;
 
 /// Longest time for a body to arrive.

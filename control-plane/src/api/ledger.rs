@@ -108,9 +108,9 @@ async fn read(
     State(app): State<Arc<App>>,
     Params(params): Params<LedgerParams>,
 ) -> Result<Json<LedgerReport>, Problem> {
-    let query = query(params).map_err(|error| Problem { status: 400, ..Problem::fields(vec![error]) })?;
+    let query = query(params).map_err(Problem::parameter)?;
     let (offset, limit) = (query.offset, query.limit);
-    let mut rows = app.read(move |store| store.ledger(&LedgerQuery { limit: limit + 1, ..query })).await?;
+    let mut rows = app.db(move |store| store.ledger(&LedgerQuery { limit: limit + 1, ..query })).await?;
     let more = rows.len() > limit as usize;
     rows.truncate(limit as usize);
     let next = if more { offset.checked_add(limit) } else { None };

@@ -84,7 +84,7 @@ pub(super) fn add(routes: Routes) -> Routes {
 }
 
 async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
-    let rows = app.read(|store| store.nodes()).await?;
+    let rows = app.db(|store| store.nodes()).await?;
     let mut live = app.hub.nodes();
     let mut items: BTreeMap<String, NodeStatus> = BTreeMap::new();
     for row in rows {

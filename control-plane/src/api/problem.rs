@@ -49,6 +49,12 @@ impl Problem {
         Self::fields(vec![FieldError::new(field, value, message)])
     }
 
+    /// 400 about one parameter of the query.
+    pub(super) fn parameter(error: FieldError) -> Self {
+        let detail = error.to_string();
+        Self { errors: vec![error], ..Self::new(StatusCode::BAD_REQUEST, detail) }
+    }
+
     pub(super) fn no_channel(id: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("there is no channel `{id}`; GET /api/v1/channels lists them"))
     }

@@ -14,7 +14,7 @@ pub(super) async fn healthz() -> &'static str {
 }
 
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    if let Err(error) = app.read(|store| store.ping()).await {
+    if let Err(error) = app.db(|store| store.ping()).await {
         return (StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n")).into_response();
     }
     if !app.linked() {

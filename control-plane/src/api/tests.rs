@@ -72,6 +72,7 @@ impl Answer {
         assert_eq!(self.status.as_u16(), status, "{}", self.json);
         assert_eq!(self.headers[header::CONTENT_TYPE], "application/problem+json", "{}", self.json);
         assert_eq!(self.json["status"], status);
+        assert_eq!(self.json["title"].as_str(), self.status.canonical_reason());
         for word in words {
             assert!(self.json.to_string().contains(word), "no {word} in {}", self.json);
         }
@@ -440,7 +441,6 @@ async fn commands_without_nodes_and_bad_ones() {
     let mut a = channel("a");
     a["cache"] = json!({"query_allow": ["v"]});
     api.call("POST", "/api/v1/channels", a).await;
-    link::publish_now(&api.app).await.unwrap();
     for body in [
         json!({"scope": "all"}),
         json!({"scope": "channel", "channel": "a"}),

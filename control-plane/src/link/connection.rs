@@ -31,6 +31,8 @@ const LEDGER_QUEUE: usize = 256;
 const LEDGER_COMMIT: usize = 64;
 /// How long batches wait for a database that failed.
 const LEDGER_RETRY: Duration = Duration::from_secs(1);
+/// Longest text that a node tells of itself or of a failure; what is longer is cut.
+const MAX_TEXT: usize = 2048;
 /// Longest session id in the ledger.
 const MAX_SESSION: usize = 256;
 /// Largest number in the ledger: no interval carries a petabyte, and sums of it stay exact in JSON and SQL.
@@ -102,6 +104,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
             }
             check_id(&node).map_err(|message| End::Hello(format!("node name {node:?} {message} (node.name)")))?;
             let connected_ms = now_ms();
+            let (software, public_url) = (cut(software), public_url.map(cut));
             (node, Live { boot, software, public_url, connected_ms, snapshot, refused: None, health: None })
         }
         Some(_) => return Err(End::Hello("its first message is not a hello".to_owned())),
@@ -119,7 +122,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
     if let Some(live) = app.hub.leave(&node, connection) {
         let name = node.clone();
         // A failure is counted and logged, and costs only the time of the good-bye.
-        let _ = app.read(move |store| store.node_gone(&name, live.snapshot)).await;
+        let _ = app.db(move |store| store.node_gone(&name, live.snapshot)).await;
     }
     tracing::info!(node, "data plane disconnected");
     result
@@ -144,10 +147,11 @@ async fn receive(
                 app.hub.applied(node, connection, version);
             }
             DataMessage::Refused { version, reason } => {
+                let reason = cut(reason);
                 tracing::warn!(node, version, reason, "the data plane refused a snapshot");
                 app.hub.refused(node, connection, version, reason);
             }
-            DataMessage::Done { id, result } => app.hub.done(node, connection, id, result),
+            DataMessage::Done { id, result } => app.hub.done(node, connection, id, result.map_err(cut)),
             DataMessage::Health { connections, cache_bytes, busy_permille, draining } => {
                 let health = Health { at_ms: 0, connections, cache_bytes, busy_permille, draining };
                 app.hub.health(node, connection, health);
@@ -206,14 +210,14 @@ async fn record(
     let (name, seen) = (node.to_owned(), live.clone());
     // A failure is counted and logged; the node is served all the same.
     let _ = app
-        .read(move |store| store.node_seen(&name, seen.boot, &seen.software, seen.public_url.as_deref(), seen.snapshot))
+        .db(move |store| store.node_seen(&name, seen.boot, &seen.software, seen.public_url.as_deref(), seen.snapshot))
         .await;
     let mut taken = Vec::new();
     while batches.recv_many(&mut taken, LEDGER_COMMIT).await > 0 {
         let commit = Arc::new(std::mem::take(&mut taken));
         loop {
             let (name, work) = (node.to_owned(), Arc::clone(&commit));
-            match app.read(move |store| store.apply_ledger(&name, &work)).await {
+            match app.db(move |store| store.apply_ledger(&name, &work)).await {
                 Ok(applied) => {
                     app.metrics.ledger(&applied);
                     if applied.skipped > 0 {
@@ -232,6 +236,12 @@ async fn record(
         }
     }
     Ok(())
+}
+
+/// Bounds a text from the other side.
+fn cut(mut text: String) -> String {
+    text.truncate(text.floor_char_boundary(MAX_TEXT));
+    text
 }
 
 /// Keeps what a broken node sends out of the sums.

@@ -37,7 +37,7 @@ pub async fn publish(app: Arc<App>, mut stop: watch::Receiver<bool>) {
 
 /// Reads and publishes the newest snapshot.
 pub async fn publish_now(app: &App) -> Result<(), crate::store::StoreError> {
-    let snapshot = app.read(|store| store.snapshot()).await?;
+    let snapshot = app.db(|store| store.snapshot()).await?;
     match Published::new(snapshot) {
         Ok(published) => app.hub.publish(published),
         // Trying again would not make it smaller.

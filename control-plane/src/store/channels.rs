@@ -4,7 +4,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 use shoal_link::{Channel, Snapshot};
 
 use super::{Store, StoreError, now_ms};
-use crate::validate::ValidChannel;
+use crate::validate::{MAX_PREFIX, ValidChannel};
 
 /// A channel as stored.
 #[derive(Debug, Clone, PartialEq)]
@@ -84,6 +84,33 @@ impl Store {
             .collect::<rusqlite::Result<Vec<_>>>()
         })?;
         rows.into_iter().map(|row| self.stored(row)).collect()
+    }
+
+    /// The channel that answers to `path` at `host`, as the edge finds it: the longest prefix of one that names the host,
+    /// else the longest of one for any host. Without a host, channels for any host come second too.
+    pub fn channel_at(&self, host: Option<&str>, path: &str) -> Result<Option<Stored>, StoreError> {
+        let ends = path.bytes().enumerate().filter(|(_, byte)| *byte == b'/').map(|(at, _)| at);
+        let prefixes: Vec<&str> = ends.take_while(|at| *at < MAX_PREFIX).filter_map(|at| path.get(..=at)).collect();
+        let id: Option<String> = self.read(|db| {
+            let mut named = db.prepare_cached(
+                "SELECT channel FROM routes WHERE prefix = ?1 AND host <> '' AND (?2 IS NULL OR host = ?2) LIMIT 1",
+            )?;
+            let mut any = db.prepare_cached("SELECT channel FROM routes WHERE prefix = ?1 AND host = ''")?;
+            for prefix in prefixes.iter().rev() {
+                let found = named.query_row(params![prefix, host], |row| row.get(0)).optional()?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            for prefix in prefixes.iter().rev() {
+                let found = any.query_row([prefix], |row| row.get(0)).optional()?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            Ok(None)
+        })?;
+        id.map_or(Ok(None), |id| self.channel(&id))
     }
 
     /// Adds a channel.

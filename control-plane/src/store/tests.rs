@@ -125,6 +125,37 @@ fn two_channels_never_answer_to_the_same_urls() {
 }
 
 #[test]
+fn a_url_leads_to_the_channel_that_the_edge_would_take() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    for (id, prefix, hosts) in [
+        ("root", "/", &[][..]),
+        ("outer", "/p/", &[]),
+        ("inner", "/p/q/", &[]),
+        ("named", "/p/", &["a.test", "b.test"]),
+        ("alone", "/only/here/", &["c.test"]),
+    ] {
+        store.create_channel(&valid(id, prefix, hosts)).unwrap();
+    }
+    let at = |host, path| store.channel_at(host, path).unwrap().map(|stored| stored.channel.id);
+    for (host, path, id) in [
+        (Some("x.test"), "/p/q/a", "inner"),
+        (Some("x.test"), "/p/q", "outer"),
+        (Some("b.test"), "/p/q/a", "named"),
+        (Some("b.test"), "/other", "root"),
+        (Some("x.test"), "/only/here/a", "root"),
+        (None, "/only/here/a", "alone"),
+        (None, "/px/", "root"),
+    ] {
+        assert_eq!(at(host, path).as_deref(), Some(id), "{host:?} {path}");
+    }
+    store.delete_channel("root", None).unwrap();
+    assert_eq!(at(Some("x.test"), "/other"), None);
+    assert_eq!(at(None, "no-slash"), None);
+    assert_eq!(at(None, &"/a".repeat(100_000)), None);
+}
+
+#[test]
 fn versions_only_grow_also_over_restarts() {
     let dir = TempDir::new();
     let mut last = 0;

@@ -92,6 +92,7 @@ fn bad_values_are_named() {
                 json!("http://h/base"),
                 json!("http://h/?q/"),
                 json!("http://h/#f/"),
+                json!("http://h/a\\b/"),
                 json!("http://u:p@h/"),
                 json!("http://h:0/"),
                 json!("http://h:99999/"),

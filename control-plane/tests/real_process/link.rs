@@ -13,8 +13,9 @@ use crate::support::{Control, Dir, Node, batch, hello, until};
 fn a_snapshot_comes_after_hello_and_at_each_change() {
     let dir = Dir::new();
     let control = Control::start(&dir);
-    control.put("a");
     let mut node = Node::join(&dir.socket(), "edge", 1, None);
+    assert_eq!(node.snapshot(), shoal_link::Snapshot::default());
+    control.put("a");
     let first = node.snapshot();
     assert_eq!((first.version > 0, first.channels.len(), &*first.channels[0].id), (true, 1, "a"));
     control.put("b");
