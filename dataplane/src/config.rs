@@ -83,10 +83,11 @@ pub struct Http {
     pub min_send_bytes_per_s: u64,
     /// Open connections of one shard; more are closed at once.
     pub connections_per_shard: usize,
-    /// Open connections of one client address (IPv6: one /64) on one shard; more are closed at once. 0: no limit.
+    /// Open connections of one client address (IPv6: one /64) on all shards together; more are answered 429 and closed.
+    /// 0: no limit.
     /// Generous, for thousands of viewers may share one address.
     pub connections_per_address: usize,
-    /// Ranges in one request; more are answered with the whole object (RFC 9110 section 14.2).
+    /// Ranges in one request; more are answered 416 (RFC 9110 sections 14.2 and 15.5.17).
     pub ranges_per_request: usize,
     /// Milliseconds that transfers may take to finish after SIGTERM or a drain command, before they are cut.
     pub drain_ms: u64,

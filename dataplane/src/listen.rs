@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
 
 use shoal_sys::net;
 
@@ -80,6 +81,9 @@ pub struct Listeners {
 
 const KEY: &str = "http.listen";
 
+/// How long a port may still be held by a process that is gone.
+const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Binds every address once for each shard; the kernel spreads connections over them.
 ///
 /// # Errors
@@ -91,7 +95,7 @@ pub fn bind(addresses: &[SocketAddr], shards: usize) -> Result<Listeners, Listen
         let fail = |error| ListenError::new(KEY, wanted, error);
         let mut address = wanted;
         if wanted.port() != 0
-            && let Err(error) = net::probe(wanted)
+            && let Err(error) = probe(wanted)
         {
             if wanted.is_ipv6() && wanted.ip().is_unspecified() && addresses.len() > 1 && lacks_family(&error) {
                 tracing::warn!(address = %wanted, %error, "this machine has no IPv6; serving without it");
@@ -108,6 +112,20 @@ pub fn bind(addresses: &[SocketAddr], shards: usize) -> Result<Listeners, Listen
         listeners.addresses.push(address);
     }
     Ok(listeners)
+}
+
+/// As [`net::probe`], but patient with a predecessor: the listeners of a killed process are closed with its rings, and that
+/// is a little after the process is gone.
+fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    let start = Instant::now();
+    loop {
+        match net::probe(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PREDECESSOR_PATIENCE => {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn lacks_family(error: &io::Error) -> bool {

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use shoal_http::proxy_v2::{ProxyHeader, parse_proxy};
@@ -85,6 +86,7 @@ pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr) {
     let watched = Rc::new(Watched::new(stream, now_ms));
     let place = ctx.deadlines.watch(Rc::clone(&watched));
     ctx.connections.set(ctx.connections.get() + 1);
+    ctx.all_connections.fetch_add(1, Relaxed);
     let connection = Connection {
         ctx,
         watched,
@@ -119,6 +121,7 @@ impl Drop for Connection {
     fn drop(&mut self) {
         self.ctx.deadlines.forget(self.place);
         self.ctx.connections.set(self.ctx.connections.get() - 1);
+        self.ctx.all_connections.fetch_sub(1, Relaxed);
         if let Some(address) = self.counted.get() {
             self.ctx.addresses.leave(address);
         }

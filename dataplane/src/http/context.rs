@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use ipnet::IpNet;
 use shoal_http::date;
@@ -57,6 +58,8 @@ pub struct Context {
     pub draining: Cell<bool>,
     /// Open connections.
     pub connections: Cell<usize>,
+    /// Open connections of all shards.
+    pub all_connections: Arc<AtomicUsize>,
     published: Arc<Published>,
     routes: RefCell<(u64, Arc<Routes>)>,
     #[expect(clippy::vec_box, reason = "the ring owns a message by its box while it is sent")]
@@ -86,6 +89,8 @@ pub struct ContextParts {
     pub key_seed: u64,
     /// See [`Context::addresses`].
     pub addresses: Arc<AddressCounts>,
+    /// See [`Context::all_connections`].
+    pub all_connections: Arc<AtomicUsize>,
     /// Where snapshots appear.
     pub published: Arc<Published>,
 }
@@ -121,6 +126,7 @@ impl Context {
             no_origin: Arc::from(""),
             draining: Cell::new(false),
             connections: Cell::new(0),
+            all_connections: parts.all_connections,
             routes: RefCell::new(routes),
             published: parts.published,
             spare: RefCell::default(),

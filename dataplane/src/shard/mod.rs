@@ -196,6 +196,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
     let node = Arc::new(run::Node {
         fabric: Arc::new(mesh::Fabric::new(listeners.len())),
         addresses: Arc::new(AddressCounts::new(seed)),
+        connections: Arc::default(),
         shards: listeners.len(),
         seed,
         clock,

@@ -6,6 +6,8 @@ use std::hash::BuildHasher;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant, SystemTime};
 
 use glommio::timer::sleep;
@@ -37,6 +39,8 @@ pub(super) struct Node {
     pub fabric: Arc<Fabric<Question, Answer>>,
     /// Connections per client.
     pub addresses: Arc<AddressCounts>,
+    /// Open connections of all shards.
+    pub connections: Arc<AtomicUsize>,
     /// How many shards there are.
     pub shards: usize,
     /// For hashes that viewers must not be able to steer.
@@ -104,6 +108,7 @@ pub(super) async fn run(
         settings: settings.http.clone(),
         key_seed: node.seed,
         addresses: Arc::clone(&node.addresses),
+        all_connections: Arc::clone(&node.connections),
         published: Arc::clone(&node.shared.published),
     }));
     // A second bell for one shard cannot be: each inbox is given to one.
@@ -176,7 +181,8 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
         drop(accepting.take());
         let since = *drained_at.get_or_insert_with(Instant::now);
         ctx.deadlines.end_idle();
-        if ctx.connections.get() == 0 {
+        // Others may still send what this shard owns or fetches.
+        if ctx.all_connections.load(Relaxed) == 0 {
             break;
         }
         if since.elapsed() > ctx.settings.drain {

@@ -47,7 +47,7 @@ pub enum RangeSpec {
 /// A Range header that is refused rather than ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum RangeError {
-    /// More ranges than allowed; the answer is 400.
+    /// More ranges than allowed; the answer is 416 (RFC 9110 section 15.5.17).
     #[error("more than {max} ranges in one request; ask for fewer")]
     TooMany {
         /// Ranges allowed.
