@@ -156,9 +156,19 @@ impl Lab {
 
     /// Creates or replaces a channel, and waits until the edge serves it so.
     pub fn put_channel(&self, channel: &Value) {
+        self.change(|| self.admin().put_channel(channel));
+    }
+
+    /// Makes a change at the control plane, and waits until the edge serves by it.
+    pub fn change<R>(&self, make: impl FnOnce() -> R) -> R {
         let before = self.snapshot_version();
-        self.admin().put_channel(channel);
-        self.await_snapshot(before + 1.0);
+        let made = make();
+        until("the change reaches the edge", SPREAD, || {
+            let newest = self.control_metrics().sum("shoal_control_snapshot_version", &[]);
+            let served = self.snapshot_version();
+            served > before && served >= newest
+        });
+        made
     }
 
     /// A channel `id` at `/id/` over these origins, tried in this order.
@@ -169,11 +179,6 @@ impl Lab {
     /// Version of the snapshot that the edge serves.
     pub fn snapshot_version(&self) -> f64 {
         self.metrics().sum("shoal_snapshot_version", &[])
-    }
-
-    /// Waits until the edge serves snapshot `version` or a newer one.
-    pub fn await_snapshot(&self, version: f64) {
-        until("the snapshot reaches the edge", SPREAD, || self.snapshot_version() >= version);
     }
 
     /// The data plane's metrics now.

@@ -162,7 +162,7 @@ fn partial(object: &Object, versions: Vec<u32>, specs: &[Spec], response: &Respo
         let right = keep(versions, |version| {
             let size = object.size_of(version);
             total.is_none_or(|total| total == size)
-                && specs.iter().any(|spec| spec.resolve(size) == Some((first, last)))
+                && span(specs, size) == Some((first, last))
                 && response.body.len() as u64 <= last + 1 - first
                 && object.is_right(version, first, &response.body)
         });
@@ -205,6 +205,12 @@ fn partial(object: &Object, versions: Vec<u32>, specs: &[Spec], response: &Respo
     }
     validators(object, &right, &response.head)?;
     Ok(Outcome::Right)
+}
+
+/// From the first to the last byte that is asked for: what ranges that overlap, or nearly touch, are coalesced to.
+fn span(specs: &[Spec], size: u64) -> Option<(u64, u64)> {
+    let wanted = || specs.iter().filter_map(|spec| spec.resolve(size));
+    Some((wanted().map(|(first, _)| first).min()?, wanted().map(|(_, last)| last).max()?))
 }
 
 fn unsatisfiable(object: &Object, versions: &[u32], specs: &[Spec], response: &Response) -> Result<Outcome, String> {
@@ -273,6 +279,15 @@ mod tests {
         assert_eq!(judge(&object, 1, &asked, &response(PARTIAL, body.clone(), End::Complete)), Ok(Outcome::Right));
         body[12..].copy_from_slice(&Content::new("/a", 1).bytes(20, 12));
         assert!(judge(&object, 1, &asked, &response(PARTIAL, body, End::Complete)).is_err());
+    }
+
+    #[test]
+    fn ranges_may_be_coalesced_but_not_narrowed() {
+        let object = Object::new("/a", 64);
+        let answer = || response(PARTIAL, Content::new("/a", 0).bytes(8, 24), End::Complete);
+        let verdict = |specs: &[Spec]| judge(&object, 0, &Asked::Ranges(specs.to_vec()), &answer());
+        assert_eq!(verdict(&[Spec::Closed(20, 31), Spec::Closed(8, 25)]), Ok(Outcome::Right));
+        assert!(verdict(&[Spec::Closed(8, 40), Spec::Closed(8, 31)]).is_err());
     }
 
     #[test]

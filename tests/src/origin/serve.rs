@@ -36,7 +36,8 @@ pub(super) fn connection(stream: &TcpStream, shared: &Shared) -> io::Result<()> 
             None => {
                 let body = "no such object\n";
                 let length = body.len();
-                let head = format!("HTTP/1.1 404 Not Found\r\nContent-Length: {length}\r\n\r\n");
+                let head =
+                    format!("HTTP/1.1 404 Not Found\r\nContent-Type: text/plain\r\nContent-Length: {length}\r\n\r\n");
                 (&*stream).write_all(head.as_bytes())?;
                 if seen.method != "HEAD" {
                     (&*stream).write_all(body.as_bytes())?;
