@@ -174,6 +174,13 @@ impl Object {
         self.size + self.growth * u64::from(version - self.first_version.min(version))
     }
 
+    /// Whether somebody who believes the origin may take `total` for the length of a version.
+    pub fn may_claim(&self, version: u32, total: u64) -> bool {
+        let size = self.size_of(version);
+        let lie = |fault: &Fault| matches!(fault, Fault::LongLength(more) if total == size + more);
+        total == size || self.faults.iter().any(|(_, fault)| lie(fault))
+    }
+
     /// The bytes of a version from `offset` on.
     pub fn fill(&self, version: u32, offset: u64, out: &mut [u8]) {
         match &self.literal {
