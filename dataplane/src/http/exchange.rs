@@ -260,11 +260,19 @@ impl Exchange<'_> {
             Selection::One(range) => msg = body.send(msg, range.first, Some(range.last + 1)).await?,
             Selection::Many(ranges) => {
                 let layout = answer::multipart(body.version, path, body.version.total().unwrap_or_default());
+                // Part heads are body to the viewer, and so to the ledger.
                 for range in ranges {
+                    let before = msg.head.len();
                     layout.write_part_head(*range, &mut msg.head);
+                    let part_head = (msg.head.len() - before) as u64;
                     msg = body.send(msg, range.first, Some(range.last + 1)).await?;
+                    self.connection.count_inline(part_head);
                 }
                 layout.write_trailer(&mut msg.head);
+                let trailer = msg.head.len() as u64;
+                let msg = self.connection.send(msg, false).await?;
+                self.connection.count_inline(trailer);
+                return Ok(msg);
             }
         }
         Ok(self.connection.send(msg, false).await?)
