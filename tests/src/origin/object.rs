@@ -177,7 +177,11 @@ impl Object {
     /// Whether somebody who believes the origin may take `total` for the length of a version.
     pub fn may_claim(&self, version: u32, total: u64) -> bool {
         let size = self.size_of(version);
-        let lie = |fault: &Fault| matches!(fault, Fault::LongLength(more) if total == size + more);
+        let lie = |fault: &Fault| match fault {
+            Fault::LongLength(more) => total == size + more,
+            Fault::ShortLength(less) => total + less == size,
+            _ => false,
+        };
         total == size || self.faults.iter().any(|(_, fault)| lie(fault))
     }
 
