@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{Ipv6Addr, TcpListener, TcpStream};
+use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +11,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use shoal_tests::client::{self, End, Request};
 use shoal_tests::lab::{self, Lab, Settings, until};
+use shoal_tests::net;
 use shoal_tests::origin::{Object, Origin};
 use shoal_tests::process::Process;
 use shoal_tests::{tool, with_one_and_four_shards};
@@ -111,6 +113,44 @@ fn ipv6_and_ipv4(shards: u32) {
         let output = tool::run(Command::new(curl).args(["-s", "-g", "-6", &lab.url("/vod/a")]));
         assert!(output.status.success());
     }
+}
+
+/// What a service manager relies on: readiness, the sockets it hands over, the end.
+#[test]
+fn systemd_is_told_and_its_sockets_are_used() {
+    let Some(activate) = tool::need("inherited listeners", "systemd-socket-activate") else { return };
+    let origin = Origin::start();
+    origin.put(Object::literal("/a", "fine"));
+    let mut lab = Lab::start(2);
+    lab.channel("vod", &[&origin]);
+    lab.kill_edge();
+    let told = lab.dir().join("notify");
+    let socket = UnixDatagram::bind(&told).expect("our own folder");
+    socket.set_read_timeout(Some(SOON)).expect("a positive timeout");
+    let hears = |wanted: &str| {
+        let mut heard = String::new();
+        while !heard.contains(wanted) {
+            let mut buffer = [0; 4096];
+            let len = socket.recv(&mut buffer).unwrap_or_else(|error| panic!("no {wanted}: {error}; heard {heard}"));
+            heard.push_str(&String::from_utf8_lossy(&buffer[..len]));
+            heard.push('\n');
+        }
+    };
+    // A port of its own: that of the configuration must not be used.
+    let inherited = net::free_port(lab.http().ip());
+    let edge = lab.edge_command();
+    let mut command = Command::new(activate);
+    command.arg(format!("--listen={inherited}")).arg(format!("--setenv=NOTIFY_SOCKET={}", told.display()));
+    command.arg(edge.get_program()).args(edge.get_args());
+    let mut process = Process::start("activated", &mut command, &lab.dir().join("activated.log"));
+    // It is started by the first connection.
+    until("the socket is there", SOON, || TcpStream::connect(inherited).is_ok());
+    hears("READY=1");
+    assert_eq!(client::expect(inherited, &Request::get("/vod/a")).text(), "fine");
+    assert!(TcpStream::connect(lab.http()).is_err(), "the configured address is not used as well");
+    process.signal(Signal::TERM);
+    hears("STOPPING=1");
+    assert_eq!(process.wait(SOON).and_then(|status| status.code()), Some(0), "{}", process.output());
 }
 
 #[test]
