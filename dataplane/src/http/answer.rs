@@ -54,6 +54,8 @@ pub struct Plan {
     pub selection: Selection,
     /// Its end.
     pub framing: Framing,
+    /// Length of the whole object. Asked of the version once: the owner may learn it at any moment.
+    pub total: Option<u64>,
 }
 
 /// The Range header of a GET, if it has one that counts.
@@ -84,6 +86,19 @@ pub fn want(head: &RequestHead<'_>, ranges: Option<&RangeSet>) -> Want {
     Want { first, last, ranged: true }
 }
 
+/// As [`want`], once the length is known: for a request whose first try has told it.
+pub fn resolved_want(want: Want, ranges: Option<&RangeSet>, total: Option<u64>) -> Want {
+    let Some((ranges, total)) = ranges.zip(total) else { return want };
+    match ranges.resolve(total) {
+        Resolved::Single(range) => Want { first: range.first, last: Some(range.last), ranged: true },
+        Resolved::Multiple(ranges) => {
+            let first = ranges.iter().map(|range| range.first).min().unwrap_or(0);
+            Want { first, last: ranges.iter().map(|range| range.last).max(), ranged: true }
+        }
+        Resolved::Full | Resolved::Unsatisfiable => want,
+    }
+}
+
 /// Decides on the answer. `etag` replaces the version's own where the body is rewritten; then there is no other validator.
 pub fn decide(
     head: &RequestHead<'_>,
@@ -96,11 +111,12 @@ pub fn decide(
         None => version.validators.as_conditional(),
     };
     let is_head = head.method == Method::Head;
+    let total = version.total();
     if version.status == 200 {
         match conditional::evaluate(head, &validators) {
             Outcome::Proceed => {}
             Outcome::NotModified => {
-                return Ok(Plan { status: 304, selection: Selection::Nothing, framing: Framing::Length });
+                return Ok(Plan { status: 304, selection: Selection::Nothing, framing: Framing::Length, total });
             }
             Outcome::PreconditionFailed => {
                 let message = "If-Match or If-Unmodified-Since does not hold for the object as it is now";
@@ -108,7 +124,7 @@ pub fn decide(
             }
         }
     }
-    let framing = match (version.total(), head.version) {
+    let framing = match (total, head.version) {
         (Some(_), _) => Framing::Length,
         (None, HttpVersion::Http11) => Framing::Chunked,
         (None, HttpVersion::Http10) => Framing::Close,
@@ -117,23 +133,24 @@ pub fn decide(
         status: version.status,
         selection: if is_head { Selection::Nothing } else { Selection::Whole },
         framing,
+        total,
     };
     // A range of a body whose length is not known yet cannot be checked: all of it is sent (RFC 9110 section 14.2).
-    let (Some(ranges), Some(total)) = (ranges, version.total()) else { return Ok(whole) };
+    let (Some(ranges), Some(length)) = (ranges, total) else { return Ok(whole) };
     let holds = || conditional::if_range_holds(head, &version.validators.as_strong());
     if version.status != 200 || rewritten.is_some() || !holds() {
         return Ok(whole);
     }
-    let selection = match ranges.resolve(total) {
+    let selection = match ranges.resolve(length) {
         Resolved::Full => return Ok(whole),
         Resolved::Single(range) => Selection::One(range),
         Resolved::Multiple(ranges) => Selection::Many(ranges),
         Resolved::Unsatisfiable => {
-            let message = format!("none of the ranges lies within the object's {total} bytes");
-            return Err(Refusal::new(416, "range", message).with("Content-Range", format!("bytes */{total}")));
+            let message = format!("none of the ranges lies within the object's {length} bytes");
+            return Err(Refusal::new(416, "range", message).with("Content-Range", format!("bytes */{length}")));
         }
     };
-    Ok(Plan { status: 206, selection, framing: Framing::Length })
+    Ok(Plan { status: 206, selection, framing: Framing::Length, total })
 }
 
 /// The multipart layout of a version.
@@ -171,6 +188,7 @@ impl AnswerHead<'_> {
         let mut lines = Vec::new();
         let mut head = HeadWriter::response(out, self.plan.status);
         head.fixed("Server", "shoal");
+        head.date("Date", self.version.date_s());
         let not_modified = self.plan.status == 304;
         if !not_modified {
             self.write_content(&mut head, &mut lines);
@@ -182,10 +200,17 @@ impl AnswerHead<'_> {
                     let _ = head.header("Cache-Control", value.as_bytes());
                 }
                 head.number("Age", self.version.age_s(self.now_ms));
+                if self.version.expires {
+                    head.date("Expires", self.version.fresh_until_ms() / 1000);
+                }
             }
             Some((_, etag)) => {
                 let fresh_s = self.version.fresh_until_ms().saturating_sub(self.now_ms) / 1000;
-                let _ = head.header("Cache-Control", format!("private, max-age={fresh_s}"));
+                let value = match self.version.exclusive {
+                    true => "private, no-store".to_owned(),
+                    false => format!("private, max-age={fresh_s}"),
+                };
+                let _ = head.header("Cache-Control", value);
                 if let Some(etag) = etag {
                     let _ = head.header("ETag", etag);
                 }
@@ -208,7 +233,7 @@ impl AnswerHead<'_> {
     }
 
     fn write_content(&self, head: &mut HeadWriter<'_>, value: &mut Vec<u8>) {
-        let total = self.version.total();
+        let total = self.plan.total;
         let content_type = content_type(self.version, self.path);
         let length = match (&self.plan.selection, self.rewritten) {
             (Selection::Many(ranges), _) => {
@@ -231,6 +256,8 @@ impl AnswerHead<'_> {
             }
         };
         match length {
+            // RFC 9110 section 8.6.
+            Some(_) if self.plan.status == 204 => {}
             Some(length) => {
                 head.number("Content-Length", length);
             }

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use shoal_http::headers::Known;
 use shoal_http::proxy_v2::{ProxyHeader, parse_proxy};
-use shoal_http::request::{RequestBody, parse_request};
+use shoal_http::request::{RequestBody, RequestHead, parse_request};
 use shoal_link::ledger::Kind;
 use shoal_sys::ring::{Received, SendMsg, Stream};
 
@@ -269,7 +270,7 @@ impl Connection {
         }
         // It was whole a moment ago.
         let Ok(Some((head, _))) = parse_request(&input, &self.ctx.head_limits) else { return Err(Broken::Malformed) };
-        let body = match self.drop_body(head.body).await {
+        let body = match self.drop_body(&head).await {
             Ok(()) => Ok(()),
             Err(HeadFailure::Refused(refusal)) => Err(refusal),
             Err(HeadFailure::Broken(broken)) => return Err(broken),
@@ -280,9 +281,13 @@ impl Connection {
     }
 
     /// Objects are only read, so a request's body is for nobody: a short one is passed over.
-    async fn drop_body(&self, body: RequestBody) -> Result<(), HeadFailure> {
-        let length = match body {
+    async fn drop_body(&self, head: &RequestHead<'_>) -> Result<(), HeadFailure> {
+        let length = match head.body {
             RequestBody::None => return Ok(()),
+            _ if head.headers.known(Known::Expect).is_some() => {
+                let message = "a request body has no use here; send none, and no Expect";
+                return Err(Refusal::closing(417, "expect", message).into());
+            }
             RequestBody::Length(length) => length,
             RequestBody::Chunked => {
                 let message = "a request body has no use here, and this one has no length; send none";
@@ -330,6 +335,11 @@ impl Connection {
         account.requests = 1;
         account.session.clear();
         account.session.push_str(session);
+    }
+
+    /// A body without a length breaks off: closing must not look like its end.
+    pub fn reset_on_close(&self) {
+        self.watched.stream.reset_on_close();
     }
 
     /// Whether nobody is accounted for this request's bytes yet.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use shoal_sys::ring::Stream;
 
 /// Time over which a slow reader's rate is measured.
-const RATE_WINDOW_MS: u64 = 5_000;
+const RATE_WINDOW_MS: u64 = 10_000;
 
 /// What a connection is doing, as far as time limits go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub struct Watched {
     since_ms: Cell<u64>,
     window_ms: Cell<u64>,
     window_bytes: Cell<u64>,
+    /// Bytes in the socket at the start of the window.
+    window_queued: Cell<u64>,
     expired: Cell<Option<Expired>>,
 }
 
@@ -53,6 +55,7 @@ impl Watched {
             since_ms: Cell::new(now_ms),
             window_ms: Cell::new(0),
             window_bytes: Cell::new(0),
+            window_queued: Cell::new(0),
             expired: Cell::new(None),
         }
     }
@@ -176,8 +179,11 @@ impl Watched {
                 if self.window_ms.get() < RATE_WINDOW_MS {
                     return;
                 }
+                // What the client took, not what the socket did: that wakes us for large pieces only.
+                let queued = self.stream.unacknowledged();
+                let taken = (self.window_bytes.get() + self.window_queued.replace(queued)).saturating_sub(queued);
                 let least = limits.min_send_bytes_per_s * self.window_ms.get() / 1000;
-                if self.window_bytes.get() < least {
+                if taken < least {
                     self.expired.set(Some(Expired::Slow));
                     self.stream.abort();
                 }

@@ -141,14 +141,14 @@ impl Exchange<'_> {
             key: admitted.key.clone(),
             channel: Arc::clone(&admitted.channel),
             want: answer::want(self.head, ranges),
-            not: None,
+            private: false,
         };
         let mut left = VERSIONS_MAX;
         loop {
             let now_ms = ctx.clock.now_ms();
-            let at_once = match request.not {
-                None => ctx.slices.try_open(&request.key, request.want, now_ms),
-                Some(_) => None,
+            let at_once = match request.private {
+                false => ctx.slices.try_open(&request.key, request.want, now_ms),
+                true => None,
             };
             let opened = match at_once {
                 Some(opened) => Ok(opened),
@@ -158,11 +158,14 @@ impl Exchange<'_> {
                 Ok(opened) => opened,
                 Err(error) => return self.refuse(&error.into(), Some(&admitted.channel)).await,
             };
-            let slot = opened.version.slot;
+            let total = opened.version.total();
             left -= 1;
             match self.serve(admitted, ranges, &request, opened).await {
                 Served::Done(outcome) => return outcome,
-                Served::Changed if left > 0 => request.not = Some(slot),
+                Served::Changed if left > 0 => {
+                    request.private = true;
+                    request.want = answer::resolved_want(request.want, ranges, total);
+                }
                 Served::Changed => {
                     let refusal =
                         Refusal::new(502, "changing", "the object changes at its origin faster than it can be fetched");
@@ -237,7 +240,12 @@ impl Exchange<'_> {
                 let after = if keep_alive { After::KeepAlive } else { After::Close };
                 Served::Done(Outcome { status: plan.status, cache, refusal: None, after: Ok(after) })
             }
-            Err(error) => self.failed(&error, cache, &plan.status, admitted).await,
+            Err(error) => {
+                if plan.framing == Framing::Close {
+                    self.connection.reset_on_close();
+                }
+                self.failed(&error, cache, &plan.status, admitted).await
+            }
         }
     }
 
@@ -252,14 +260,14 @@ impl Exchange<'_> {
             Selection::Nothing => {}
             Selection::Whole => {
                 body.chunked = plan.framing == Framing::Chunked;
-                msg = body.send(msg, 0, body.version.total()).await?;
+                msg = body.send(msg, 0, plan.total).await?;
                 if body.chunked {
                     msg.head.extend_from_slice(LAST_CHUNK);
                 }
             }
             Selection::One(range) => msg = body.send(msg, range.first, Some(range.last + 1)).await?,
             Selection::Many(ranges) => {
-                let layout = answer::multipart(body.version, path, body.version.total().unwrap_or_default());
+                let layout = answer::multipart(body.version, path, plan.total.unwrap_or_default());
                 // Part heads are body to the viewer, and so to the ledger.
                 for range in ranges {
                     let before = msg.head.len();

@@ -1,6 +1,7 @@
 //! Active health: GETs that tell whether an origin is up before a viewer has to find out. The first shard makes them.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +20,14 @@ const LOOK: Duration = Duration::from_millis(100);
 /// Checks under way at a time.
 const CHECKS_MAX: usize = 64;
 
+/// Channel and origin.
+type Checked = (Arc<str>, Arc<str>);
+
 /// Makes the checks of all channels until the shard drains.
 pub(super) async fn check_origins(ctx: Rc<Context>, ring: Ring, clock: Clock, limits: UpstreamLimits) {
     let upstreams = Rc::new(Upstreams::new(ring, clock.clone(), limits));
-    let mut due: HashMap<(Arc<str>, Arc<str>), u64> = HashMap::new();
+    let mut due: HashMap<Checked, u64> = HashMap::new();
+    let running: Rc<RefCell<HashSet<Checked>>> = Rc::default();
     while !ctx.draining.get() {
         let now_ms = clock.now_ms();
         let routes = ctx.routes();
@@ -35,10 +40,16 @@ pub(super) async fn check_origins(ctx: Rc<Context>, ring: Ring, clock: Clock, li
         for (channel, origin) in checked {
             let key = (Arc::clone(&channel.id), Arc::clone(&origin.id));
             let mut at = due.get(&key).copied().unwrap_or(now_ms);
-            if at <= now_ms && started < CHECKS_MAX {
+            if at <= now_ms && started < CHECKS_MAX && running.borrow_mut().insert(key.clone()) {
                 started += 1;
                 at = now_ms + u64::from(origin.health_interval_ms.max(100));
-                glommio::spawn_local(check(Rc::clone(&upstreams), Arc::clone(origin), clock.clone())).detach();
+                let check = check(Rc::clone(&upstreams), Arc::clone(origin), clock.clone());
+                let (running, key) = (Rc::clone(&running), key.clone());
+                glommio::spawn_local(async move {
+                    check.await;
+                    running.borrow_mut().remove(&key);
+                })
+                .detach();
             }
             seen.insert(key, at);
         }

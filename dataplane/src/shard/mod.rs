@@ -13,7 +13,7 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, OnceLock};
 
 use crossbeam::queue::SegQueue;
-use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use shoal_link::message::PurgeScope;
 use shoal_sys::doorbell::Doorbell;
 use tokio::sync::oneshot;
@@ -25,6 +25,9 @@ use crate::routes::Published;
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
 use crate::telemetry::stats::ShardStats;
+
+/// Threads of a shard for what would block it: names to resolve, files of local origins.
+const BLOCKING_THREADS: usize = 4;
 
 /// What every shard is given: immutable, or made to be shared.
 #[derive(Debug)]
@@ -210,6 +213,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
         let node = Arc::clone(&node);
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{shard}"))
+            .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
             .preempt_timer(node.shared.settings.shards.preempt)
             .spawn({
                 let ending = Ending(Arc::clone(&inbox));

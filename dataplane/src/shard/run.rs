@@ -92,6 +92,7 @@ pub(super) async fn run(
         stats: Arc::clone(&stats),
         ledger: Rc::clone(&ledger),
         block_bytes: settings.cache.block_bytes as usize,
+        published: Arc::clone(&node.shared.published),
         seed: random_seed(),
     }));
     let mesh = Rc::new(Mesh::new(Arc::clone(&node.fabric), shard, bell.clone()));

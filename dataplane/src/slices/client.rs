@@ -3,14 +3,18 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
+
+use glommio::timer::sleep;
 
 use shoal_cache::{FrontIndex, Held};
 use shoal_sys::arena::BlockRef;
 
 use super::flight::{BlockError, OpenError};
+use super::joint::Joint;
 use super::key::SliceKey;
 use super::store::{OpenRequest, Opened, Store, Want};
-use super::version::Version;
+use super::version::{Version, VersionSlot};
 use crate::shard::mesh::Mesh;
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::{CacheResult, ShardStats};
@@ -46,6 +50,10 @@ const FRONT_ENTRIES: usize = 64 << 10;
 /// Entries of the front index looked at in each tick.
 const SWEEP_STEPS: usize = 1024;
 
+/// Times that a block is asked for while its owner is crowded, and the pause between them: 2 s in all.
+const BUSY_TRIES: usize = 100;
+const BUSY_PAUSE: Duration = Duration::from_millis(20);
+
 /// A shard's way to all objects: its own, those of others, and those of others that it sent lately.
 pub struct Slices {
     shard: usize,
@@ -53,6 +61,8 @@ pub struct Slices {
     store: Rc<Store>,
     mesh: Rc<Mesh<Question, Answer>>,
     front: RefCell<FrontIndex<(SliceKey, u32), Fronted>>,
+    opening: Joint<SliceKey, Result<Opened, OpenError>>,
+    asking: Joint<(usize, VersionSlot, u32), Result<Option<BlockRef>, BlockError>>,
     stats: Arc<ShardStats>,
 }
 
@@ -84,7 +94,7 @@ impl Slices {
     ) -> Slices {
         let front_bytes = if shards > 1 { front_bytes } else { 0 };
         let front = RefCell::new(FrontIndex::new(front_bytes, FRONT_ENTRIES));
-        Slices { shard, shards, store, mesh, front, stats }
+        Slices { shard, shards, store, mesh, front, opening: Joint::default(), asking: Joint::default(), stats }
     }
 
     /// A hit that needs no waiting: owned here, or lately sent from here.
@@ -109,10 +119,26 @@ impl Slices {
         if owner == self.shard {
             return self.store.open(request).await;
         }
-        self.stats.add(Counter::HandoverLookup, 1);
-        let opened = match self.mesh.ask(owner, Question::Open(request.clone())).await {
-            Ok(Answer::Open(opened)) => opened?,
-            Ok(Answer::Block(_)) | Err(_) => return Err(self.busy()),
+        let opened = loop {
+            let told = self.opening.ask(&request.key, self.ask_open(owner, request)).await;
+            match told.answer {
+                // An answer for one alone is for the one who asked.
+                Some(Ok(opened)) if !told.first && (opened.version.exclusive || request.private) => {
+                    break self.ask_open(owner, request).await?;
+                }
+                Some(Ok(mut opened)) => {
+                    if !told.first {
+                        // Its first block may not be ours.
+                        opened.block = None;
+                        if opened.cache != CacheResult::Stale {
+                            opened.cache = CacheResult::Coalesced;
+                        }
+                    }
+                    break opened;
+                }
+                Some(Err(error)) => return Err(error),
+                None => {}
+            }
         };
         if let Some(block) = &opened.block {
             self.remember(&request.key, self.store.index_of(request.want.first), &opened.version, block);
@@ -143,13 +169,15 @@ impl Slices {
             }
             self.stats.add(Counter::FrontMisses, 1);
         }
-        self.stats.add(Counter::HandoverProgress, 1);
-        let question = Question::Block { version: Arc::clone(version), index, have, last };
-        let block = match self.mesh.ask(owner, question).await {
-            Ok(Answer::Block(block)) => block?,
-            Ok(Answer::Open(_)) | Err(_) => {
-                self.stats.add(Counter::LaneFull, 1);
-                return Err(BlockError::Busy);
+        let name = (owner, version.slot, index);
+        let block = loop {
+            let told = self.asking.ask(&name, self.ask_block(owner, version, index, have, last)).await;
+            match told.answer {
+                Some(answer) if told.first => break answer?,
+                // The other may have had less of it than we have.
+                Some(Ok(Some(block))) if block.filled() > have => break Some(block),
+                Some(Err(error)) => return Err(error),
+                Some(Ok(_)) | None => {}
             }
         };
         if let Some(block) = &block {
@@ -158,11 +186,43 @@ impl Slices {
         Ok(block)
     }
 
+    async fn ask_open(&self, owner: usize, request: &OpenRequest) -> Result<Opened, OpenError> {
+        self.stats.add(Counter::HandoverLookup, 1);
+        match self.mesh.ask(owner, Question::Open(request.clone())).await {
+            Ok(Answer::Open(opened)) => opened,
+            Ok(Answer::Block(_)) | Err(_) => Err(self.busy()),
+        }
+    }
+
+    async fn ask_block(
+        &self,
+        owner: usize,
+        version: &Arc<Version>,
+        index: u32,
+        have: usize,
+        last: u32,
+    ) -> Result<Option<BlockRef>, BlockError> {
+        self.stats.add(Counter::HandoverProgress, 1);
+        for _ in 0..BUSY_TRIES {
+            let question = Question::Block { version: Arc::clone(version), index, have, last };
+            match self.mesh.ask(owner, question).await {
+                Ok(Answer::Block(block)) => return block,
+                Ok(Answer::Open(_)) => break,
+                // A body under way is not to be cut for a crowd that will have passed in a moment.
+                Err(_) => {
+                    self.stats.add(Counter::LaneFull, 1);
+                    sleep(BUSY_PAUSE).await;
+                }
+            }
+        }
+        Err(BlockError::Busy)
+    }
+
     /// Answers another shard's question, at once if it can.
     pub fn handle(&self, from: usize, id: u32, question: Question) {
         self.stats.add(Counter::HandoverReply, 1);
         let at_once = match &question {
-            Question::Open(request) if request.not.is_none() => {
+            Question::Open(request) if !request.private => {
                 let opened = self.store.try_open(&request.key, request.want, self.store.clock().now_ms());
                 opened.map(|opened| Answer::Open(Ok(opened)))
             }

@@ -40,6 +40,12 @@ impl SliceKey {
         self.split().1
     }
 
+    /// Bytes of it.
+    #[expect(clippy::len_without_is_empty, reason = "a key names a channel at least")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// A hash for one block of the object.
     pub fn hash_of_block(&self, index: u32) -> u64 {
         shoal_packet::hash_key(self.hash, &index.to_ne_bytes())

@@ -12,6 +12,7 @@
 
 pub mod client;
 pub mod flight;
+pub mod joint;
 pub mod key;
 pub mod notify;
 pub mod question;

@@ -27,13 +27,18 @@ impl Notify {
 
     /// Waits for a change after `mark`.
     pub async fn changed(&self, mark: u64) {
+        let mut registered: Option<Waker> = None;
         std::future::poll_fn(|cx| {
             if self.generation.get() != mark {
                 return Poll::Ready(());
             }
-            let mut waiters = self.waiters.borrow_mut();
-            if !waiters.iter().any(|waiter| waiter.will_wake(cx.waker())) {
-                waiters.push(cx.waker().clone());
+            if !registered.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                registered = Some(cx.waker().clone());
+                let mut waiters = self.waiters.borrow_mut();
+                // One task that gives up and comes back, again and again, is there once.
+                if !waiters.last().is_some_and(|last| last.will_wake(cx.waker())) {
+                    waiters.push(cx.waker().clone());
+                }
             }
             Poll::Pending
         })

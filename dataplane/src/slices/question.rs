@@ -149,7 +149,10 @@ impl Question<'_> {
             }
             // Without the length of the whole the viewer could not be told what it gets.
             (206, Some(_)) if head.total.is_none() => Verdict::AskForAll,
-            (500..=599, _) => Verdict::Fail(UpstreamError::Status(head.status)),
+            // Such a part cannot be completed from other responses: all who share the object share one whole response.
+            (206, Some(_)) if !head.validators.is_strong() && !self.private => Verdict::AskForAll,
+            // Another origin, or a stale copy, serves the viewers better than word of an overload.
+            (408 | 429 | 500..=599, _) => Verdict::Fail(UpstreamError::Status(head.status)),
             _ => Verdict::Use,
         }
     }
@@ -166,6 +169,7 @@ impl Question<'_> {
         let born_ms = now_ms.saturating_sub(head.age_s.saturating_mul(1000));
         let fresh_until_ms = match head.lifetime_s {
             _ if head.cache_control.no_cache => 0,
+            None if !is_heuristically_cacheable(head.status) => 0,
             Some(lifetime_s) => born_ms.saturating_add(lifetime_s.saturating_mul(1000)),
             None => now_ms + u64::from(default_ms),
         };
@@ -176,8 +180,7 @@ impl Question<'_> {
         let store = self.store;
         let channel = &self.request.channel;
         let (born_ms, fresh_until_ms) = self.lifetime(&head);
-        let keeps =
-            matches!(head.status, 200 | 203 | 206 | 404 | 410) && head.cache_control.storable() && !head.personal;
+        let keeps = head.cache_control.storable() && !head.personal;
         let exclusive = self.private || self.opening.is_purged() || !keeps;
         let status = if head.status == 206 { 200 } else { head.status };
         let parts = VersionParts {
@@ -188,6 +191,7 @@ impl Question<'_> {
             version_lines: head.version_lines.into(),
             content_type: head.content_type,
             cache_control: head.cache_control_text,
+            expires: head.expires,
             must_revalidate: head.cache_control.must_revalidate || head.cache_control.proxy_revalidate,
             born_ms,
             fresh_until_ms,
@@ -196,7 +200,7 @@ impl Question<'_> {
         let mut table = store.table.borrow_mut();
         let version = table.insert(&self.request.key, channel, parts);
         if !keeps && !self.private {
-            table.name_mut(&self.request.key).pass_until_ms = store.clock.now_ms() + PASS_MS;
+            table.pass(&self.request.key, store.clock.now_ms() + PASS_MS);
         }
         let cache = if exclusive { CacheResult::Bypass } else { CacheResult::Miss };
         if head.length == Some(0) {
@@ -205,7 +209,7 @@ impl Question<'_> {
             return (version, cache, None);
         }
         let last_byte = head.length.map(|length| head.first + length - 1);
-        let end = last_byte.map_or(u32::MAX, |last| store.index_of(last) + 1);
+        let end = last_byte.map_or(u32::MAX, |last| store.index_of(last).saturating_add(1));
         let transfer =
             table.held_mut(version.slot).map(|held| Transfer::new(store, held, head.first, end, origins, Some(source)));
         drop(table);
@@ -222,6 +226,11 @@ enum Verdict<'h> {
     AskForAll,
     /// Not usable; another origin may do better.
     Fail(UpstreamError),
+}
+
+/// Statuses that may be kept without the origin saying for how long (RFC 9110 section 15.1); those shoal meets.
+fn is_heuristically_cacheable(status: u16) -> bool {
+    matches!(status, 200 | 203 | 206 | 404 | 410)
 }
 
 /// Whether the path names an HLS playlist or a DASH manifest.

@@ -72,10 +72,22 @@ impl Meter {
         self.stats.received(head.head_bytes as u64);
     }
 
-    pub(super) fn body(&mut self, bytes: usize) {
-        self.usage.body_bytes += bytes as u64;
-        self.usage.wire_bytes += bytes as u64;
-        self.stats.received(bytes as u64);
+    pub(super) fn body(&mut self, bytes: u64) {
+        self.usage.body_bytes += bytes;
+        self.usage.wire_bytes += bytes;
+        self.stats.received(bytes);
+        self.settle();
+    }
+
+    /// Into the ledger, so that a long body is not counted at its end only.
+    fn settle(&mut self) {
+        let flow = Flow {
+            tenant: &self.channel.tenant,
+            channel: &self.channel.id,
+            kind: Kind::Upstream,
+            origin: &self.origin.id,
+        };
+        self.store.ledger.borrow_mut().record(flow, "", std::mem::take(&mut self.usage));
     }
 
     pub(super) fn succeeded(&self) {
@@ -97,7 +109,9 @@ impl Meter {
             UpstreamError::OtherVersion => Kept::Validator,
             UpstreamError::BadResponse(_) | UpstreamError::WrongRange { .. } => Kept::BadHead,
             UpstreamError::Io(_) => Kept::Io,
-            UpstreamError::NoMemory | UpstreamError::Abandoned | UpstreamError::NoOrigin => return,
+            UpstreamError::NoMemory | UpstreamError::Abandoned | UpstreamError::NoOrigin | UpstreamError::Crowded => {
+                return;
+            }
         });
         if error.blames_origin() {
             self.health(HealthEvent::Failure);
@@ -108,12 +122,8 @@ impl Meter {
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        let flow = Flow {
-            tenant: &self.channel.tenant,
-            channel: &self.channel.id,
-            kind: Kind::Upstream,
-            origin: &self.origin.id,
-        };
-        self.store.ledger.borrow_mut().record(flow, "", self.usage);
+        if self.usage != Usage::default() {
+            self.settle();
+        }
     }
 }

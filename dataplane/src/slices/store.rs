@@ -19,10 +19,10 @@ use super::notify::Notify;
 use super::question;
 use super::table::{Evicted, Table};
 use super::transfer;
-use super::version::{Version, VersionSlot};
+use super::version::Version;
 use crate::clock::Clock;
 use crate::ledger::Recorder;
-use crate::routes::Channel;
+use crate::routes::{Channel, Published};
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::{CacheResult, ShardStats};
 use crate::upstream::{UpstreamLimits, Upstreams, within};
@@ -46,6 +46,7 @@ pub struct Store {
     pub(super) stats: Arc<ShardStats>,
     pub(super) ledger: Rc<RefCell<Recorder>>,
     pub(super) block_bytes: usize,
+    pub(super) published: Arc<Published>,
     pub(super) flights: Cell<u64>,
     memory: Notify,
     dice: Cell<u64>,
@@ -67,6 +68,8 @@ pub struct StoreParts {
     pub ledger: Rc<RefCell<Recorder>>,
     /// Bytes of a block.
     pub block_bytes: usize,
+    /// The snapshot in force.
+    pub published: Arc<Published>,
     /// For choices among equals.
     pub seed: u64,
 }
@@ -91,8 +94,8 @@ pub struct OpenRequest {
     pub channel: Arc<Channel>,
     /// What is wanted first.
     pub want: Want,
-    /// A version that this request has found to be broken off: it wants a newer one.
-    pub not: Option<VersionSlot>,
+    /// The shared version could not be completed for this request: it gets a response of its own.
+    pub private: bool,
 }
 
 /// What a request serves.
@@ -118,6 +121,7 @@ impl Store {
             stats: parts.stats,
             ledger: parts.ledger,
             block_bytes: parts.block_bytes,
+            published: parts.published,
             flights: Cell::new(0),
             memory: Notify::default(),
             dice: Cell::new(parts.seed | 1),
@@ -151,10 +155,8 @@ impl Store {
         let mut joined = false;
         loop {
             let now_ms = self.clock.now_ms();
-            if let Some(not) = request.not {
-                self.table.borrow_mut().detach(not);
-            }
-            if let Some(mut opened) = self.try_open(&request.key, request.want, now_ms) {
+            let shared = (!request.private).then(|| self.try_open(&request.key, request.want, now_ms)).flatten();
+            if let Some(mut opened) = shared {
                 if joined {
                     opened.cache = CacheResult::Coalesced;
                 }
@@ -183,15 +185,15 @@ impl Store {
     fn join_or_start(self: &Rc<Self>, request: &OpenRequest, now_ms: u64) -> (Rc<Opening>, bool) {
         let mut table = self.table.borrow_mut();
         let name = table.name_mut(&request.key);
-        if let Some(opening) = &name.opening {
+        let private = request.private || name.pass_until_ms > now_ms;
+        if let Some(opening) = name.opening.as_ref().filter(|_| !request.private) {
             return (Rc::clone(opening), false);
         }
         let opening = Rc::new(Opening::default());
-        let private = name.pass_until_ms > now_ms;
         if !private {
             name.opening = Some(Rc::clone(&opening));
         }
-        let stale = name.current;
+        let stale = name.current.filter(|_| !private);
         let stale = stale.and_then(|slot| table.held(slot)).map(|held| Arc::clone(&held.version));
         drop(table);
         question::start_opening(self, request.clone(), Rc::clone(&opening), stale, private);
@@ -201,7 +203,10 @@ impl Store {
     /// The block, if there is more of it than `have` bytes.
     pub fn try_block(&self, version: &Version, index: u32, have: usize) -> Option<BlockRef> {
         let table = self.table.borrow();
-        let block = table.held(version.slot)?.block(index)?;
+        let held = table.held(version.slot)?;
+        // Transfers keep ahead of the viewer that is furthest.
+        held.flights.iter().filter(|flight| flight.next() > index).for_each(|flight| flight.want(index));
+        let block = held.block(index)?;
         if block.filled() <= have {
             return None;
         }
@@ -289,13 +294,15 @@ impl Store {
             if let Some(block) = self.arena.alloc(len) {
                 return Some(block);
             }
-            self.evict()?;
+            if self.evict(false).is_none() {
+                self.evict(true)?;
+            }
         }
         self.arena.alloc(len)
     }
 
-    fn evict(&self) -> Option<()> {
-        let evicted = self.table.borrow_mut().evict()?;
+    fn evict(&self, forced: bool) -> Option<()> {
+        let evicted = self.table.borrow_mut().evict(forced)?;
         self.stats.add(Counter::EvictedBlocks, 1);
         if evicted == Evicted::Object {
             self.stats.add(Counter::EvictedObjects, 1);
@@ -307,9 +314,10 @@ impl Store {
     pub fn tick(&self) {
         self.arena.reclaim();
         self.table.borrow_mut().collect();
+        self.table.borrow_mut().end_passes(self.clock.now_ms());
         // Objects without bytes (a 404, an empty file) take no block, but must not pile up either.
         while self.table.borrow().evictable_bytes() > self.arena.capacity() {
-            if self.evict().is_none() {
+            if self.evict(false).is_none() {
                 break;
             }
         }

@@ -1,6 +1,6 @@
 //! What a shard owns: names, versions, blocks, and the order in which they may have to go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -13,8 +13,11 @@ use super::key::{KeyState, SliceKey};
 use super::version::{Version, VersionParts, VersionSlot};
 use crate::routes::Channel;
 
-/// What a version without any block weighs in the eviction order.
-const EMPTY_BYTES: usize = 1024;
+/// What a version weighs in the eviction order besides its blocks, its key and its header lines.
+const VERSION_BYTES: usize = 1024;
+
+/// Names that may be passed by at a time.
+const PASSES_MAX: usize = 16 << 10;
 
 /// Index that stands for a version without blocks in the eviction order.
 const NO_BLOCK: u32 = u32::MAX;
@@ -27,6 +30,8 @@ pub struct Table {
     free: Vec<u32>,
     policy: S3Fifo<BlockId>,
     detached: Vec<VersionSlot>,
+    /// Names that are passed by, by the time when that ends.
+    passes: VecDeque<(u64, SliceKey)>,
     blocks: usize,
 }
 
@@ -226,7 +231,8 @@ impl Table {
     pub fn finish_block(&mut self, slot: VersionSlot, index: u32) {
         let Some(held) = self.held(slot) else { return };
         let Some(placed) = held.find(index) else { return };
-        let bytes = placed.block.footprint();
+        // What is known about the object weighs on its first block.
+        let bytes = placed.block.footprint() + if held.blocks.len() == 1 { held.overhead() } else { 0 };
         let key = held.key.hash_of_block(index);
         let place = self.policy.insert(BlockId { slot, index }, key, bytes);
         if let Some(placed) = self.held_mut(slot).and_then(|held| held.find_mut(index)) {
@@ -262,12 +268,18 @@ impl Table {
     }
 
     /// Gives up the block that will be missed least. `None`: everything is in use.
-    pub fn evict(&mut self) -> Option<Evicted> {
+    ///
+    /// What came in one response that nothing can complete stays as long as somebody reads it, unless `forced`; and with its
+    /// first block it goes whole, for a viewer that starts on it would run into the hole.
+    pub fn evict(&mut self, forced: bool) -> Option<Evicted> {
         let versions = &self.versions;
         let id = self.policy.evict(|id| {
             let held = versions.get(id.slot.index as usize).and_then(|(_, held)| held.as_ref());
             match held {
                 Some(held) if id.index == NO_BLOCK && !held.flights.is_empty() => Look::Busy,
+                Some(held) if !forced && !held.version.is_combinable() && Arc::strong_count(&held.version) > 1 => {
+                    Look::Busy
+                }
                 Some(held) => Look::Uses(held.find(id.index).map_or(0, |placed| placed.block.take_uses())),
                 None => Look::Uses(0),
             }
@@ -280,7 +292,8 @@ impl Table {
             self.blocks -= 1;
         }
         let Some(held) = self.held(id.slot) else { return Some(Evicted::Block) };
-        if !held.blocks.is_empty() || !held.flights.is_empty() {
+        let has_hole = !held.blocks.is_empty() && !held.version.is_combinable();
+        if !has_hole && (!held.blocks.is_empty() || !held.flights.is_empty()) {
             return Some(Evicted::Block);
         }
         // Nothing is left of it: those who hold the version may ask for blocks again, so it is only detached.
@@ -316,9 +329,40 @@ impl Table {
         slots.len() as u64
     }
 
+    /// A flight of the version is over: what has no block any more gets its place in the eviction order back.
+    pub fn settle(&mut self, slot: VersionSlot) {
+        let Some(held) = self.held(slot) else { return };
+        if held.current && held.blocks.is_empty() && held.flights.is_empty() && held.empty.is_none() {
+            self.place_empty(slot);
+        }
+    }
+
+    /// From now until then each request for the name fetches for itself.
+    pub fn pass(&mut self, key: &SliceKey, until_ms: u64) {
+        self.name_mut(key).pass_until_ms = until_ms;
+        self.passes.push_back((until_ms, key.clone()));
+    }
+
+    /// Forgets names whose time of passing is over, and beyond [`PASSES_MAX`] also before that.
+    pub fn end_passes(&mut self, now_ms: u64) {
+        while let Some((until_ms, _)) = self.passes.front() {
+            if *until_ms > now_ms && self.passes.len() <= PASSES_MAX {
+                break;
+            }
+            let Some((_, key)) = self.passes.pop_front() else { break };
+            if let Some(name) = self.keys.get_mut(&key)
+                && (name.pass_until_ms <= now_ms || self.passes.len() >= PASSES_MAX)
+            {
+                name.pass_until_ms = 0;
+                self.tidy_name(&key, now_ms);
+            }
+        }
+    }
+
     fn place_empty(&mut self, slot: VersionSlot) {
-        let Some(key) = self.held(slot).map(|held| held.key.hash_of_block(NO_BLOCK)) else { return };
-        let place = self.policy.insert(BlockId { slot, index: NO_BLOCK }, key, EMPTY_BYTES);
+        let Some(held) = self.held(slot) else { return };
+        let (key, bytes) = (held.key.hash_of_block(NO_BLOCK), held.overhead());
+        let place = self.policy.insert(BlockId { slot, index: NO_BLOCK }, key, bytes);
         if let Some(held) = self.held_mut(slot) {
             held.empty = Some(place);
         }
@@ -341,6 +385,11 @@ impl Table {
 }
 
 impl Held {
+    /// Heap bytes of what is known about the object.
+    fn overhead(&self) -> usize {
+        VERSION_BYTES + self.key.len() + self.version.relay.len() + self.version.version_lines.len()
+    }
+
     /// The block, filling or complete.
     pub fn block(&self, index: u32) -> Option<&BlockRef> {
         self.find(index).map(|placed| &placed.block)

@@ -31,9 +31,10 @@ pub(super) fn start_fill(
     last: u32,
 ) -> Result<Rc<Flight>, BlockError> {
     let total = version.total().ok_or(BlockError::Changed)?;
+    let published = store.published.current();
     let mut table = store.table.borrow_mut();
     let held = table.held_mut(version.slot).ok_or(BlockError::Changed)?;
-    let blocks = store.index_of(total.saturating_sub(1)) + 1;
+    let blocks = store.index_of(total.saturating_sub(1)).saturating_add(1);
     let mut end = blocks.min(last.saturating_add(1)).max(index + 1);
     // A transfer that would get there, but much later, ends where this one begins.
     for flight in &held.flights {
@@ -43,6 +44,10 @@ pub(super) fn start_fill(
     }
     if let Some(claimed) = held.next_claimed(index) {
         end = end.min(claimed.max(index + 1));
+    }
+    // The origins of today, not those of the day when the version was fetched.
+    if let Some(channel) = published.channel(&held.channel.id) {
+        held.channel = Arc::clone(channel);
     }
     let origins = Origins::new(store, &held.channel);
     let start = u64::from(index) * store.block_bytes as u64;
@@ -117,7 +122,7 @@ impl Transfer {
             Ok(()) => false,
             Err(UpstreamError::OtherVersion) => true,
             // What is missing could only come from the same response.
-            Err(_) => !self.combinable || self.total.is_none(),
+            Err(_) => !self.is_resumable(),
         };
         if broken {
             table.detach(self.slot);
@@ -125,6 +130,7 @@ impl Transfer {
         if let Some(held) = table.held_mut(self.slot) {
             held.flights.retain(|flight| !Rc::ptr_eq(flight, &self.flight));
         }
+        table.settle(self.slot);
         drop(table);
         self.store.flights.set(self.store.flights.get() - 1);
         self.flight.finish(failure);
@@ -137,8 +143,16 @@ impl Transfer {
             if index >= self.flight.end() || self.total.is_some_and(|total| self.position >= total) {
                 return Ok(());
             }
-            let wanted = self.flight.until_wanted(index, self.store.limits.readahead_blocks);
-            if within(IDLE_DEMAND, wanted).await.is_none() || self.flight.is_abandoned() {
+            while within(IDLE_DEMAND, self.flight.until_wanted(index, self.store.limits.readahead_blocks))
+                .await
+                .is_none()
+            {
+                // What can be asked for again is let go; what came in this one response is not, while anybody reads it.
+                if self.is_resumable() || !self.is_read() {
+                    return Err(UpstreamError::Abandoned);
+                }
+            }
+            if self.flight.is_abandoned() {
                 return Err(UpstreamError::Abandoned);
             }
             // A transfer that started later may have taken over from here.
@@ -193,14 +207,28 @@ impl Transfer {
                     Some(total) => self.broke_off(UpstreamError::Truncated { missing: total - self.position })?,
                 },
                 Ok(bytes) => {
-                    source.meter.body(bytes);
+                    source.meter.body(bytes as u64);
                     self.position += bytes as u64;
                     self.flight.notify();
+                    if self.flight.is_abandoned() {
+                        return Err(UpstreamError::Abandoned);
+                    }
                 }
                 Err(error) => self.broke_off(error)?,
             }
         }
         Ok((block, false))
+    }
+
+    /// Whether another response could go on from here.
+    fn is_resumable(&self) -> bool {
+        self.combinable && self.total.is_some()
+    }
+
+    /// Whether anybody but the table holds the version.
+    fn is_read(&self) -> bool {
+        let table = self.store.table.borrow();
+        table.held(self.slot).is_some_and(|held| Arc::strong_count(&held.version) > 1)
     }
 
     /// The length of the whole has become known.
@@ -240,7 +268,7 @@ impl Transfer {
             let joined = match self.store.upstreams.fetch(&origin, &ask).await {
                 Ok((head, body)) => {
                     meter.head(&head);
-                    let joined = self.join(&head, body).await;
+                    let joined = self.join(&head, body, &mut meter).await;
                     if joined.is_ok() && self.total.is_none() {
                         self.learn_total(head.total);
                     }
@@ -263,7 +291,7 @@ impl Transfer {
     }
 
     /// Whether this response goes on where the last one broke off.
-    async fn join(&self, head: &OriginHead, mut body: Body) -> Result<Body, UpstreamError> {
+    async fn join(&self, head: &OriginHead, mut body: Body, meter: &mut Meter) -> Result<Body, UpstreamError> {
         match head.status {
             200 | 206 => {}
             500..=599 => return Err(UpstreamError::Status(head.status)),
@@ -282,7 +310,8 @@ impl Transfer {
             return Err(UpstreamError::WrongRange { asked: self.position, got: head.first.to_string() });
         }
         if head.status == 200 {
-            body.skip(self.position).await?;
+            let read = body.skip(self.position).await?;
+            meter.body(read);
         }
         Ok(body)
     }

@@ -25,6 +25,8 @@ pub struct Version {
     pub cache_control: Option<Box<str>>,
     /// Only for the request that fetched it: private, no-store.
     pub exclusive: bool,
+    /// The origin sent Expires: so does shoal, with the time as it stands after validations.
+    pub expires: bool,
     must_revalidate: bool,
     hold_stale_until_ms: AtomicU64,
     total: AtomicU64,
@@ -66,6 +68,8 @@ pub struct VersionParts {
     pub fresh_until_ms: u64,
     /// See [`Version::exclusive`].
     pub exclusive: bool,
+    /// See [`Version::expires`].
+    pub expires: bool,
 }
 
 impl Version {
@@ -80,6 +84,7 @@ impl Version {
             content_type: parts.content_type,
             cache_control: parts.cache_control,
             exclusive: parts.exclusive,
+            expires: parts.expires,
             must_revalidate: parts.must_revalidate,
             hold_stale_until_ms: AtomicU64::new(0),
             total: AtomicU64::new(parts.total.unwrap_or(UNKNOWN)),
@@ -131,6 +136,11 @@ impl Version {
     /// See [`Version::hold_stale`].
     pub fn is_held_stale(&self, now_ms: u64) -> bool {
         now_ms < self.hold_stale_until_ms.load(Ordering::Relaxed)
+    }
+
+    /// Unix seconds at which the origin made or confirmed the response (the Date header).
+    pub fn date_s(&self) -> u64 {
+        self.born_ms.load(Ordering::Relaxed) / 1000
     }
 
     /// Seconds since the origin made or confirmed the response (the Age header).

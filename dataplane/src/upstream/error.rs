@@ -58,6 +58,9 @@ pub enum UpstreamError {
     /// No memory for what it sends: the RAM tier is full of blocks in use.
     #[error("the RAM tier is full of blocks in use")]
     NoMemory,
+    /// As many connections as allowed are open to the origin already.
+    #[error("all connections to the origin are in use (upstream.connections_per_origin)")]
+    Crowded,
     /// Nobody wants the rest.
     #[error("nobody waits for it any more")]
     Abandoned,
@@ -80,6 +83,7 @@ impl UpstreamError {
             UpstreamError::WrongRange { .. } => "wrong_range",
             UpstreamError::OtherVersion => "other_version",
             UpstreamError::NoMemory => "no_memory",
+            UpstreamError::Crowded => "crowded",
             UpstreamError::Abandoned => "abandoned",
             UpstreamError::NoOrigin => "no_origin",
         }
@@ -89,7 +93,11 @@ impl UpstreamError {
     pub fn blames_origin(&self) -> bool {
         !matches!(
             self,
-            UpstreamError::NoMemory | UpstreamError::Abandoned | UpstreamError::OtherVersion | UpstreamError::NoOrigin
+            UpstreamError::NoMemory
+                | UpstreamError::Crowded
+                | UpstreamError::Abandoned
+                | UpstreamError::OtherVersion
+                | UpstreamError::NoOrigin
         )
     }
 
@@ -97,7 +105,7 @@ impl UpstreamError {
     pub fn viewer_status(&self) -> u16 {
         match self {
             UpstreamError::Timeout { .. } => 504,
-            UpstreamError::NoMemory => 503,
+            UpstreamError::NoMemory | UpstreamError::Crowded => 503,
             _ => 502,
         }
     }

@@ -41,14 +41,14 @@ struct Opened {
 pub async fn open(root: &Path, ask: &Ask<'_>, now_unix: u64) -> Result<(OriginHead, FileBody), UpstreamError> {
     let name = ask.path.split('?').next().unwrap_or_default().trim_start_matches('/');
     let Some(name) = file_name(name) else {
-        return Ok((plain_head(404, now_unix), FileBody { file: None, at: 0, end: 0 }));
+        return Ok((plain_head(404), FileBody { file: None, at: 0, end: 0 }));
     };
     let (root, name) = (root.to_owned(), PathBuf::from(name));
     // Opening may wait for a disk: not on the shard's thread.
     let opened = glommio::executor().spawn_blocking(move || open_below(&root, &name)).await;
     match opened {
         Ok(opened) => Ok(answer(opened, ask, now_unix)),
-        Err(error) if is_missing(&error) => Ok((plain_head(404, now_unix), FileBody { file: None, at: 0, end: 0 })),
+        Err(error) if is_missing(&error) => Ok((plain_head(404), FileBody { file: None, at: 0, end: 0 })),
         Err(error) => Err(UpstreamError::Io(error)),
     }
 }
@@ -111,7 +111,7 @@ fn answer(opened: Opened, ask: &Ask<'_>, now_unix: u64) -> (OriginHead, FileBody
     let (size, modified_ns) = (opened.size, opened.modified_ns);
     let modified = (modified_ns / 1_000_000_000) as u64;
     let etag = format!("\"{modified_ns:x}-{size:x}\"");
-    let mut head = plain_head(200, now_unix);
+    let mut head = plain_head(200);
     head.version_lines.extend_from_slice(b"Last-Modified: ");
     head.version_lines.extend_from_slice(&date::format(modified));
     head.version_lines.extend_from_slice(format!("\r\nETag: {etag}\r\n").as_bytes());
@@ -136,10 +136,7 @@ fn answer(opened: Opened, ask: &Ask<'_>, now_unix: u64) -> (OriginHead, FileBody
     (head, FileBody { file: Some(Arc::new(opened)), at: first, end })
 }
 
-fn plain_head(status: u16, now_unix: u64) -> OriginHead {
-    let mut relay = b"Date: ".to_vec();
-    relay.extend_from_slice(&date::format(now_unix));
-    relay.extend_from_slice(b"\r\n");
+fn plain_head(status: u16) -> OriginHead {
     OriginHead {
         status,
         first: 0,
@@ -148,13 +145,14 @@ fn plain_head(status: u16, now_unix: u64) -> OriginHead {
         framing: BodyFraming::None,
         keep_alive: true,
         validators: Validators::default(),
-        relay,
+        relay: Vec::new(),
         version_lines: Vec::new(),
         content_type: None,
         cache_control_text: None,
         cache_control: CacheControl::default(),
         lifetime_s: None,
         age_s: 0,
+        expires: false,
         personal: false,
         head_bytes: 0,
     }

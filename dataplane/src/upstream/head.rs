@@ -92,6 +92,8 @@ pub struct OriginHead {
     pub lifetime_s: Option<u64>,
     /// Seconds it had when it arrived.
     pub age_s: u64,
+    /// It has Expires.
+    pub expires: bool,
     /// It sets a cookie or varies with everything: for nobody else.
     pub personal: bool,
     /// Bytes of the head itself.
@@ -99,7 +101,7 @@ pub struct OriginHead {
 }
 
 /// Lines that belong to one connection or that shoal writes itself.
-const NOT_RELAYED: [&str; 25] = [
+const NOT_RELAYED: [&str; 26] = [
     "accept-ranges",
     "age",
     "alt-svc",
@@ -109,6 +111,7 @@ const NOT_RELAYED: [&str; 25] = [
     "content-length",
     "content-range",
     "content-type",
+    "date",
     "etag",
     "expires",
     "keep-alive",
@@ -178,12 +181,6 @@ impl OriginHead {
                 relay_line(&mut relay, name, value);
             }
         }
-        if date_header.is_none() {
-            relay_line(&mut relay, "Date", &date::format(now_unix));
-        }
-        if let Some(value) = head.headers.single(Known::Expires) {
-            relay_line(&mut relay, "Expires", value);
-        }
         let mut version_lines = Vec::new();
         if let Some(value) = head.headers.single(Known::LastModified) {
             relay_line(&mut version_lines, "Last-Modified", value);
@@ -211,6 +208,7 @@ impl OriginHead {
             cache_control,
             lifetime_s,
             age_s: cache_control::initial_age(age, date_header, asked_unix, now_unix),
+            expires: expires.is_some(),
             personal: head.header("set-cookie").is_some()
                 || head.headers.get_all("vary").any(|value| value.trim_ascii() == b"*"),
             head_bytes: 0,
@@ -250,7 +248,7 @@ mod tests {
         )
         .unwrap();
         let relay = String::from_utf8(head.relay).unwrap();
-        assert_eq!(relay, "X-Keep: 2\r\nDate: Thu, 01 Jan 1970 00:16:40 GMT\r\n");
+        assert_eq!(relay, "X-Keep: 2\r\n");
         assert_eq!(head.version_lines, b"ETag: \"v1\"\r\n");
         assert_eq!((head.total, head.first), (Some(3), 0));
     }

@@ -41,7 +41,7 @@ pub struct HttpPool {
     ring: Ring,
     clock: Clock,
     limits: UpstreamLimits,
-    resolver: Resolver,
+    resolver: Rc<Resolver>,
     origins: RefCell<HashMap<String, Rc<Connections>>>,
 }
 
@@ -73,6 +73,8 @@ pub struct HttpBody {
     taken: usize,
     framing: Framing,
     reusable: bool,
+    /// We ended it ourselves: its end is not the origin's.
+    aborted: bool,
 }
 
 enum Framing {
@@ -85,7 +87,7 @@ enum Framing {
 impl HttpPool {
     /// An empty pool.
     pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits) -> HttpPool {
-        HttpPool { ring, clock, limits, resolver: Resolver::default(), origins: RefCell::default() }
+        HttpPool { ring, clock, limits, resolver: Rc::default(), origins: RefCell::default() }
     }
 
     /// Sends one request and reads the head of its response.
@@ -124,7 +126,7 @@ impl HttpPool {
             }
         };
         if within(self.limits.response_timeout, wait).await.is_none() {
-            return Err(self.timeout("free connection (upstream.connections_per_origin)", self.limits.response_timeout));
+            return Err(UpstreamError::Crowded);
         }
         connections.open.set(connections.open.get() + 1);
         Ok(Permit(Rc::clone(connections)))
@@ -134,7 +136,8 @@ impl HttpPool {
         let now = self.clock.now_ms();
         let mut idle = connections.idle.borrow_mut();
         idle.retain(|(_, since)| now.saturating_sub(*since) < IDLE_TRUST.as_millis() as u64);
-        idle.pop().map(|(stream, _)| stream)
+        // One on which something came meanwhile was closed, or is out of step.
+        std::iter::from_fn(|| idle.pop()).map(|(stream, _)| stream).find(Stream::is_quiet)
     }
 
     async fn connect(&self, target: &HttpTarget) -> Result<Stream, UpstreamError> {
@@ -196,6 +199,7 @@ impl HttpPool {
             taken: 0,
             framing,
             reusable: head.keep_alive,
+            aborted: false,
         };
         Ok((head, body))
     }
@@ -411,6 +415,7 @@ impl HttpBody {
             None => {
                 // The block has to come back: what it holds is still good.
                 self.stream.abort();
+                self.aborted = true;
                 let (block, received) = receive.await;
                 match received {
                     Ok(received) if received > 0 => (block, Ok(received)),
@@ -426,6 +431,9 @@ impl HttpBody {
 
     fn end_of_stream(&mut self) -> Result<(), UpstreamError> {
         self.reusable = false;
+        if self.aborted {
+            return Err(self.stalled());
+        }
         match std::mem::replace(&mut self.framing, Framing::Done) {
             Framing::Length(missing) if missing > 0 => Err(UpstreamError::Truncated { missing }),
             _ => Ok(()),

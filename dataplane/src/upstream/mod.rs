@@ -100,13 +100,13 @@ impl Body {
         }
     }
 
-    /// Reads and drops `count` bytes.
-    pub async fn skip(&mut self, count: u64) -> Result<(), UpstreamError> {
+    /// Drops `count` bytes. Returns those that had to be read for it.
+    pub async fn skip(&mut self, count: u64) -> Result<u64, UpstreamError> {
         match self {
-            Body::Http(body) => body.skip(count).await,
+            Body::Http(body) => body.skip(count).await.map(|()| count),
             Body::File(body) => {
                 body.skip(count);
-                Ok(())
+                Ok(0)
             }
         }
     }

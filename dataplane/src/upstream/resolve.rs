@@ -1,7 +1,7 @@
 //! Names to addresses, asked again when they have become old.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::rc::Rc;
 
@@ -18,42 +18,72 @@ const NAMES_MAX: usize = 4096;
 /// Addresses, and until when they are trusted.
 type Known = (u64, Rc<[SocketAddr]>);
 
+/// Host and port.
+type Name = (String, u16);
+
 /// A shard's resolver: the system's, on glommio's blocking pool, with a memory.
 #[derive(Default)]
 pub struct Resolver {
-    known: RefCell<HashMap<(String, u16), Known>>,
+    known: RefCell<HashMap<Name, Known>>,
+    refreshing: RefCell<HashSet<Name>>,
 }
 
 impl Resolver {
     /// The addresses of `host`, in the order to try them. An old answer is better than none.
-    pub async fn resolve(&self, host: &str, port: u16, clock: &Clock) -> Result<Rc<[SocketAddr]>, UpstreamError> {
+    pub async fn resolve(
+        self: &Rc<Self>,
+        host: &str,
+        port: u16,
+        clock: &Clock,
+    ) -> Result<Rc<[SocketAddr]>, UpstreamError> {
         if let Some(address) = literal(host, port) {
             return Ok(Rc::new([address]));
         }
         let key = (host.to_owned(), port);
         let old = self.known.borrow().get(&key).cloned();
-        if let Some((until, addresses)) = &old
-            && clock.now_ms() < *until
-        {
-            return Ok(Rc::clone(addresses));
-        }
-        let asked = key.clone();
-        let answer = glommio::executor()
-            .spawn_blocking(move || (asked.0.as_str(), asked.1).to_socket_addrs().map(Vec::from_iter))
-            .await;
-        match (answer, old) {
-            (Ok(addresses), _) if !addresses.is_empty() => {
-                let addresses: Rc<[SocketAddr]> = addresses.into();
-                let mut known = self.known.borrow_mut();
-                if known.len() >= NAMES_MAX {
-                    known.clear();
-                }
-                known.insert(key, (clock.now_ms() + KEEP_MS, Rc::clone(&addresses)));
-                Ok(addresses)
+        if let Some((until, addresses)) = old {
+            if clock.now_ms() >= until {
+                self.refresh(key, clock.clone());
             }
-            (_, Some((_, addresses))) => Ok(addresses),
-            (Ok(_), None) => Err(UpstreamError::Resolve { host: key.0, error: "the name has no address".to_owned() }),
-            (Err(error), None) => Err(UpstreamError::Resolve { host: key.0, error: error.to_string() }),
+            // An old answer is better than waiting for a new one.
+            return Ok(addresses);
+        }
+        match look_up(key.clone()).await {
+            Ok(addresses) if addresses.is_empty() => {
+                Err(UpstreamError::Resolve { host: key.0, error: "the name has no address".to_owned() })
+            }
+            Ok(addresses) => Ok(self.remember(key, addresses, clock)),
+            Err(error) => Err(UpstreamError::Resolve { host: key.0, error: error.to_string() }),
         }
     }
+
+    fn remember(&self, key: Name, addresses: Vec<SocketAddr>, clock: &Clock) -> Rc<[SocketAddr]> {
+        let addresses: Rc<[SocketAddr]> = addresses.into();
+        let mut known = self.known.borrow_mut();
+        if known.len() >= NAMES_MAX {
+            known.clear();
+        }
+        known.insert(key, (clock.now_ms() + KEEP_MS, Rc::clone(&addresses)));
+        addresses
+    }
+
+    /// Asks again in the background, once at a time for a name.
+    fn refresh(self: &Rc<Self>, key: Name, clock: Clock) {
+        if !self.refreshing.borrow_mut().insert(key.clone()) {
+            return;
+        }
+        let this = Rc::clone(self);
+        glommio::spawn_local(async move {
+            match look_up(key.clone()).await {
+                Ok(addresses) if !addresses.is_empty() => drop(this.remember(key.clone(), addresses, &clock)),
+                _ => tracing::warn!(host = %key.0, "cannot resolve an origin's name again; its last addresses stay in use"),
+            }
+            this.refreshing.borrow_mut().remove(&key);
+        })
+        .detach();
+    }
+}
+
+async fn look_up(key: Name) -> std::io::Result<Vec<SocketAddr>> {
+    glommio::executor().spawn_blocking(move || (key.0.as_str(), key.1).to_socket_addrs().map(Vec::from_iter)).await
 }

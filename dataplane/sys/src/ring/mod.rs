@@ -18,6 +18,7 @@ mod op;
 mod stream;
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -78,6 +79,8 @@ pub(crate) struct Inner {
     uring: RefCell<IoUring>,
     slots: RefCell<Slots>,
     buffers: BufferPool,
+    /// Entries that found the submission queue full; each belongs to a slot, or is a cancellation of one.
+    backlog: RefCell<VecDeque<squeue::Entry>>,
     eventfd: OwnedFd,
     driver: RefCell<Option<Waker>>,
     stats: Cell<RingStats>,
@@ -113,6 +116,7 @@ impl Ring {
                 uring: RefCell::new(uring),
                 slots: RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }),
                 buffers,
+                backlog: RefCell::default(),
                 eventfd,
                 driver: RefCell::new(None),
                 stats: Cell::new(RingStats::default()),
@@ -128,6 +132,14 @@ impl Ring {
     /// Submits what was pushed, takes what completed and wakes its tasks. Never waits. Returns completions handled.
     pub fn turn(&self) -> io::Result<usize> {
         self.inner.enter()?;
+        while !self.inner.backlog.borrow().is_empty() {
+            let before = self.inner.backlog.borrow().len();
+            self.inner.feed();
+            self.inner.enter()?;
+            if self.inner.backlog.borrow().len() == before {
+                break;
+            }
+        }
         let mut handled = 0;
         loop {
             let mut batch = [const { std::mem::MaybeUninit::uninit() }; COMPLETION_BATCH];
@@ -164,7 +176,10 @@ impl Ring {
         let idle = {
             let completions_waiting = !uring.completion().is_empty();
             let submissions = uring.submission();
-            !completions_waiting && submissions.is_empty() && !submissions.taskrun()
+            self.inner.backlog.borrow().is_empty()
+                && !completions_waiting
+                && submissions.is_empty()
+                && !submissions.taskrun()
         };
         if !idle {
             uring.completion().disable_eventfd();
@@ -240,16 +255,24 @@ impl Inner {
     ///
     /// As [`Inner::start`].
     unsafe fn push(&self, entry: squeue::Entry) {
-        loop {
-            // SAFETY: our caller keeps what the entry points to alive.
-            if unsafe { self.uring.borrow_mut().submission().push(&entry) }.is_ok() {
-                break;
-            }
-            // Full: make room now. An error here would come again from `turn`, where it ends the shard.
-            let _ = self.enter();
-        }
+        self.backlog.borrow_mut().push_back(entry);
+        self.feed();
         if let Some(driver) = self.driver.borrow_mut().take() {
             driver.wake();
+        }
+    }
+
+    /// Moves entries from the backlog to the submission queue, as far as there is room.
+    fn feed(&self) {
+        let mut backlog = self.backlog.borrow_mut();
+        let mut uring = self.uring.borrow_mut();
+        let mut submissions = uring.submission();
+        while let Some(entry) = backlog.front() {
+            // SAFETY: whoever pushed the entry keeps what it points to alive until its completion.
+            if unsafe { submissions.push(entry) }.is_err() {
+                break;
+            }
+            backlog.pop_front();
         }
     }
 

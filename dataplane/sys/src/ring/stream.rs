@@ -233,6 +233,27 @@ impl Stream {
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Both);
     }
 
+    /// Open, and nothing has come that was not read.
+    pub fn is_quiet(&self) -> bool {
+        use rustix::net::RecvFlags;
+        let mut byte = [0u8; 1];
+        let peeked = rustix::net::recv(&*self.socket, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+        matches!(peeked, Err(rustix::io::Errno::AGAIN))
+    }
+
+    /// Closing becomes a reset: the peer is not to take what it has for the whole.
+    pub fn reset_on_close(&self) {
+        let _ = rustix::net::sockopt::set_socket_linger(&*self.socket, Some(std::time::Duration::ZERO));
+    }
+
+    /// Bytes handed to the kernel that the peer has not acknowledged.
+    pub fn unacknowledged(&self) -> u64 {
+        let mut bytes: libc::c_int = 0;
+        // SAFETY: SIOCOUTQ writes one int to the address given.
+        let result = unsafe { libc::ioctl(self.socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut bytes) };
+        if result == 0 { u64::try_from(bytes).unwrap_or(0) } else { 0 }
+    }
+
     /// Sends the end of the stream; what the peer still sends is read and dropped by the caller, or not at all.
     pub fn finish_sending(&self) {
         let _ = rustix::net::shutdown(&*self.socket, rustix::net::Shutdown::Write);
