@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
-
 use shoal_cache::{FrontIndex, Held};
 use shoal_sys::arena::BlockRef;
 

@@ -152,7 +152,7 @@ fn a_receive_that_is_given_up_leaves_nothing_behind() {
     client.write_all(b"later").unwrap();
     let block = arena.alloc(4096).unwrap();
     let (block, received) = drive(&ring, stream.recv_into(block, 4096));
-    assert_eq!((received.unwrap(), &*block.unwrap().finish().bytes()), (5, &b"later"[..]));
+    assert_eq!((received.unwrap(), block.unwrap().finish().bytes()), (5, &b"later"[..]));
 }
 
 #[test]
