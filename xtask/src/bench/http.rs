@@ -37,6 +37,9 @@ pub(crate) const CASES: &[Case] = &[
 const SERVER_CPU: usize = 0;
 const LOAD_CPU: usize = 1;
 
+/// Share of the cores that others may use before the figures are marked.
+const QUIET: f64 = 0.05;
+
 const CHANNEL: &str = "bench";
 
 /// How often and how long.
@@ -106,6 +109,7 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
     let stop = Stop::listen()?;
     let bin = workspace::build_planes(true)?;
     workspace::build_load()?;
+    let others = machine::busy();
     let dir = workspace::target_dir()?.join("bench-http");
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
@@ -126,10 +130,15 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
     let command = if quick { "cargo xtask bench http --quick" } else { "cargo xtask bench http" };
     let about = format!(
         "`{command}`, {}; server on core {SERVER_CPU}, load on core {LOAD_CPU}, loopback; median of {} interleaved \
-         runs of {} s; ours with ticket check, ledger and metrics on",
+         runs of {} s; ours with ticket check, ledger and metrics on{}",
         machine::describe(),
         length.runs,
-        length.seconds
+        length.seconds,
+        if others > QUIET {
+            format!("; NOT QUIET: other processes used {:.0} % of the cores just before", others * 100.0)
+        } else {
+            String::new()
+        }
     );
     println!("{about}\n\n{text}");
     if record {

@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::workspace;
+
+/// How long to look at the cores.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// One line: date, cores, kernel, versions.
 pub(super) fn describe() -> String {
@@ -28,6 +32,25 @@ pub(super) fn describe() -> String {
             said(Command::new("git").current_dir(workspace::root()).args(["describe", "--always", "--dirty"]))
         ),
     )
+}
+
+/// How much of all cores is in use right now, by whomever: 0 to 1.
+pub(super) fn busy() -> f64 {
+    let ticks = || fs::read_to_string("/proc/stat").ok().and_then(|text| ticks(&text));
+    let start = ticks();
+    thread::sleep(LOOK);
+    start.zip(ticks()).map_or(0.0, |((total, idle), (total_later, idle_later))| {
+        let total = total_later.saturating_sub(total).max(1) as f64;
+        1.0 - (idle_later.saturating_sub(idle) as f64 / total).min(1.0)
+    })
+}
+
+/// All ticks, and the idle ones (proc_stat(5)).
+fn ticks(stat: &str) -> Option<(u64, u64)> {
+    let all = stat.lines().next()?.strip_prefix("cpu ")?;
+    // Guest times, the last two, are in the first two already.
+    let ticks: Vec<u64> = all.split_ascii_whitespace().take(8).map_while(|tick| tick.parse().ok()).collect();
+    Some((ticks.iter().sum(), ticks.get(3)? + ticks.get(4)?))
 }
 
 /// The first line a program prints, wherever it prints it.
@@ -67,6 +90,12 @@ fn civil(days: u64) -> (u64, u64, u64) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ticks_are_summed_without_guests() {
+        assert_eq!(ticks("cpu  10 0 20 50 10 0 10 0 7 7\ncpu0 1\n"), Some((100, 60)));
+        assert_eq!(ticks("intr 1"), None);
+    }
 
     #[test]
     fn days_become_dates() {
