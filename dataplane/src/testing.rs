@@ -1,14 +1,26 @@
 //! What tests need: folders that are gone afterwards, a node without shards, a way to say what was skipped.
 
+use std::cell::RefCell;
+use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
+use glommio::{LocalExecutorBuilder, Placement};
+use shoal_sys::arena::Arena;
+use shoal_sys::ring::Ring;
+
+use crate::clock::Clock;
 use crate::config::Config;
-use crate::routes::Published;
+use crate::ledger::Recorder;
+use crate::routes::{Channel, Published, Routes};
 use crate::settings::Machine;
 use crate::shard::Shared;
+use crate::slices::store::{Store, StoreParts};
 use crate::telemetry::stats::ShardStats;
+use crate::upstream::{UpstreamLimits, Upstreams};
 
 /// A folder that is removed with everything in it when dropped.
 #[derive(Debug)]
@@ -62,4 +74,82 @@ pub(crate) fn shared(folder: &Folder, shards: usize) -> Arc<Shared> {
         access_log: None,
         drain: AtomicBool::new(false),
     })
+}
+
+/// A channel named `a` below `/a/`, with what `more` says of it besides.
+pub(crate) fn channel(more: serde_json::Value) -> Arc<Channel> {
+    let mut channel = serde_json::json!({ "id": "a", "prefix": "/a/" });
+    channel.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    let snapshot = serde_json::from_value(serde_json::json!({ "version": 1, "channels": [channel] })).unwrap();
+    Arc::clone(Routes::compile(&snapshot, None).unwrap().channel("a").unwrap())
+}
+
+/// Numbers that are the same in each run (SplitMix64).
+#[derive(Debug, Clone)]
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// One below `end`.
+    pub(crate) fn below(&mut self, end: u64) -> u64 {
+        self.next() % end
+    }
+
+    /// One of `list`, unless it is empty.
+    pub(crate) fn pick<'a, T>(&mut self, list: &'a [T]) -> Option<&'a T> {
+        let end = list.len().max(1) as u64;
+        list.get(self.below(end) as usize)
+    }
+}
+
+/// The result of a future that needs a shard's executor; it has a minute.
+pub(crate) fn in_executor<T, F>(make: impl FnOnce() -> F + Send + 'static) -> T
+where
+    T: Send + 'static,
+    F: Future<Output = T> + 'static,
+{
+    let (done, ended) = mpsc::channel();
+    let thread = LocalExecutorBuilder::new(Placement::Unbound)
+        .name("test")
+        .spawn(move || async move { done.send(make().await) })
+        .unwrap();
+    match ended.recv_timeout(Duration::from_secs(60)) {
+        Ok(result) => {
+            drop(thread.join().unwrap());
+            result
+        }
+        Err(mpsc::RecvTimeoutError::Timeout) => panic!("not over after a minute"),
+        Err(mpsc::RecvTimeoutError::Disconnected) => panic!("failed: {:?}", thread.join().err()),
+    }
+}
+
+/// Limits that end a test before its patience does.
+pub(crate) const LIMITS: UpstreamLimits = UpstreamLimits {
+    connect_timeout: Duration::from_secs(5),
+    response_timeout: Duration::from_secs(5),
+    connections_per_origin: 64,
+    retries: 2,
+    readahead_blocks: 2,
+};
+
+/// The store of a shard alone, of `ram` bytes.
+pub(crate) fn store(ring: &Ring, stats: &Arc<ShardStats>, ram: usize, block_bytes: usize) -> Rc<Store> {
+    let clock = Clock::start();
+    Rc::new(Store::new(StoreParts {
+        arena: Arena::with_huge_max(ram, 0).unwrap(),
+        upstreams: Upstreams::new(ring.clone(), clock.clone(), LIMITS),
+        limits: LIMITS,
+        clock,
+        stats: Arc::clone(stats),
+        ledger: Rc::new(RefCell::new(Recorder::new(crate::ledger::queue(1).0))),
+        block_bytes,
+        published: Arc::default(),
+        seed: 1,
+    }))
 }

@@ -269,3 +269,6 @@ impl<A> OpenQuestions<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,3 +185,86 @@ impl Flight {
         self.progress.changed(mark).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::future::Future;
+    use std::pin::{Pin, pin};
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+
+    fn poll<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+        future.poll(&mut Context::from_waker(Waker::noop()))
+    }
+
+    fn refused(reason: &'static str) -> OpenError {
+        OpenError { status: 502, reason, message: "no origin could answer".to_owned() }
+    }
+
+    #[test]
+    fn an_opening_answers_all_and_its_first_answer_stays() {
+        let opening = Opening::default();
+        let mut early = [(); 5].map(|()| Box::pin(opening.answered()));
+        assert!(early.iter_mut().all(|wait| poll(wait.as_mut()).is_pending()));
+        opening.answer(Err(refused("status")));
+        opening.answer(Err(refused("timeout")));
+        for wait in &mut early {
+            let Poll::Ready(Err(error)) = poll(wait.as_mut()) else { panic!("the answer is there") };
+            assert_eq!(error.reason, "status");
+        }
+        assert!(matches!(poll(pin!(opening.answered())), Poll::Ready(Err(_))), "whoever comes late gets it at once");
+        assert!(!opening.is_purged());
+        opening.purge();
+        assert!(opening.is_purged());
+    }
+
+    #[test]
+    fn a_flight_covers_what_it_has_still_to_bring() {
+        let flight = Flight::new(3, 6);
+        let covered = |flight: &Flight| (0..8).filter(|&index| flight.covers(index)).collect::<Vec<_>>();
+        assert_eq!(covered(&flight), [3, 4, 5]);
+        flight.advance();
+        assert_eq!(covered(&flight), [4, 5]);
+        flight.shorten(5);
+        flight.shorten(7);
+        assert_eq!((covered(&flight), flight.next(), flight.end()), (vec![4], 4, 5));
+        flight.finish(None);
+        assert_eq!((covered(&flight), flight.failure()), (vec![], None));
+
+        let failed = Flight::new(0, u32::MAX);
+        failed.finish(Some(BlockError::Changed));
+        assert_eq!((covered(&failed), failed.failure()), (vec![], Some(BlockError::Changed)));
+    }
+
+    #[test]
+    fn a_flight_goes_on_as_far_as_it_is_wanted_and_some_way_ahead() {
+        let flight = Flight::new(10, 100);
+        assert!(poll(pin!(flight.until_wanted(12, 2))).is_ready());
+        let mut wait = pin!(flight.until_wanted(13, 2));
+        assert!(poll(wait.as_mut()).is_pending());
+        flight.want(5);
+        assert!(poll(wait.as_mut()).is_pending(), "who is behind does not drive it");
+        flight.want(11);
+        assert!(poll(wait.as_mut()).is_ready());
+        assert!(poll(pin!(flight.until_wanted(u32::MAX, u32::MAX))).is_ready());
+
+        let mut wait = pin!(flight.until_wanted(50, 0));
+        assert!(poll(wait.as_mut()).is_pending());
+        flight.abandon();
+        assert!(poll(wait.as_mut()).is_ready() && flight.is_abandoned());
+    }
+
+    #[test]
+    fn every_step_of_a_flight_is_seen() {
+        let flight = Flight::new(0, 2);
+        let steps: [fn(&Flight); 3] = [Flight::notify, Flight::advance, |flight| flight.finish(None)];
+        for step in steps {
+            let mark = flight.mark();
+            let mut wait = pin!(flight.progressed(mark));
+            assert!(poll(wait.as_mut()).is_pending());
+            step(&flight);
+            assert!(poll(wait.as_mut()).is_ready());
+        }
+    }
+}

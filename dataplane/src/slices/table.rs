@@ -418,3 +418,6 @@ impl Held {
         self.blocks.get_mut(at)
     }
 }
+
+#[cfg(test)]
+mod tests;
