@@ -55,13 +55,16 @@ pub async fn open(root: &Path, ask: &Ask<'_>, now_unix: u64) -> Result<(OriginHe
 
 /// Nothing that a viewer could have: missing, a folder, or outside the root.
 fn is_missing(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::IsADirectory)
+    use io::ErrorKind::{InvalidFilename, IsADirectory, NotADirectory, NotFound};
+    matches!(error.kind(), NotFound | NotADirectory | IsADirectory | InvalidFilename)
         || error.raw_os_error() == Some(rustix::io::Errno::XDEV.raw_os_error())
         || error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error())
 }
 
 fn open_below(root: &Path, name: &Path) -> io::Result<Opened> {
-    let folder = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    let folder = rustix::fs::open(root, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
+    // Not a missing file: another origin may be well.
+    let folder = folder.map_err(|error| io::Error::other(format!("cannot open {}: {error}", root.display())))?;
     let name = if name.as_os_str().is_empty() { Path::new(".") } else { name };
     // The kernel keeps the path below the root, whatever symbolic links say.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
@@ -198,3 +201,6 @@ impl FileBody {
         self.at = self.at.saturating_add(count).min(self.end);
     }
 }
+
+#[cfg(test)]
+mod tests;

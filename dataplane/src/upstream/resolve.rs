@@ -87,3 +87,64 @@ impl Resolver {
 async fn look_up(key: Name) -> std::io::Result<Vec<SocketAddr>> {
     glommio::executor().spawn_blocking(move || (key.0.as_str(), key.1).to_socket_addrs().map(Vec::from_iter)).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::in_executor;
+
+    /// No name server has to be asked about this one.
+    const NO_NAME: &str = "no..name";
+
+    #[test]
+    fn addresses_need_no_resolver() {
+        in_executor(|| async {
+            let (resolver, clock) = (Rc::new(Resolver::default()), Clock::start());
+            for (host, address) in
+                [("192.0.2.7", "192.0.2.7:81"), ("2001:db8::7", "[2001:db8::7]:81"), ("[::1]", "[::1]:81")]
+            {
+                assert_eq!(*resolver.resolve(host, 81, &clock).await.unwrap(), [address.parse().unwrap()]);
+            }
+            assert!(resolver.known.borrow().is_empty());
+        });
+    }
+
+    #[test]
+    fn names_are_remembered_and_an_old_answer_serves_until_there_is_a_new_one() {
+        in_executor(|| async {
+            let (resolver, clock) = (Rc::new(Resolver::default()), Clock::start());
+            let first = resolver.resolve("localhost", 81, &clock).await.unwrap();
+            assert!(first.iter().all(|address| address.ip().is_loopback() && address.port() == 81), "{first:?}");
+            assert!(Rc::ptr_eq(&first, &resolver.resolve("localhost", 81, &clock).await.unwrap()));
+            assert!(!Rc::ptr_eq(&first, &resolver.resolve("localhost", 82, &clock).await.unwrap()));
+
+            let error = resolver.resolve(NO_NAME, 81, &clock).await.unwrap_err();
+            assert!(matches!(&error, UpstreamError::Resolve { host, .. } if host == NO_NAME), "{error}");
+            assert_eq!(resolver.known.borrow().len(), 2, "what failed is asked again");
+            let place = |name: &str| resolver.known.borrow()[&(name.to_owned(), 81)].clone();
+            for name in [NO_NAME, "localhost"] {
+                resolver.known.borrow_mut().insert((name.to_owned(), 81), (clock.now_ms(), Rc::clone(&first)));
+                for _ in 0..3 {
+                    assert!(Rc::ptr_eq(&first, &resolver.resolve(name, 81, &clock).await.unwrap()));
+                    assert_eq!(resolver.refreshing.borrow().len(), 1, "asked again once, behind the scenes");
+                }
+                while !resolver.refreshing.borrow().is_empty() {
+                    glommio::timer::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            }
+            assert!(Rc::ptr_eq(&first, &place(NO_NAME).1), "better than none");
+            assert!(!Rc::ptr_eq(&first, &place("localhost").1) && place("localhost").0 > clock.now_ms());
+        });
+    }
+
+    #[test]
+    fn the_memory_is_bounded() {
+        in_executor(|| async {
+            let (resolver, clock) = (Rc::new(Resolver::default()), Clock::start());
+            let names = (0..NAMES_MAX).map(|n| ((format!("host{n}"), 80), (u64::MAX, Rc::from([]))));
+            resolver.known.borrow_mut().extend(names);
+            assert!(!resolver.resolve("localhost", 81, &clock).await.unwrap().is_empty());
+            assert!(resolver.known.borrow().len() <= NAMES_MAX);
+        });
+    }
+}
