@@ -130,3 +130,6 @@ fn admit_to(
     let key = SliceKey::new(ctx.key_seed, &channel.id, &rest, &allowed);
     Ok(Admitted { channel: Arc::clone(channel), key, session, playlist_ticket })
 }
+
+#[cfg(test)]
+mod tests;

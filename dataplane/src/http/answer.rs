@@ -327,3 +327,6 @@ pub fn rewritten_etag(version: &Version, ticket: &str) -> Option<String> {
     push_number(&mut digits, shoal_packet::hash_key(0, ticket.as_bytes()));
     Some(format!("{body}-{}\"", String::from_utf8_lossy(&digits)))
 }
+
+#[cfg(test)]
+mod tests;

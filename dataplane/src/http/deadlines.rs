@@ -194,3 +194,6 @@ impl Watched {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

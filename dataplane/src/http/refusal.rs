@@ -92,3 +92,65 @@ impl From<OpenError> for Refusal {
         if error.status == 503 { refusal.with("Retry-After", "1") } else { refusal }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shoal_http::date;
+    use shoal_http::headers::Limits;
+    use shoal_http::response::{BodyFraming, parse_response};
+
+    use super::*;
+
+    /// The whole answer, with a Date.
+    fn written(refusal: &Refusal) -> Vec<u8> {
+        let mut out = Vec::new();
+        refusal.write_head(&mut out, &date::format(1_000_000)).finish();
+        refusal.body(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_refusal_is_one_line_with_its_length() {
+        let refusal = Refusal::new(416, "range", "none lies within").with("Content-Range", "bytes */7");
+        let answer = written(&refusal);
+        let (head, used) = parse_response(&answer, &Limits::default(), false).unwrap().unwrap();
+        assert_eq!((head.status, head.body), (416, BodyFraming::Length(17)));
+        assert_eq!(&answer[used..], b"none lies within\n");
+        for (name, value) in [
+            ("Server", "shoal"),
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Cache-Control", "no-store"),
+            ("Content-Range", "bytes */7"),
+            ("Date", "Mon, 12 Jan 1970 13:46:40 GMT"),
+        ] {
+            assert_eq!(head.header_str(name), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_value_that_would_break_the_head_is_left_out() {
+        let answer = written(&Refusal::new(400, "x", "m").with("Allow", "GET\r\nX-Injected: 1"));
+        let (head, _) = parse_response(&answer, &Limits::default(), false).unwrap().unwrap();
+        assert_eq!((head.header("Allow"), head.header("X-Injected")), (None, None));
+    }
+
+    #[test]
+    fn a_head_that_cannot_be_read_ends_the_connection_and_nothing_else_does() {
+        let broken = Refusal::from(HeadError::HeadTooLong { limit: 100 });
+        assert_eq!((broken.status, broken.reason, broken.close), (431, "head_too_long", true));
+        let error = |status| OpenError { status, reason: "timeout", message: "no origin could answer".to_owned() };
+        let others = [
+            (Refusal::from(shoal_http::path::normalize("/%zz").unwrap_err()), 400),
+            (Refusal::from(Denied::UserAgent), 403),
+            (Refusal::from(shoal_ticket::Refusal::Missing), 403),
+            (Refusal::from(error(504)), 504),
+            (Refusal::from(error(503)), 503),
+        ];
+        for (refusal, status) in others {
+            assert_eq!((refusal.status, refusal.close), (status, false), "{refusal:?}");
+            assert!(!refusal.message.is_empty() && !refusal.message.contains('\n'), "{refusal:?}");
+            // Trying again helps where memory or lanes were full.
+            assert_eq!(refusal.header.is_some_and(|(name, _)| name == "Retry-After"), status == 503);
+        }
+    }
+}
