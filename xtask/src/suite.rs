@@ -13,6 +13,7 @@ use crate::{tidy, tools, workspace};
 const TOOLS: &[tools::Wanted<'_>] = &[
     ("chromium", "chromium"),
     ("curl", "curl"),
+    ("ffmpeg", "ffmpeg"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("npm", "npm"),
