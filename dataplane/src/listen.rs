@@ -173,6 +173,9 @@ fn share(sockets: &[TcpListener], shards: usize) -> Result<Listeners, ListenErro
 /// As [`bind`].
 pub fn bind_admin(address: SocketAddr) -> Result<(TcpListener, SocketAddr), ListenError> {
     let open = || {
+        if address.port() != 0 {
+            probe(address)?;
+        }
         let socket = TcpListener::bind(address)?;
         socket.set_nonblocking(true)?;
         let address = socket.local_addr()?;

@@ -241,7 +241,7 @@ impl Exchange<'_> {
                 Served::Done(Outcome { status: plan.status, cache, refusal: None, after: Ok(after) })
             }
             Err(error) => {
-                if plan.framing == Framing::Close {
+                if plan.framing == Framing::Close && self.connection.sent().1.is_some() {
                     self.connection.reset_on_close();
                 }
                 self.failed(&error, cache, &plan.status, admitted).await

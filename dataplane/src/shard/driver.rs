@@ -9,9 +9,13 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
+use std::time::{Duration, Instant};
 
 use shoal_sys::doorbell::{Doorbell, DoorbellWaiter};
 use shoal_sys::ring::Ring;
+
+/// How long the executor's own reactor may go without a look.
+const REACTOR_INTERVAL: Duration = Duration::from_micros(500);
 
 /// Where a shard's work comes from, besides its own ring.
 pub(super) trait Sources {
@@ -24,12 +28,19 @@ pub(super) trait Sources {
 /// Runs for ever, or until the ring fails.
 pub(super) async fn drive(ring: Ring, bell: Doorbell, waiter: DoorbellWaiter, sources: impl Sources) -> io::Error {
     let waiter = Rc::new(waiter);
+    let mut yielded = Instant::now();
     let mut sleep: Option<Pin<Box<dyn Future<Output = io::Result<()>>>>> = None;
     loop {
         let handled = match ring.turn() {
             Ok(handled) => handled + sources.receive(),
             Err(error) => return error,
         };
+        if yielded.elapsed() > REACTOR_INTERVAL {
+            // Timers and the blocking pool are looked at by glommio's reactor, when no task is left to run or its preemption
+            // timer says so. We are always left to run, and the timer has been seen not to come.
+            glommio::executor().yield_task_queue_now().await;
+            yielded = Instant::now();
+        }
         if handled > 0 {
             yield_now().await;
             continue;
@@ -37,9 +48,17 @@ pub(super) async fn drive(ring: Ring, bell: Doorbell, waiter: DoorbellWaiter, so
         // Tasks that were woken by others may be about to push: they run before we look again.
         yield_now().await;
         bell.doze();
-        if !sources.is_idle() || !ring.prepare_sleep() {
-            bell.awake();
-            continue;
+        let asleep = match sources.is_idle() {
+            true => ring.prepare_sleep(),
+            false => Ok(false),
+        };
+        match asleep {
+            Ok(true) => {}
+            Ok(false) => {
+                bell.awake();
+                continue;
+            }
+            Err(error) => return error,
         }
         // The wait outlives a sleep that was ended by a push: it is taken up again by the next one.
         let wait = sleep.get_or_insert_with(|| {

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use glommio::timer::sleep;
@@ -67,13 +67,14 @@ pub struct Slices {
 
 /// A complete block of another shard.
 struct Fronted {
-    version: Arc<Version>,
+    /// Not held: a version that only front indexes knew would count as being read.
+    version: Weak<Version>,
     block: BlockRef,
 }
 
 impl Held for Fronted {
     fn is_retired(&self) -> bool {
-        self.version.is_retired() || self.block.is_retired()
+        self.block.is_retired() || self.version.upgrade().is_none_or(|version| version.is_retired())
     }
 
     fn bytes(&self) -> usize {
@@ -103,13 +104,14 @@ impl Slices {
         }
         let mut front = self.front.borrow_mut();
         let found = front.get(&(key.clone(), self.store.index_of(want.first)));
-        let Some(found) = found.filter(|found| found.version.is_fresh(now_ms)) else {
+        let found = found.and_then(|found| Some((found.version.upgrade()?, &found.block)));
+        let Some((version, block)) = found.filter(|(version, _)| version.is_fresh(now_ms)) else {
             self.stats.add(Counter::FrontMisses, 1);
             return None;
         };
         self.stats.add(Counter::FrontHits, 1);
-        found.block.touch();
-        Some(Opened { version: Arc::clone(&found.version), cache: CacheResult::Hit, block: Some(found.block.clone()) })
+        block.touch();
+        Some(Opened { version, cache: CacheResult::Hit, block: Some(block.clone()) })
     }
 
     /// See [`Store::open`]; asked of the owner.
@@ -118,11 +120,14 @@ impl Slices {
         if owner == self.shard {
             return self.store.open(request).await;
         }
+        if request.private {
+            return self.ask_open(owner, request).await;
+        }
         let opened = loop {
             let told = self.opening.ask(&request.key, self.ask_open(owner, request)).await;
             match told.answer {
                 // An answer for one alone is for the one who asked.
-                Some(Ok(opened)) if !told.first && (opened.version.exclusive || request.private) => {
+                Some(Ok(opened)) if !told.first && opened.version.exclusive => {
                     break self.ask_open(owner, request).await?;
                 }
                 Some(Ok(mut opened)) => {
@@ -160,7 +165,7 @@ impl Slices {
         }
         if have == 0 {
             let mut front = self.front.borrow_mut();
-            let found = front.get(&(key.clone(), index)).filter(|found| found.version.slot == version.slot);
+            let found = front.get(&(key.clone(), index)).filter(|found| found.version.as_ptr() == Arc::as_ptr(version));
             if let Some(found) = found {
                 self.stats.add(Counter::FrontHits, 1);
                 found.block.touch();
@@ -170,6 +175,10 @@ impl Slices {
         }
         let name = (owner, version.slot, index);
         let block = loop {
+            let start = u64::from(index) * self.store.block_bytes() as u64;
+            if version.total().is_some_and(|total| start + have as u64 >= total) {
+                return Ok(None);
+            }
             let told = self.asking.ask(&name, self.ask_block(owner, version, index, have, last)).await;
             match told.answer {
                 Some(answer) if told.first => break answer?,
@@ -268,7 +277,7 @@ impl Slices {
 
     fn remember(&self, key: &SliceKey, index: u32, version: &Arc<Version>, block: &BlockRef) {
         if Store::is_whole(block) && !version.exclusive {
-            let fronted = Fronted { version: Arc::clone(version), block: block.clone() };
+            let fronted = Fronted { version: Arc::downgrade(version), block: block.clone() };
             self.front.borrow_mut().insert((key.clone(), index), fronted);
         }
     }

@@ -94,13 +94,21 @@ impl Question<'_> {
                     meter.succeeded();
                     body.finish();
                     if let Some(version) = &stale {
-                        let (born_ms, fresh_until_ms) = self.lifetime(version_head);
+                        let (born_ms, fresh_until_ms) = self.lifetime(version_head, version.status);
                         version.refresh(born_ms, fresh_until_ms);
                         return Ok((Arc::clone(version), CacheResult::Revalidated, None));
                     }
                 }
                 Verdict::AskForAll => {
-                    // The origin does not have that range, but may have the object.
+                    // The origin does not have that range, but may have the object. What is small is read to its end: the
+                    // connection can be used again, and what came is counted.
+                    let mut body = body;
+                    if let Some(length) = head.length.filter(|&length| length <= self.store.block_bytes as u64)
+                        && let Ok(read) = body.skip(length).await
+                    {
+                        meter.body(read);
+                        body.finish();
+                    }
                     ranged = false;
                     origins.again();
                 }
@@ -158,9 +166,10 @@ impl Question<'_> {
     }
 
     /// When the response was born, and until when it is fresh, both by the shard's clock.
-    fn lifetime(&self, head: &OriginHead) -> (u64, u64) {
+    /// `status` is that of the version, which a 304 only confirms.
+    fn lifetime(&self, head: &OriginHead, status: u16) -> (u64, u64) {
         let policy = &self.request.channel.cache;
-        let default_ms = match head.status {
+        let default_ms = match status {
             404 | 410 => policy.negative_ttl_ms,
             _ if is_playlist(self.path()) => policy.playlist_ttl_ms,
             _ => policy.default_ttl_ms,
@@ -169,7 +178,7 @@ impl Question<'_> {
         let born_ms = now_ms.saturating_sub(head.age_s.saturating_mul(1000));
         let fresh_until_ms = match head.lifetime_s {
             _ if head.cache_control.no_cache => 0,
-            None if !is_heuristically_cacheable(head.status) => 0,
+            None if !is_heuristically_cacheable(status) => 0,
             Some(lifetime_s) => born_ms.saturating_add(lifetime_s.saturating_mul(1000)),
             None => now_ms + u64::from(default_ms),
         };
@@ -179,7 +188,7 @@ impl Question<'_> {
     fn begin(&self, head: OriginHead, source: Source, origins: Origins) -> Answer {
         let store = self.store;
         let channel = &self.request.channel;
-        let (born_ms, fresh_until_ms) = self.lifetime(&head);
+        let (born_ms, fresh_until_ms) = self.lifetime(&head, head.status);
         let keeps = head.cache_control.storable() && !head.personal;
         let exclusive = self.private || self.opening.is_purged() || !keeps;
         let status = if head.status == 206 { 200 } else { head.status };

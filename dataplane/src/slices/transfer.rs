@@ -23,6 +23,9 @@ use crate::upstream::{Ask, Body, OriginHead, UpstreamError, Validators, within};
 /// How long a transfer keeps its connection while nobody wants the next block.
 const IDLE_DEMAND: Duration = Duration::from_secs(5);
 
+/// The same where the rest could not be asked for again, as long as somebody reads what is there: a paused player.
+const READER_PATIENCE: Duration = Duration::from_secs(300);
+
 /// Starts a transfer of the missing blocks from `index` on, at most to `last`.
 pub(super) fn start_fill(
     store: &Rc<Store>,
@@ -143,12 +146,14 @@ impl Transfer {
             if index >= self.flight.end() || self.total.is_some_and(|total| self.position >= total) {
                 return Ok(());
             }
+            let mut patience = READER_PATIENCE;
             while within(IDLE_DEMAND, self.flight.until_wanted(index, self.store.limits.readahead_blocks))
                 .await
                 .is_none()
             {
-                // What can be asked for again is let go; what came in this one response is not, while anybody reads it.
-                if self.is_resumable() || !self.is_read() {
+                // What can be asked for again is let go; what came in this one response is not so soon, while it is read.
+                patience = patience.saturating_sub(IDLE_DEMAND);
+                if self.is_resumable() || !self.is_read() || patience.is_zero() {
                     return Err(UpstreamError::Abandoned);
                 }
             }

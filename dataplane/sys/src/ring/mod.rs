@@ -169,22 +169,22 @@ impl Ring {
     }
 
     /// Turns the eventfd on and says whether it is safe to wait for it: false when work is already there.
-    pub fn prepare_sleep(&self) -> bool {
-        let mut uring = self.inner.uring.borrow_mut();
-        uring.completion().enable_eventfd();
+    ///
+    /// # Errors
+    /// The kernel's, as [`Ring::turn`].
+    pub fn prepare_sleep(&self) -> io::Result<bool> {
+        self.inner.uring.borrow_mut().completion().enable_eventfd();
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        let idle = {
-            let completions_waiting = !uring.completion().is_empty();
-            let submissions = uring.submission();
-            self.inner.backlog.borrow().is_empty()
-                && !completions_waiting
-                && submissions.is_empty()
-                && !submissions.taskrun()
-        };
+        // Work that was queued before the eventfd was on is run here; later work signals it. The TASKRUN flag alone says
+        // nothing: the kernel sets it after queueing, so it can stay set when the work has been run meanwhile.
+        self.inner.enter()?;
+        let mut uring = self.inner.uring.borrow_mut();
+        let idle =
+            self.inner.backlog.borrow().is_empty() && uring.submission().is_empty() && uring.completion().is_empty();
         if !idle {
             uring.completion().disable_eventfd();
         }
-        idle
+        Ok(idle)
     }
 
     /// Turns the eventfd off again after a sleep, so that a busy ring pays nothing for it.
