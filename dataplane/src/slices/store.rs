@@ -204,8 +204,8 @@ impl Store {
     pub fn try_block(&self, version: &Version, index: u32, have: usize) -> Option<BlockRef> {
         let table = self.table.borrow();
         let held = table.held(version.slot)?;
-        // Transfers keep ahead of the viewer that is furthest.
-        held.flights.iter().filter(|flight| flight.next() > index).for_each(|flight| flight.want(index));
+        // Transfers keep ahead of the viewer that is furthest, also of one that reads the block as it fills.
+        held.flights.iter().filter(|flight| flight.next() >= index).for_each(|flight| flight.want(index));
         let block = held.block(index)?;
         if block.filled() <= have {
             return None;
@@ -361,3 +361,8 @@ impl Store {
         dice
     }
 }
+
+#[cfg(test)]
+mod origin;
+#[cfg(test)]
+mod tests;
