@@ -102,13 +102,7 @@ impl Question<'_> {
                 Verdict::AskForAll => {
                     // The origin does not have that range, but may have the object. What is small is read to its end: the
                     // connection can be used again, and what came is counted.
-                    let mut body = body;
-                    if let Some(length) = head.length.filter(|&length| length <= self.store.block_bytes as u64)
-                        && let Ok(read) = body.skip(length).await
-                    {
-                        meter.body(read);
-                        body.finish();
-                    }
+                    Source { body, meter }.finish().await;
                     ranged = false;
                     origins.again();
                 }

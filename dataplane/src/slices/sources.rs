@@ -50,6 +50,22 @@ pub(super) struct Source {
     pub(super) meter: Meter,
 }
 
+/// What is left of a body is read to its end when it is no more than this: that costs less than a new connection, and what
+/// the origin has sent anyway is counted.
+const LEFTOVER_MAX: u64 = 256 << 10;
+
+impl Source {
+    /// Done with it, whether or not there is more.
+    pub(super) async fn finish(mut self) {
+        if let Some(left) = self.body.left().filter(|&left| left > 0 && left <= LEFTOVER_MAX)
+            && let Ok(read) = self.body.skip(left).await
+        {
+            self.meter.body(read);
+        }
+        self.body.finish();
+    }
+}
+
 /// Counts one exchange with an origin.
 pub(super) struct Meter {
     store: Rc<Store>,

@@ -112,7 +112,7 @@ impl Transfer {
         let failure = match &result {
             Ok(()) => {
                 if let Some(source) = self.source.take() {
-                    source.body.finish();
+                    source.finish().await;
                 }
                 None
             }

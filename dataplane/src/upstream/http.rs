@@ -353,6 +353,15 @@ impl HttpBody {
         Ok(())
     }
 
+    /// Bytes of the body not read yet, where its length was announced.
+    pub fn left(&self) -> Option<u64> {
+        match &self.framing {
+            Framing::Length(left) => Some(*left),
+            Framing::Done => Some(0),
+            Framing::Chunked(_) | Framing::UntilClose => None,
+        }
+    }
+
     /// Gives the connection back for the next request, when the body was read to its end and the origin allows it.
     pub fn finish(self) {
         let whole = matches!(self.framing, Framing::Done | Framing::Length(0));

@@ -111,6 +111,14 @@ impl Body {
         }
     }
 
+    /// Bytes not read yet, where that is known.
+    pub fn left(&self) -> Option<u64> {
+        match self {
+            Body::Http(body) => body.left(),
+            Body::File(_) => Some(0),
+        }
+    }
+
     /// Lets the next request use the connection, if it can.
     pub fn finish(self) {
         match self {
