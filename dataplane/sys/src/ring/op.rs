@@ -6,8 +6,9 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use io_uring::opcode;
+use io_uring::{opcode, types};
 
 use super::accept::AcceptState;
 use super::stream::{RecvState, SendMsg};
@@ -41,6 +42,7 @@ pub(super) enum Hold {
     Block(Rc<OwnedFd>, BlockWriter),
     Connect(Rc<OwnedFd>, Box<SocketAddress>),
     Word(Rc<OwnedFd>, Box<u64>),
+    Time(Box<types::Timespec>),
 }
 
 /// A single-shot entry in flight. Dropped early, it is cancelled.
@@ -180,6 +182,16 @@ impl Ring {
             Hold::Word(_, word) => Ok(*word),
             _ => Ok(0),
         }
+    }
+
+    /// Waits for `time` to pass. Cancelled when dropped.
+    pub async fn sleep(&self, time: Duration) {
+        let time = Box::new(types::Timespec::from(time));
+        let entry = opcode::Timeout::new(&raw const *time).build();
+        // SAFETY: the time is boxed and owned by the hold.
+        let op = unsafe { Op::start(&self.inner, Hold::Time(time), entry) };
+        // ETIME is how a timeout succeeds.
+        op.await;
     }
 
     /// Waits until `descriptor` is ready for writing (or has failed).

@@ -170,6 +170,20 @@ fn connect_says_why_it_failed_and_interrupt_ends_a_wait() {
 }
 
 #[test]
+fn a_sleep_lasts_as_long_as_it_should_and_can_be_given_up() {
+    let ring = small();
+    let start = Instant::now();
+    drive(&ring, ring.sleep(Duration::from_millis(30)));
+    assert!(start.elapsed() >= Duration::from_millis(30));
+    {
+        let mut long = pin!(ring.sleep(Duration::from_secs(3600)));
+        assert!(long.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        ring.turn().unwrap();
+    }
+    settle(&ring);
+}
+
+#[test]
 fn the_bell_is_heard_by_a_sleeper_only() {
     let ring = small();
     let bell = crate::doorbell::Doorbell::new(&ring).unwrap();
