@@ -72,3 +72,23 @@ impl DoorbellWaiter {
         self.file.read_at(0, 8).await.map(|_| ()).map_err(|error| io::Error::other(error.to_string()))
     }
 }
+
+/// Sends SIGUSR2, which must have a handler, to every thread of this process whose name starts with `prefix`: their system
+/// calls return early.
+///
+/// # Errors
+/// `/proc` cannot be read.
+pub fn interrupt_threads(prefix: &str) -> io::Result<()> {
+    let process = rustix::process::getpid().as_raw_nonzero().get();
+    for task in std::fs::read_dir("/proc/self/task")? {
+        let task = task?;
+        // A thread that has ended meanwhile has no name any more.
+        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
+        let thread = task.file_name().to_str().and_then(|id| id.parse::<i32>().ok());
+        if let Some(thread) = thread.filter(|_| name.starts_with(prefix)) {
+            // SAFETY: tgkill takes three numbers; a thread that is gone, or not of this process, is refused.
+            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR2) };
+        }
+    }
+    Ok(())
+}
