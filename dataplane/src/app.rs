@@ -24,7 +24,6 @@ use shoal_dataplane::telemetry::metrics::Node;
 use shoal_dataplane::telemetry::node::NodeStats;
 use shoal_dataplane::telemetry::stats::ShardStats;
 use shoal_dataplane::{ledger, link, listen};
-use shoal_sys::doorbell::interrupt_threads;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -107,9 +106,6 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     let plane = NodePlane::new(shared.clone(), to_shards.clone(), stats.clone(), store, boot, drain, restored);
     let plane = Arc::new(plane);
     let pulse = Arc::new(Pulse::new(shared.stats.clone(), Instant::now()));
-    // The signal needs a handler, so that it interrupts instead of killing.
-    let handler = signal(SignalKind::user_defined2()).context("cannot watch for SIGUSR2")?;
-    tokio::spawn(rouse_sleepers(shared.clone(), handler));
 
     let housekeeping =
         Housekeeping::new(flushes, spool.clone(), plane.clone(), access_log, pulse.clone(), stats.clone());
@@ -173,27 +169,6 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     tracing::info!("ended in order");
     Ok(ExitCode::SUCCESS)
 }
-
-/// Interrupts shards that have not given a sign of life for [`SILENCE`]. A glommio executor can sleep through everything
-/// that should wake it (seen on Linux 6.18, once in some hundred starts, at its first sleep); a signal ends that sleep.
-async fn rouse_sleepers(shared: Arc<Shared>, handler: tokio::signal::unix::Signal) {
-    let _installed = handler;
-    let mut seen = vec![u64::MAX; shared.stats.len()];
-    loop {
-        tokio::time::sleep(SILENCE).await;
-        let mut silent = false;
-        for (stats, seen) in shared.stats.iter().zip(&mut seen) {
-            silent |= stats.ticks() == *seen;
-            *seen = stats.ticks();
-        }
-        if silent && let Err(error) = interrupt_threads("shard-") {
-            tracing::warn!(%error, "a shard is silent and cannot be roused");
-        }
-    }
-}
-
-/// How long a shard, which ticks ten times a second, may be silent before it is roused.
-const SILENCE: Duration = Duration::from_millis(500);
 
 /// What must be on disk before the process ends.
 struct LastUsage {

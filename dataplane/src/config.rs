@@ -51,9 +51,9 @@ pub struct Shards {
     /// CPUs to pin shards to, used in turn and again from the start when there are more shards. Empty: all that this
     /// process may run on.
     pub cpus: Vec<usize>,
-    /// Microseconds a shard's busiest task may hold the CPU before timers and disk reads get their turn. Lower is
-    /// smoother, higher is faster: 500 keeps their delay near 2 ms on a saturated shard.
-    pub preempt_us: u64,
+    /// Microseconds after which a busy shard looks at timers, DNS answers and disk reads between requests. Lower is
+    /// smoother, higher is faster.
+    pub reactor_us: u64,
 }
 
 /// Section `http`.
@@ -168,7 +168,7 @@ pub enum LogFormat {
 
 impl Default for Shards {
     fn default() -> Self {
-        Self { count: 0, cpus: Vec::new(), preempt_us: 500 }
+        Self { count: 0, cpus: Vec::new(), reactor_us: 500 }
     }
 }
 

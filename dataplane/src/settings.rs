@@ -64,8 +64,8 @@ pub struct NodeSettings {
 pub struct ShardSettings {
     /// The CPU of each shard: as many entries as shards, 1 to [`MAX_SHARDS`].
     pub cpus: Vec<usize>,
-    /// Longest time a task holds the CPU before others get their turn.
-    pub preempt: Duration,
+    /// How long a busy shard may go without a look at glommio's reactor.
+    pub reactor_interval: Duration,
 }
 
 /// Section `http`.

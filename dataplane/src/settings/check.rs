@@ -135,9 +135,9 @@ fn shards(raw: &config::Shards, machine: &Machine, problems: &mut Problems) -> S
     let cpus = if raw.cpus.is_empty() { &machine.cpus } else { &raw.cpus };
     let count = if raw.count == 0 { cpus.len().min(MAX_SHARDS) } else { raw.count };
     problems.within("shards.count", count, 1, MAX_SHARDS, "shards");
-    let preempt =
-        Duration::from_micros(problems.within("shards.preempt_us", raw.preempt_us, 50, 100_000, "microseconds"));
-    ShardSettings { cpus: cpus.iter().copied().cycle().take(count.min(MAX_SHARDS)).collect(), preempt }
+    let reactor_interval =
+        Duration::from_micros(problems.within("shards.reactor_us", raw.reactor_us, 50, 100_000, "microseconds"));
+    ShardSettings { cpus: cpus.iter().copied().cycle().take(count.min(MAX_SHARDS)).collect(), reactor_interval }
 }
 
 /// `0-3,8` for `[0, 1, 2, 3, 8]`.

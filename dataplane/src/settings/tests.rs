@@ -67,7 +67,7 @@ fn shards_take_cpus_in_turn() {
         config.shards.count = 257;
         config.cache.ram_bytes = 8 << 30;
     });
-    refused("shards.preempt_us = 1", "microseconds", |config| config.shards.preempt_us = 1);
+    refused("shards.reactor_us = 1", "microseconds", |config| config.shards.reactor_us = 1);
 }
 
 #[test]

@@ -8,14 +8,11 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use shoal_sys::doorbell::{Doorbell, DoorbellWaiter};
 use shoal_sys::ring::Ring;
-
-/// How long the executor's own reactor may go without a look.
-const REACTOR_INTERVAL: Duration = Duration::from_micros(500);
 
 /// Where a shard's work comes from, besides its own ring.
 pub(super) trait Sources {
@@ -25,21 +22,29 @@ pub(super) trait Sources {
     fn is_idle(&self) -> bool;
 }
 
-/// Runs for ever, or until the ring fails.
-pub(super) async fn drive(ring: Ring, bell: Doorbell, waiter: DoorbellWaiter, sources: impl Sources) -> io::Error {
-    let waiter = Rc::new(waiter);
-    let mut yielded = Instant::now();
-    let mut sleep: Option<Pin<Box<dyn Future<Output = io::Result<()>>>>> = None;
+/// Runs for ever, or until the ring fails. The executor's own reactor gets its turn every `reactor_interval`.
+pub(super) async fn drive(
+    ring: Ring,
+    bell: Doorbell,
+    waiter: DoorbellWaiter,
+    sources: impl Sources,
+    reactor_interval: Duration,
+) -> io::Error {
+    let mut sleep = Sleep { waiter: Rc::new(waiter), wait: None };
+    let mut stepped_aside = Instant::now();
     loop {
         let handled = match ring.turn() {
             Ok(handled) => handled + sources.receive(),
             Err(error) => return error,
         };
-        if yielded.elapsed() > REACTOR_INTERVAL {
-            // Timers and the blocking pool are looked at by glommio's reactor, when no task is left to run or its preemption
-            // timer says so. We are always left to run, and the timer has been seen not to come.
-            glommio::executor().yield_task_queue_now().await;
-            yielded = Instant::now();
+        if stepped_aside.elapsed() > reactor_interval {
+            // glommio looks at its rings, timers and blocking pool when no task is left to run. We are always left to run,
+            // unless we wait for something that has happened already.
+            bell.ring_self();
+            if let Err(error) = sleep.until_rung().await {
+                return error;
+            }
+            stepped_aside = Instant::now();
         }
         if handled > 0 {
             yield_now().await;
@@ -60,30 +65,54 @@ pub(super) async fn drive(ring: Ring, bell: Doorbell, waiter: DoorbellWaiter, so
             }
             Err(error) => return error,
         }
-        // The wait outlives a sleep that was ended by a push: it is taken up again by the next one.
-        let wait = sleep.get_or_insert_with(|| {
-            let waiter = Rc::clone(&waiter);
-            Box::pin(async move { waiter.wait().await })
-        });
+        let slept = sleep.until_rung_or_pushed(&ring).await;
+        bell.awake();
+        ring.awake();
+        // The reactor has had its turn.
+        stepped_aside = Instant::now();
+        if let Err(error) = slept {
+            return error;
+        }
+    }
+}
+
+/// The wait for the doorbell. It outlives a sleep that was ended by a push: the next one takes it up again.
+struct Sleep {
+    waiter: Rc<DoorbellWaiter>,
+    wait: Option<Pin<Box<dyn Future<Output = io::Result<()>>>>>,
+}
+
+impl Sleep {
+    /// Waits for the doorbell.
+    async fn until_rung(&mut self) -> io::Result<()> {
+        std::future::poll_fn(|cx| self.poll(cx)).await
+    }
+
+    /// Waits for the doorbell, or until a task pushes to the ring.
+    async fn until_rung_or_pushed(&mut self, ring: &Ring) -> io::Result<()> {
         let mut first = true;
-        let rung = std::future::poll_fn(|cx| {
-            if let Poll::Ready(result) = wait.as_mut().poll(cx) {
-                return Poll::Ready(Some(result));
+        std::future::poll_fn(|cx| {
+            if let Poll::Ready(rung) = self.poll(cx) {
+                return Poll::Ready(rung);
             }
             if !std::mem::take(&mut first) {
-                return Poll::Ready(None);
+                return Poll::Ready(Ok(()));
             }
             ring.set_driver(cx);
             Poll::Pending
         })
-        .await;
-        bell.awake();
-        ring.awake();
-        match rung {
-            None => {}
-            Some(Ok(())) => sleep = None,
-            Some(Err(error)) => return error,
-        }
+        .await
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let waiter = &self.waiter;
+        let wait = self.wait.get_or_insert_with(|| {
+            let waiter = Rc::clone(waiter);
+            Box::pin(async move { waiter.wait().await })
+        });
+        let rung = std::task::ready!(wait.as_mut().poll(cx));
+        self.wait = None;
+        Poll::Ready(rung)
     }
 }
 

@@ -6,7 +6,7 @@
 //! waiting, as many again; what comes beyond that is refused ([`Busy`]) and counted.
 //!
 //! The lanes are looked at once in each turn of the driver, and a shard that sleeps is woken by its doorbell. (glommio's
-//! own channels are looked at only when its reactor is polled: under load that is once in a preemption interval.)
+//! own channels are looked at only when its reactor is polled: under load that is twice in a millisecond.)
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

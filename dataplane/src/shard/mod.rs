@@ -11,6 +11,7 @@ use std::net::TcpListener;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
@@ -28,6 +29,11 @@ use crate::telemetry::stats::ShardStats;
 
 /// Threads of a shard for what would block it: names to resolve, files of local origins.
 const BLOCKING_THREADS: usize = 4;
+
+/// glommio's preemption timer stays off, in effect. When it expires before the first task of a round has run (a thread that
+/// lost its CPU for that long is enough), glommio 0.9 takes the round for an idle one and goes to sleep on top of its ready
+/// tasks, with nothing armed that would wake it (`LocalExecutor::run_task_queues`). Our driver steps aside by the clock.
+const NO_PREEMPTION: Duration = Duration::from_secs(24 * 3600);
 
 /// What every shard is given: immutable, or made to be shared.
 #[derive(Debug)]
@@ -214,7 +220,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
         let thread = LocalExecutorBuilder::new(Placement::Fixed(cpu))
             .name(&format!("shard-{shard}"))
             .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
-            .preempt_timer(node.shared.settings.shards.preempt)
+            .preempt_timer(NO_PREEMPTION)
             .spawn({
                 let ending = Ending(Arc::clone(&inbox));
                 move || async move {

@@ -115,7 +115,8 @@ pub(super) async fn run(
     // A second bell for one shard cannot be: each inbox is given to one.
     let _ = inbox.bell.set(bell.clone());
     let work = Work { ctx: Rc::clone(&ctx), mesh, inbox: Arc::clone(inbox) };
-    let driver = glommio::spawn_local(driver::drive(ring.clone(), bell, waiter, work));
+    let driver =
+        glommio::spawn_local(driver::drive(ring.clone(), bell, waiter, work, settings.shards.reactor_interval));
     let mut accepting = Vec::new();
     for socket in listeners.sockets {
         // Entries on the ring wait on a blocking socket; on a non-blocking one they fail.
@@ -164,9 +165,6 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
     let mut meter = CpuMeter::start();
     let (mut flushed, mut drained_at) = (Instant::now(), None);
     loop {
-        // By our own ring, whose eventfd wakes the executor for certain. glommio's timers are on a ring of its own that it
-        // sleeps on through another, and now and then that one's first wake-up is lost (seen on Linux 6.18): with a tick
-        // of ours the worst is a timer that comes one tick late.
         ring.sleep(TICK).await;
         stats.tick();
         ctx.deadlines.sweep(ctx.clock.now_ms());

@@ -35,9 +35,14 @@ impl Doorbell {
         // Pairs with the fence in `doze`: either we see the shard asleep, or it sees what we put there.
         fence(Ordering::SeqCst);
         if self.shared.sleeping.load(Ordering::Relaxed) && self.shared.sleeping.swap(false, Ordering::Relaxed) {
-            // An eventfd refuses only at 2^64 - 1, and then the reader is signalled already.
-            let _ = rustix::io::write(&self.shared.eventfd, &1u64.to_ne_bytes());
+            self.ring_self();
         }
+    }
+
+    /// Ends the shard's own next wait at once.
+    pub fn ring_self(&self) {
+        // An eventfd refuses only at 2^64 - 1, and then the reader is signalled already.
+        let _ = rustix::io::write(&self.shared.eventfd, &1u64.to_ne_bytes());
     }
 
     /// The shard is about to sleep. It must look at its queues once more before it does.
@@ -71,24 +76,4 @@ impl DoorbellWaiter {
     pub async fn wait(&self) -> io::Result<()> {
         self.file.read_at(0, 8).await.map(|_| ()).map_err(|error| io::Error::other(error.to_string()))
     }
-}
-
-/// Sends SIGUSR2, which must have a handler, to every thread of this process whose name starts with `prefix`: their system
-/// calls return early.
-///
-/// # Errors
-/// `/proc` cannot be read.
-pub fn interrupt_threads(prefix: &str) -> io::Result<()> {
-    let process = rustix::process::getpid().as_raw_nonzero().get();
-    for task in std::fs::read_dir("/proc/self/task")? {
-        let task = task?;
-        // A thread that has ended meanwhile has no name any more.
-        let name = std::fs::read_to_string(task.path().join("comm")).unwrap_or_default();
-        let thread = task.file_name().to_str().and_then(|id| id.parse::<i32>().ok());
-        if let Some(thread) = thread.filter(|_| name.starts_with(prefix)) {
-            // SAFETY: tgkill takes three numbers; a thread that is gone, or not of this process, is refused.
-            unsafe { libc::syscall(libc::SYS_tgkill, process, thread, libc::SIGUSR2) };
-        }
-    }
-    Ok(())
 }

@@ -161,7 +161,8 @@ async fn shard(fabric: Arc<Fab>, shard: usize, finished: Arc<AtomicUsize>) -> u6
     let bell = Doorbell::new(&ring).unwrap();
     let waiter = DoorbellWaiter::new(&ring).unwrap();
     let mesh = Rc::new(Mesh::new(fabric, shard, bell.clone()));
-    let driver = glommio::spawn_local(driver::drive(ring, bell, waiter, Work(Rc::clone(&mesh))));
+    let driver =
+        glommio::spawn_local(driver::drive(ring, bell, waiter, Work(Rc::clone(&mesh)), Duration::from_micros(500)));
     let tasks = (0..TASKS).map(|task| {
         let mesh = Rc::clone(&mesh);
         glommio::spawn_local(async move {
