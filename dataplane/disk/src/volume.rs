@@ -1,0 +1,315 @@
+//! A volume: the log, and the reads and writes it takes.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::ops::{Deref, Range};
+
+use crate::format::{Entry, EntryHead, Foot, Geometry, PAGE, Record, Superblock, table_pages, write_table};
+use crate::index::Place;
+use crate::log::Log;
+use crate::tombstones::{Tombstone, Tombstones};
+
+/// Entries are written together up to this many pages (1 MiB).
+const BATCH_PAGES: u32 = 256;
+
+/// A start gives a volume up when so many reads fail.
+const RECOVERY_ERRORS_MAX: usize = 8;
+
+/// What a volume lies on. Offsets and lengths are whole pages.
+pub trait Medium {
+    /// Bytes that can be written.
+    type Buffer;
+    /// Bytes that were read.
+    type Bytes: Deref<Target = [u8]>;
+
+    /// A buffer of `len` bytes.
+    fn buffer(&self, len: usize) -> Self::Buffer;
+    /// Its bytes.
+    fn bytes_mut(buffer: &mut Self::Buffer) -> &mut [u8];
+    /// Reads `len` bytes, or fails.
+    fn read(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Self::Bytes>>;
+    /// Writes all of the buffer, or fails: then nobody knows what is there.
+    fn write(&self, offset: u64, buffer: Self::Buffer) -> impl Future<Output = io::Result<()>>;
+}
+
+/// One shard's part of one device. Any number may read while one writes.
+#[derive(Debug)]
+pub struct Volume<M> {
+    medium: M,
+    id: u64,
+    epoch: u64,
+    log: RefCell<Log>,
+    tombstones: RefCell<Tombstones>,
+}
+
+/// An entry that was read and checked.
+#[derive(Debug)]
+pub struct Found<B> {
+    bytes: B,
+    meta: Range<usize>,
+    payload: Range<usize>,
+}
+
+impl<B: Deref<Target = [u8]>> Found<B> {
+    /// What is known about the object.
+    pub fn meta(&self) -> &[u8] {
+        &self.bytes[self.meta.clone()]
+    }
+
+    /// The block's bytes.
+    pub fn payload(&self) -> &[u8] {
+        &self.bytes[self.payload.clone()]
+    }
+}
+
+/// Why a read found nothing.
+#[derive(Debug)]
+pub enum Miss {
+    /// It is not there, or not any more.
+    Absent,
+    /// What is there is not what was written.
+    Corrupt,
+    /// The device failed.
+    Io(io::Error),
+}
+
+impl<M: Medium> Volume<M> {
+    /// Makes a new, empty volume. Its journal, with the same number, must be on disk already.
+    ///
+    /// # Errors
+    /// The device's.
+    pub async fn create(medium: M, superblock: Superblock, epoch: u64) -> io::Result<Volume<M>> {
+        let mut page = medium.buffer(PAGE);
+        M::bytes_mut(&mut page).fill(0);
+        superblock.write(M::bytes_mut(&mut page));
+        medium.write(0, page).await?;
+        let log = RefCell::new(Log::new(superblock.geometry, 1));
+        Ok(Volume { medium, id: superblock.volume, epoch, log, tombstones: RefCell::default() })
+    }
+
+    /// The volume that `superblock` describes, with what is on it; the medium comes back when it is another one, or none.
+    ///
+    /// # Errors
+    /// The device's, when it fails again and again.
+    pub async fn open(
+        medium: M,
+        superblock: Superblock,
+        mut tombstones: Tombstones,
+        epoch: u64,
+    ) -> io::Result<Result<Volume<M>, M>> {
+        let page = medium.read(0, PAGE).await?;
+        if Superblock::read(&page) != Some(superblock) {
+            return Ok(Err(medium));
+        }
+        drop(page);
+        let Superblock { volume, geometry, .. } = superblock;
+        let mut log = Log::new(geometry, 1);
+        let (mut newest, mut errors) = (0, 0);
+        for slot in 0..geometry.segments {
+            match segment(&medium, volume, geometry, slot).await {
+                Ok(None) => {}
+                Ok(Some((serial, records))) => {
+                    newest = newest.max(serial);
+                    records.into_iter().for_each(|record| log.recovered(serial, record));
+                }
+                Err(error) => {
+                    errors += 1;
+                    if errors == RECOVERY_ERRORS_MAX {
+                        return Err(error);
+                    }
+                }
+            }
+        }
+        let buried = tombstones.highest() / u64::from(geometry.segment_pages);
+        log.continue_at(newest.max(buried) + 1);
+        tombstones.prune(log.first_live());
+        let (log, tombstones) = (RefCell::new(log), RefCell::new(tombstones));
+        Ok(Ok(Volume { medium, id: volume, epoch, log, tombstones }))
+    }
+
+    /// Whether an entry of so many bytes, key and metadata included, can be written at all.
+    pub fn admits(&self, bytes: usize) -> bool {
+        let entry = (bytes + crate::format::HEAD).div_ceil(PAGE);
+        u32::try_from(entry).is_ok_and(|pages| self.log.borrow().admits(pages))
+    }
+
+    /// Whether the block is there, as far as the index knows. `lasting`: and will not be overwritten soon.
+    pub fn has(&self, hash: u64, key_hash: u64, key: &[u8], lasting: bool) -> bool {
+        let log = self.log.borrow();
+        log.find(hash).is_some_and(|place| {
+            let overwritten_soon = lasting && log.is_old(place.position);
+            !(overwritten_soon || self.tombstones.borrow().kills(key_hash, key, place.position))
+        })
+    }
+
+    /// Reads a block.
+    ///
+    /// # Errors
+    /// Why there is none. What is not to be believed is forgotten.
+    pub async fn read(&self, hash: u64, key_hash: u64, key: &[u8], block: u32) -> Result<Found<M::Bytes>, Miss> {
+        let place = self.log.borrow().find(hash).ok_or(Miss::Absent)?;
+        let offset = self.log.borrow().geometry().offset(place.position);
+        let read = self.medium.read(offset, place.pages as usize * PAGE).await;
+        let mut log = self.log.borrow_mut();
+        if place.position < log.first_live() || self.tombstones.borrow().kills(key_hash, key, place.position) {
+            log.forget(hash, place.position);
+            return Err(Miss::Absent);
+        }
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => {
+                log.forget(hash, place.position);
+                return Err(Miss::Io(error));
+            }
+        };
+        let head = EntryHead::read(self.id, &bytes).filter(|head| head.position == place.position && head.hash == hash);
+        let Some((head, [key_at, meta, payload])) = head.and_then(|head| Some((head, head.parts(&bytes)?))) else {
+            log.forget(hash, place.position);
+            return Err(Miss::Corrupt);
+        };
+        if head.block != block || bytes.get(key_at) != Some(key) {
+            // Another block with the same hash: that one may stay.
+            return Err(Miss::Absent);
+        }
+        Ok(Found { bytes, meta, payload })
+    }
+
+    /// Forgets a block that turned out to be of no use.
+    pub fn forget(&self, hash: u64) {
+        let mut log = self.log.borrow_mut();
+        if let Some(place) = log.find(hash) {
+            log.forget(hash, place.position);
+        }
+    }
+
+    /// Writes entries, in one write or several. Those too long are left out. Not to be called again before it is over.
+    ///
+    /// # Errors
+    /// The device's: those that were not written are not found.
+    pub async fn write(&self, entries: &[Entry<'_>]) -> io::Result<()> {
+        let mut rest: Vec<&Entry<'_>> = entries.iter().collect();
+        loop {
+            // Between this and the reservation nothing can be buried: what is, is killed by its position or not written.
+            rest.retain(|entry| entry.live.get() && self.log.borrow().admits(entry.pages()));
+            if rest.is_empty() {
+                return Ok(());
+            }
+            let (count, pages) = self.log.borrow().fitting(rest.iter().map(|entry| entry.pages()), BATCH_PAGES);
+            if count == 0 {
+                self.seal().await?;
+                continue;
+            }
+            let batch: Vec<&Entry<'_>> = rest.drain(..count).collect();
+            let mut buffer = self.medium.buffer(pages as usize * PAGE);
+            let start = self.log.borrow_mut().reserve(pages);
+            let (mut position, mut out) = (start, M::bytes_mut(&mut buffer));
+            for entry in &batch {
+                let (here, behind) = out.split_at_mut(entry.pages() as usize * PAGE);
+                entry.write(self.id, self.epoch, position, here);
+                position += u64::from(entry.pages());
+                out = behind;
+            }
+            let offset = self.log.borrow().geometry().offset(start);
+            self.medium.write(offset, buffer).await?;
+            let (mut log, mut position) = (self.log.borrow_mut(), start);
+            for entry in &batch {
+                log.commit(entry.hash, Place { position, pages: entry.pages() });
+                position += u64::from(entry.pages());
+            }
+        }
+    }
+
+    /// Ends the open segment with its table, so that a start need not search it.
+    ///
+    /// # Errors
+    /// The device's.
+    pub async fn seal(&self) -> io::Result<()> {
+        let (offset, buffer) = {
+            let log = self.log.borrow();
+            let (serial, records) = log.table();
+            let pages = table_pages(records.len());
+            let mut buffer = self.medium.buffer(pages as usize * PAGE);
+            write_table(self.id, serial, records, M::bytes_mut(&mut buffer));
+            let end = (serial + 1) * u64::from(log.geometry().segment_pages);
+            (log.geometry().offset(end - u64::from(pages)), buffer)
+        };
+        self.medium.write(offset, buffer).await?;
+        self.log.borrow_mut().next_segment();
+        Ok(())
+    }
+
+    /// From now on what the tombstone names is dead as far as it was written, or is being written. Returns the record to append to
+    /// the journal; none when that is to be written anew.
+    pub fn bury(&self, tombstone: Tombstone) -> Option<Vec<u8>> {
+        let log = self.log.borrow();
+        self.tombstones.borrow_mut().add(tombstone, log.head())
+    }
+
+    /// The whole journal, without what needs not be remembered any more.
+    pub fn journal(&self) -> Vec<u8> {
+        let mut tombstones = self.tombstones.borrow_mut();
+        tombstones.prune(self.log.borrow().first_live());
+        tombstones.journal(self.id)
+    }
+
+    /// Entries in the index.
+    pub fn entries(&self) -> usize {
+        self.log.borrow().entries()
+    }
+
+    /// What it lies on.
+    pub fn medium(&self) -> &M {
+        &self.medium
+    }
+}
+
+/// What one segment of the file holds, and its serial number: from its table, or by going from entry to entry.
+async fn segment<M: Medium>(
+    medium: &M,
+    volume: u64,
+    geometry: Geometry,
+    slot: u32,
+) -> io::Result<Option<(u64, Vec<Record>)>> {
+    let pages = geometry.segment_pages;
+    let start = u64::from(slot) * u64::from(pages);
+    let belongs = |serial: u64| serial % u64::from(geometry.segments) == u64::from(slot);
+    let first = {
+        let page = medium.read(geometry.offset(start), PAGE).await?;
+        EntryHead::read(volume, &page)
+    };
+    let first = first.filter(|head| head.position % u64::from(pages) == 0);
+    let begun = first.map(|head| head.position / u64::from(pages)).filter(|&serial| belongs(serial));
+    let last = medium.read(geometry.offset(start + u64::from(pages) - 1), PAGE).await?;
+    // A table of what was there before the segment was begun anew says nothing.
+    let foot = Foot::read(volume, &last)
+        .filter(|foot| belongs(foot.serial) && begun.is_none_or(|begun| begun <= foot.serial))
+        .filter(|foot| table_pages(foot.entries) < pages);
+    drop(last);
+    if let Some(foot) = foot {
+        let len = table_pages(foot.entries);
+        let table = medium.read(geometry.offset(start + u64::from(pages - len)), len as usize * PAGE).await?;
+        if let Some(records) = foot.records(&table) {
+            return Ok(Some((foot.serial, records)));
+        }
+    }
+    let (Some(serial), Some(first)) = (begun, first) else { return Ok(None) };
+    let (mut records, mut page, mut head) = (Vec::new(), 0, Some(first));
+    while let Some(entry) = head.filter(|entry| {
+        entry.epoch == first.epoch
+            && entry.position == first.position + u64::from(page)
+            && entry.pages() <= pages - page
+    }) {
+        // One that was cut off must not stand in for an older one that is whole.
+        let bytes = medium.read(geometry.offset(entry.position), entry.pages() as usize * PAGE).await?;
+        if entry.parts(&bytes).is_some() {
+            records.push(Record { hash: entry.hash, page, pages: entry.pages() });
+        }
+        page += entry.pages();
+        head = match page < pages {
+            true => EntryHead::read(volume, &medium.read(geometry.offset(start + u64::from(page)), PAGE).await?),
+            false => None,
+        };
+    }
+    Ok(Some((serial, records)))
+}
