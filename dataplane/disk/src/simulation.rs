@@ -410,7 +410,7 @@ fn entries_of_an_earlier_life_are_not_taken_for_ones_of_this() {
     let volume = run(Volume::create(disk.clone(), SUPERBLOCK, 0)).unwrap();
     run(volume.write(&[1, 2, 3, 4].map(entry))).unwrap();
     // Without its first entry nothing says that the segment was begun: the next start begins it again.
-    disk.0.borrow_mut().bytes[PAGE..][..PAGE].fill(0);
+    disk.0.borrow_mut().bytes[17 * PAGE..][..PAGE].fill(0);
     let open = |epoch| run(Volume::open(disk.clone(), SUPERBLOCK, Tombstones::default(), epoch)).unwrap().ok().unwrap();
     let volume = open(1);
     assert_eq!(volume.entries(), 0);
