@@ -102,14 +102,13 @@ fn admit_to(
         client,
     })?;
     let text = |name| head.headers.known(name).and_then(|value| std::str::from_utf8(value).ok());
-    let (mut session, mut playlist_ticket, mut rest, mut query) =
-        (None, None, Cow::Borrowed(rest), head.query.map(Cow::Borrowed));
+    let (mut session, mut playlist_ticket, mut rest) = (None, None, Cow::Borrowed(rest));
     if let Some(verifier) = &channel.verifier {
         let presented = Presented {
             path,
             query: head.query,
             cookie: text(Known::Cookie),
-            header: head.header_str("x-shoal-ticket"),
+            header: text(Known::XShoalTicket),
             client,
             now: ctx.clock.unix_s(),
         };
@@ -119,13 +118,13 @@ fn admit_to(
         if verifier.rewrites_playlists() && is_playlist(&rest) {
             playlist_ticket = verifier.playlist_ticket(&pass, &presented);
         }
-        query = head.query.map(|query| verifier.strip_query(query));
     }
     let mut allowed = String::new();
-    if let Some(query) = &query
+    if let Some(query) = head.query
         && !channel.cache.query_allow.is_empty()
     {
-        query::filter(query, |name| channel.cache.query_allow.iter().any(|allow| allow == name), &mut allowed);
+        let query = channel.verifier.as_ref().map_or(Cow::Borrowed(query), |verifier| verifier.strip_query(query));
+        query::filter(&query, |name| channel.cache.query_allow.iter().any(|allow| allow == name), &mut allowed);
     }
     let key = SliceKey::new(ctx.key_seed, &channel.id, &rest, &allowed);
     Ok(Admitted { channel: Arc::clone(channel), key, session, playlist_ticket })

@@ -30,6 +30,9 @@ const BODY_MAX: u64 = 64 << 10;
 /// Bytes read from a client that should stop sending, before the connection is closed under it.
 const LINGER_BYTES: usize = 256 << 10;
 
+/// Bytes that an idle connection keeps for its next request head.
+const INPUT_KEPT: usize = 1 << 10;
+
 /// A client connection.
 pub struct Connection {
     ctx: Rc<Context>,
@@ -153,18 +156,14 @@ impl Connection {
             if idle && self.ctx.draining.get() {
                 return Broken::Drained;
             }
-            let result = match self.read_head().await {
-                Ok(head_len) => Box::pin(self.handle(head_len)).await,
+            match self.next_request().await {
+                Ok(After::KeepAlive) => {}
+                Ok(After::Close) => return Broken::Done,
                 Err(HeadFailure::Broken(broken)) => return broken,
                 Err(HeadFailure::Refused(refusal)) => {
                     let _ = self.refuse_outright(&refusal).await;
                     return if refusal.status == 408 { Broken::Expired(Expired::Head) } else { Broken::Malformed };
                 }
-            };
-            match result {
-                Ok(After::KeepAlive) => {}
-                Ok(After::Close) => return Broken::Done,
-                Err(broken) => return broken,
             }
         }
     }
@@ -230,17 +229,24 @@ impl Connection {
         }
     }
 
-    /// Reads until the input starts with a whole request head. Returns its length.
-    async fn read_head(&self) -> Result<usize, HeadFailure> {
+    /// Reads until the input starts with a whole request head, and answers that.
+    async fn next_request(&self) -> Result<After, HeadFailure> {
         loop {
+            let mut input = std::mem::take(&mut *self.input.borrow_mut());
+            if !input.is_empty()
+                && let Some((head, used)) = parse_request(&input, &self.ctx.head_limits).map_err(Refusal::from)?
             {
-                let input = self.input.borrow();
-                if !input.is_empty()
-                    && let Some((_, used)) = parse_request(&input, &self.ctx.head_limits).map_err(Refusal::from)?
-                {
-                    return Ok(used);
+                // What follows the head is its body, or the next request.
+                self.input.borrow_mut().extend_from_slice(input.get(used..).unwrap_or_default());
+                // Boxed: a connection that waits for a request is not to hold the room to answer one.
+                let after = Box::pin(self.handle(&head)).await;
+                if self.input.borrow().capacity() == 0 && input.capacity() <= INPUT_KEPT {
+                    input.clear();
+                    *self.input.borrow_mut() = input;
                 }
+                return after.map_err(HeadFailure::Broken);
             }
+            *self.input.borrow_mut() = input;
             match self.receive().await {
                 Ok(()) => {
                     if self.watched.phase() == Phase::Idle {
@@ -260,22 +266,16 @@ impl Connection {
         }
     }
 
-    /// Answers the request at the start of the input.
-    async fn handle(&self, head_len: usize) -> Result<After, Broken> {
+    /// Answers a request.
+    async fn handle(&self, head: &RequestHead<'_>) -> Result<After, Broken> {
         let started = Instant::now();
         self.watched.switch(Phase::Working);
-        let mut input = std::mem::take(&mut *self.input.borrow_mut());
-        if input.len() > head_len {
-            *self.input.borrow_mut() = input.split_off(head_len);
-        }
-        // It was whole a moment ago.
-        let Ok(Some((head, _))) = parse_request(&input, &self.ctx.head_limits) else { return Err(Broken::Malformed) };
-        let body = match self.drop_body(&head).await {
+        let body = match self.drop_body(head).await {
             Ok(()) => Ok(()),
             Err(HeadFailure::Refused(refusal)) => Err(refusal),
             Err(HeadFailure::Broken(broken)) => return Err(broken),
         };
-        let result = exchange::answer(self, &head, body, started).await;
+        let result = exchange::answer(self, head, body, started).await;
         *self.account.borrow_mut() = Account::default();
         result
     }

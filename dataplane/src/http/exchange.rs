@@ -51,9 +51,10 @@ pub async fn answer(
 ) -> Result<After, Broken> {
     let ctx = connection.context();
     let trusts = |address| ctx.trusts(address);
-    let lines: Vec<_> = head.headers.get_all("x-forwarded-for").collect();
-    let client =
-        if lines.is_empty() { connection.peer() } else { forwarded::client_address(connection.peer(), lines, trusts) };
+    let client = match head.headers.known(Known::XForwardedFor) {
+        None => connection.peer(),
+        Some(_) => forwarded::client_address(connection.peer(), head.headers.all(Known::XForwardedFor), trusts),
+    };
     let exchange = Exchange { connection, head, client, keep_alive: head.keep_alive() && !ctx.draining.get() };
     let (outcome, admitted) = exchange.run(body).await;
     if let Some(reason) = outcome.refusal {

@@ -121,6 +121,7 @@ known! {
     UserAgent = "user-agent",
     Vary = "vary",
     XForwardedFor = "x-forwarded-for",
+    XShoalTicket = "x-shoal-ticket",
 }
 
 /// Known names by their length: what makes finding one a few comparisons.
