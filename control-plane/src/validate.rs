@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde_json::Value;
 use shoal_link::Channel;
-use shoal_link::channel::{AddressRule, CachePolicy, CorsPolicy, NameRule, Origin};
+use shoal_link::channel::{AddressRule, CachePolicy, CorsPolicy, ForwardPolicy, NameRule, Origin};
 use shoal_ticket::{TicketPolicy, Verifier};
 
 use crate::field::FieldError;
@@ -23,6 +23,8 @@ const MAX_HOSTS: usize = 256;
 const MAX_ORIGINS: usize = 32;
 /// Most entries in any other list.
 const MAX_LIST: usize = 4096;
+/// Largest request body that may be passed to an origin.
+const MAX_BODY: u32 = 64 << 20;
 /// Shortest time between health checks.
 const MIN_HEALTH_MS: u32 = 100;
 /// Longest time between health checks.
@@ -66,7 +68,7 @@ pub fn check_id(id: &str) -> Result<(), &'static str> {
 type Errors = Vec<FieldError>;
 
 fn check_channel(channel: &Channel, errors: &mut Errors) {
-    let Channel { id, tenant, hosts, prefix, origins, cache, cors, access, enabled: _ } = channel;
+    let Channel { id, tenant, hosts, prefix, origins, cache, forward, cors, access, enabled: _ } = channel;
     if let Err(message) = check_id(id) {
         errors.push(FieldError::new("id", id.as_str(), message));
     }
@@ -79,6 +81,7 @@ fn check_channel(channel: &Channel, errors: &mut Errors) {
     }
     check_origins(origins, errors);
     check_cache(cache, errors);
+    check_forward(forward, errors);
     check_cors(cors, errors);
     if let Some(policy) = &access.ticket {
         check_ticket(id, policy, errors);
@@ -293,6 +296,27 @@ fn check_cache(cache: &CachePolicy, errors: &mut Errors) {
     }
 }
 
+fn check_forward(forward: &ForwardPolicy, errors: &mut Errors) {
+    check_headers("forward.headers", &forward.headers, errors);
+    if forward.body_bytes_max > MAX_BODY {
+        let message = format!("must be at most {MAX_BODY}: a request body waits in memory until it is whole");
+        errors.push(FieldError::new("forward.body_bytes_max", forward.body_bytes_max, message));
+    }
+}
+
+fn check_headers(field: &str, list: &[String], errors: &mut Errors) {
+    if !bounded(field, list.len(), MAX_LIST, errors) {
+        return;
+    }
+    for (at, header) in list.iter().enumerate() {
+        let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        if header.is_empty() || header.len() > MAX_TEXT || !header.bytes().all(token) {
+            let message = "must be a header name (RFC 9110 token) or *";
+            errors.push(FieldError::new(format!("{field}[{at}]"), header.as_str(), message));
+        }
+    }
+}
+
 fn check_cors(cors: &CorsPolicy, errors: &mut Errors) {
     if bounded("cors.allow_origins", cors.allow_origins.len(), MAX_LIST, errors) {
         for (at, origin) in cors.allow_origins.iter().enumerate() {
@@ -302,16 +326,7 @@ fn check_cors(cors: &CorsPolicy, errors: &mut Errors) {
         }
     }
     for (name, list) in [("expose_headers", &cors.expose_headers), ("allow_headers", &cors.allow_headers)] {
-        if !bounded(&format!("cors.{name}"), list.len(), MAX_LIST, errors) {
-            continue;
-        }
-        for (at, header) in list.iter().enumerate() {
-            let token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-            if header.is_empty() || header.len() > MAX_TEXT || !header.bytes().all(token) {
-                let message = "must be a header name (RFC 9110 token) or *";
-                errors.push(FieldError::new(format!("cors.{name}[{at}]"), header.as_str(), message));
-            }
-        }
+        check_headers(&format!("cors.{name}"), list, errors);
     }
     if cors.allow_credentials && cors.allow_origins.iter().any(|origin| origin == "*") {
         errors.push(FieldError::new(

@@ -275,7 +275,7 @@ async fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
     let mut object = path.get(channel.prefix.len()..).unwrap_or_default().to_owned();
     let allowed = query.split('&').filter(|pair| {
         let name = pair.split('=').next().unwrap_or_default();
-        channel.cache.query_allow.iter().any(|allowed| allowed == name)
+        channel.cache.query_allow.iter().any(|allowed| allowed == name || allowed == "*")
     });
     for (at, pair) in allowed.enumerate() {
         object.push(if at == 0 { '?' } else { '&' });

@@ -45,10 +45,11 @@ impl Denial {
     }
 }
 
-/// What a method is to us.
-pub fn check_method(head: &RequestHead<'_>) -> Result<(), Refusal> {
+/// What a method is to us; `passes`: the channel hands it to its origin.
+pub fn check_method(head: &RequestHead<'_>, passes: bool) -> Result<(), Refusal> {
     match head.method {
         Method::Get | Method::Head | Method::Options => Ok(()),
+        _ if passes => Ok(()),
         Method::Other => {
             Err(Refusal::new(501, "method_unknown", format!("this method is not implemented; use one of {ALLOW}")))
         }
@@ -124,7 +125,8 @@ fn admit_to(
         && !channel.cache.query_allow.is_empty()
     {
         let query = channel.verifier.as_ref().map_or(Cow::Borrowed(query), |verifier| verifier.strip_query(query));
-        query::filter(&query, |name| channel.cache.query_allow.iter().any(|allow| allow == name), &mut allowed);
+        let allow = &channel.cache.query_allow;
+        query::filter(&query, |name| allow.iter().any(|allow| allow == name || allow == "*"), &mut allowed);
     }
     let key = SliceKey::new(ctx.key_seed, &channel.id, &rest, &allowed);
     Ok(Admitted { channel: Arc::clone(channel), key, session, playlist_ticket })

@@ -112,7 +112,8 @@ pub fn decide(
     };
     let is_head = head.method == Method::Head;
     let total = version.total();
-    if version.status == 200 {
+    // The conditions of a request that was passed were its origin's to check.
+    if version.status == 200 && matches!(head.method, Method::Get | Method::Head) {
         match conditional::evaluate(head, &validators) {
             Outcome::Proceed => {}
             Outcome::NotModified => {
@@ -200,8 +201,8 @@ impl AnswerHead<'_> {
                     let _ = head.header("Cache-Control", value.as_bytes());
                 }
                 head.number("Age", self.version.age_s(self.now_ms));
-                if self.version.expires {
-                    head.date("Expires", self.version.fresh_until_ms() / 1000);
+                if let Some(value) = &self.version.expires {
+                    let _ = head.header("Expires", value.as_bytes());
                 }
             }
             Some((_, etag)) => {

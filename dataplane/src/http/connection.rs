@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use shoal_http::chunked::Decoder;
 use shoal_http::headers::Known;
 use shoal_http::proxy_v2::{ProxyHeader, parse_proxy};
 use shoal_http::request::{RequestBody, RequestHead, parse_request};
@@ -270,10 +271,14 @@ impl Connection {
     async fn handle(&self, head: &RequestHead<'_>) -> Result<After, Broken> {
         let started = Instant::now();
         self.watched.switch(Phase::Working);
-        let body = match self.drop_body(head).await {
-            Ok(()) => Ok(()),
-            Err(HeadFailure::Refused(refusal)) => Err(refusal),
-            Err(HeadFailure::Broken(broken)) => return Err(broken),
+        let body = match exchange::passes(&self.ctx, head) {
+            // Whoever passes it reads it.
+            true => Ok(()),
+            false => match self.drop_body(head).await {
+                Ok(()) => Ok(()),
+                Err(HeadFailure::Refused(refusal)) => Err(refusal),
+                Err(HeadFailure::Broken(broken)) => return Err(broken),
+            },
         };
         let result = exchange::answer(self, head, body, started).await;
         *self.account.borrow_mut() = Account::default();
@@ -306,6 +311,67 @@ impl Connection {
         self.input.borrow_mut().drain(..length);
         self.watched.switch(Phase::Working);
         Ok(())
+    }
+
+    /// Reads the body of a request that is passed to an origin, of at most `most` bytes.
+    pub async fn take_body(&self, head: &RequestHead<'_>, most: usize) -> Result<Vec<u8>, HeadFailure> {
+        let too_long = || {
+            let message =
+                format!("a request body may have {most} bytes here (forward.body_bytes_max); send a shorter one");
+            HeadFailure::from(Refusal::closing(413, "body", message))
+        };
+        let mut chunks = match head.body {
+            RequestBody::None => return Ok(Vec::new()),
+            RequestBody::Length(length) if length > most as u64 => return Err(too_long()),
+            RequestBody::Length(_) => None,
+            RequestBody::Chunked => Some(Decoder::new()),
+        };
+        match head.headers.single(Known::Expect) {
+            _ if head.headers.known(Known::Expect).is_none() => {}
+            Some(value) if value.eq_ignore_ascii_case(b"100-continue") => {
+                let mut msg = self.ctx.message();
+                msg.head.extend_from_slice(b"HTTP/1.1 100 Continue\r\n\r\n");
+                let msg = self.send(msg, false).await.map_err(HeadFailure::Broken)?;
+                self.ctx.recycle(msg);
+            }
+            _ => return Err(Refusal::closing(417, "expect", "only `Expect: 100-continue` can be met").into()),
+        }
+        self.watched.enter(Phase::Head, self.ctx.clock.now_ms());
+        let mut body = Vec::new();
+        loop {
+            {
+                let mut input = self.input.borrow_mut();
+                let done = match (&mut chunks, head.body) {
+                    (Some(decoder), _) => {
+                        let step = decoder.decode(&input).map_err(|error| {
+                            HeadFailure::from(Refusal::closing(400, "body", format!("bad chunk: {error}")))
+                        })?;
+                        body.extend_from_slice(input.get(step.data).unwrap_or_default());
+                        input.drain(..step.used);
+                        match step.done {
+                            false if step.used > 0 => continue,
+                            done => done,
+                        }
+                    }
+                    (None, RequestBody::Length(length)) => {
+                        let missing = length as usize - body.len();
+                        let taken = missing.min(input.len());
+                        body.extend(input.drain(..taken));
+                        taken == missing
+                    }
+                    (None, _) => true,
+                };
+                if body.len() > most {
+                    return Err(too_long());
+                }
+                if done {
+                    break;
+                }
+            }
+            self.receive().await.map_err(HeadFailure::Broken)?;
+        }
+        self.watched.switch(Phase::Working);
+        Ok(body)
     }
 
     /// Answers a connection, or bytes that are no request, and is done with it.
@@ -410,8 +476,11 @@ impl Connection {
     }
 }
 
-enum HeadFailure {
+/// Why a request could not be read.
+pub enum HeadFailure {
+    /// The connection ends.
     Broken(Broken),
+    /// It is answered so.
     Refused(Refusal),
 }
 

@@ -8,20 +8,23 @@ use shoal_http::chunked::LAST_CHUNK;
 use shoal_http::forwarded;
 use shoal_http::headers::{Known, Version as HttpVersion};
 use shoal_http::range::RangeSet;
-use shoal_http::request::{Method, RequestHead};
+use shoal_http::request::{Method, RequestBody, RequestHead};
 use shoal_http::writer::HeadWriter;
 use shoal_sys::ring::SendMsg;
 
 use super::admission::{self, ALLOW, Admitted, Denial};
 use super::answer::{self, AnswerHead, Framing, Plan, Selection};
 use super::body::{BodyError, BodySender};
-use super::connection::{After, Broken, Connection};
+use super::changed;
+use super::connection::{After, Broken, Connection, HeadFailure};
+use super::context::Context;
 use super::playlist;
 use super::refusal::Refusal;
 use crate::routes::Channel;
 use crate::slices::store::{OpenRequest, Opened};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::stats::CacheResult;
+use crate::upstream::Asked;
 
 /// Versions tried when an object changes at its origin while it is fetched, before the viewer is told.
 const VERSIONS_MAX: usize = 3;
@@ -96,6 +99,12 @@ pub async fn answer(
     outcome.after
 }
 
+/// Whether the request goes through to an origin, with its body, whatever is kept.
+pub fn passes(ctx: &Context, head: &RequestHead<'_>) -> bool {
+    let never = matches!(head.method, Method::Get | Method::Head | Method::Options | Method::Connect | Method::Trace);
+    !never && admission::find_channel(ctx, head).is_some_and(|channel| channel.forward.unsafe_methods)
+}
+
 fn method_name(method: Method) -> &'static str {
     match method {
         Method::Get => "GET",
@@ -113,26 +122,70 @@ fn method_name(method: Method) -> &'static str {
 
 impl Exchange<'_> {
     async fn run(&self, body: Result<(), Refusal>) -> (Outcome, Option<Admitted>) {
-        if let Err(refusal) = body.and_then(|()| admission::check_method(self.head)) {
+        let ctx = self.connection.context();
+        let passes = passes(ctx, self.head);
+        if let Err(refusal) = body.and_then(|()| admission::check_method(self.head, passes)) {
             return (self.refuse(&refusal, None).await, None);
         }
         if self.head.method == Method::Options {
             return (self.options().await, None);
         }
-        let ctx = self.connection.context();
         let admitted = match admission::admit(ctx, self.head, self.client) {
             Ok(admitted) => admitted,
-            Err(Denial { refusal, channel }) => {
+            Err(Denial { mut refusal, channel }) => {
+                // A body that nobody reads is in the way of the next request.
+                refusal.close |= passes && self.head.body != RequestBody::None;
                 return (self.refuse(&refusal, channel.as_ref()).await, None);
             }
         };
         let session = admitted.session.as_ref().map_or("", |session| session.as_str());
         self.connection.account_to(&admitted.channel, session);
+        if passes {
+            return (self.pass(&admitted).await, Some(admitted));
+        }
         let outcome = match answer::asked_ranges(self.head, ctx.settings.ranges_per_request) {
             Ok(ranges) => self.object(&admitted, ranges.as_ref()).await,
             Err(refusal) => self.refuse(&refusal, Some(&admitted.channel)).await,
         };
         (outcome, Some(admitted))
+    }
+
+    /// Passes the request to an origin, and throws away what it changed (RFC 9111 section 4.4).
+    async fn pass(&self, admitted: &Admitted) -> Outcome {
+        let ctx = self.connection.context();
+        let forward = &admitted.channel.forward;
+        let body = match self.connection.take_body(self.head, forward.body_bytes_max as usize).await {
+            Ok(body) => body,
+            Err(HeadFailure::Refused(refusal)) => return self.refuse(&refusal, Some(&admitted.channel)).await,
+            Err(HeadFailure::Broken(broken)) => {
+                return Outcome { status: 400, cache: CacheResult::None, refusal: Some("body"), after: Err(broken) };
+            }
+        };
+        let asked = Asked::read(self.head, forward, admitted.channel.verifier.is_some(), body);
+        let request = OpenRequest {
+            key: admitted.key.clone(),
+            channel: Arc::clone(&admitted.channel),
+            want: answer::want(self.head, None),
+            asked: asked.map(Arc::new),
+            private: true,
+        };
+        let opened = match ctx.slices.open(&request).await {
+            Ok(opened) => opened,
+            Err(error) => return self.refuse(&error.into(), Some(&admitted.channel)).await,
+        };
+        if (200..400).contains(&opened.version.status) {
+            ctx.slices.invalidate(&request.key).await;
+            for key in changed::others(ctx, &request, self.head.host, &opened.version.relay) {
+                ctx.slices.invalidate(&key).await;
+            }
+        }
+        match self.serve(admitted, None, &request, opened).await {
+            Served::Done(outcome) => outcome,
+            Served::Changed => {
+                let refusal = Refusal::new(502, "upstream", "the origin broke off its answer");
+                self.refuse(&refusal, Some(&admitted.channel)).await
+            }
+        }
     }
 
     /// Serves the object, of a newer version when the first one turns out to be broken off before anything was sent.
@@ -142,13 +195,15 @@ impl Exchange<'_> {
             key: admitted.key.clone(),
             channel: Arc::clone(&admitted.channel),
             want: answer::want(self.head, ranges),
+            asked: Asked::read(self.head, &admitted.channel.forward, admitted.channel.verifier.is_some(), Vec::new())
+                .map(Arc::new),
             private: false,
         };
         let mut left = VERSIONS_MAX;
         loop {
             let now_ms = ctx.clock.now_ms();
             let at_once = match request.private {
-                false => ctx.slices.try_open(&request.key, request.want, now_ms),
+                false => ctx.slices.try_open(&request, now_ms),
                 true => None,
             };
             let opened = match at_once {
@@ -195,8 +250,9 @@ impl Exchange<'_> {
         };
         let path = std::str::from_utf8(request.key.path()).unwrap_or_default();
         let path = path.split('?').next().unwrap_or_default();
+        let reads = matches!(self.head.method, Method::Get | Method::Head);
         let mut rewritten = None;
-        if let Some(ticket) = admitted.playlist_ticket.as_deref().filter(|_| version.status == 200) {
+        if let Some(ticket) = admitted.playlist_ticket.as_deref().filter(|_| version.status == 200 && reads) {
             match playlist::rewritten(&mut body, path, ticket, self.head.host).await {
                 Ok(Some(bytes)) => rewritten = Some((bytes, answer::rewritten_etag(&version, ticket))),
                 // Not a playlist, whatever its name: as it is.

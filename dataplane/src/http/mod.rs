@@ -7,6 +7,7 @@ pub mod addresses;
 pub mod admission;
 pub mod answer;
 pub mod body;
+mod changed;
 pub mod connection;
 pub mod context;
 pub mod deadlines;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shoal_link::channel::CachePolicy;
+use shoal_link::channel::{CachePolicy, ForwardPolicy};
 use shoal_ticket::Verifier;
 
 use super::access::Access;
@@ -28,6 +28,8 @@ pub struct Channel {
     pub enabled: bool,
     /// What may be kept, and for how long.
     pub cache: CachePolicy,
+    /// What passes between viewers and origins besides the objects.
+    pub forward: ForwardPolicy,
     /// Checks tickets; none: no ticket is asked for.
     pub verifier: Option<Verifier>,
     /// Checks everything else about who may fetch.
@@ -60,6 +62,7 @@ impl Channel {
             prefix: raw.prefix.as_str().into(),
             enabled: raw.enabled,
             cache: raw.cache.clone(),
+            forward: raw.forward.clone(),
             verifier,
             access: Access::compile(&raw.access).map_err(of)?,
             cors: Cors::compile(&raw.cors).map_err(of)?,

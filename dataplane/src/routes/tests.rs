@@ -11,6 +11,7 @@ fn channel(id: &str, prefix: &str) -> shoal_link::Channel {
         prefix: prefix.to_owned(),
         origins: vec![origin("main", "http://origin.test/")],
         cache: Default::default(),
+        forward: Default::default(),
         cors: Default::default(),
         access: Default::default(),
         enabled: true,

@@ -12,7 +12,7 @@ use shoal_sys::arena::BlockRef;
 use super::flight::{BlockError, OpenError};
 use super::joint::Joint;
 use super::key::SliceKey;
-use super::store::{OpenRequest, Opened, Store, Want};
+use super::store::{OpenRequest, Opened, Store};
 use super::version::{Version, VersionSlot};
 use crate::shard::mesh::Mesh;
 use crate::telemetry::metrics::{Counter, Gauge};
@@ -33,6 +33,8 @@ pub enum Question {
         /// Last block that will be wanted.
         last: u32,
     },
+    /// See [`Store::invalidate`].
+    Invalidate(SliceKey),
 }
 
 /// What the owner answers.
@@ -41,6 +43,8 @@ pub enum Answer {
     Open(Result<Opened, OpenError>),
     /// To [`Question::Block`].
     Block(Result<Option<BlockRef>, BlockError>),
+    /// To [`Question::Invalidate`].
+    Invalidated,
 }
 
 /// Blocks of other shards kept in a front index.
@@ -98,14 +102,16 @@ impl Slices {
     }
 
     /// A hit that needs no waiting: owned here, or lately sent from here.
-    pub fn try_open(&self, key: &SliceKey, want: Want, now_ms: u64) -> Option<Opened> {
+    pub fn try_open(&self, request: &OpenRequest, now_ms: u64) -> Option<Opened> {
+        let key = &request.key;
         if key.owner(self.shards) == self.shard {
-            return self.store.try_open(key, want, now_ms);
+            return self.store.try_open(request, now_ms);
         }
         let mut front = self.front.borrow_mut();
-        let found = front.get(&(key.clone(), self.store.index_of(want.first)));
+        let found = front.get(&(key.clone(), self.store.index_of(request.want.first)));
         let found = found.and_then(|found| Some((found.version.upgrade()?, &found.block)));
-        let Some((version, block)) = found.filter(|(version, _)| version.is_fresh(now_ms)) else {
+        let answers = |version: &Version| version.is_fresh(now_ms) && version.answers(request.asked.as_deref());
+        let Some((version, block)) = found.filter(|(version, _)| answers(version)) else {
             self.stats.add(Counter::FrontMisses, 1);
             return None;
         };
@@ -126,8 +132,11 @@ impl Slices {
         let opened = loop {
             let told = self.opening.ask(&request.key, self.ask_open(owner, request)).await;
             match told.answer {
-                // An answer for one alone is for the one who asked.
-                Some(Ok(opened)) if !told.first && opened.version.exclusive => {
+                // An answer for one alone is for the one who asked, and one that varies for those who ask alike.
+                Some(Ok(opened))
+                    if !told.first
+                        && (opened.version.exclusive || !opened.version.answers(request.asked.as_deref())) =>
+                {
                     break self.ask_open(owner, request).await?;
                 }
                 Some(Ok(mut opened)) => {
@@ -194,11 +203,23 @@ impl Slices {
         Ok(block)
     }
 
+    /// See [`Store::invalidate`]; told to the owner of `key`.
+    pub async fn invalidate(&self, key: &SliceKey) {
+        let owner = key.owner(self.shards);
+        if owner == self.shard {
+            return self.store.invalidate(key);
+        }
+        while self.mesh.ask(owner, Question::Invalidate(key.clone())).await.is_err() {
+            self.stats.add(Counter::LaneFull, 1);
+            sleep(BUSY_PAUSE).await;
+        }
+    }
+
     async fn ask_open(&self, owner: usize, request: &OpenRequest) -> Result<Opened, OpenError> {
         self.stats.add(Counter::HandoverLookup, 1);
         match self.mesh.ask(owner, Question::Open(request.clone())).await {
             Ok(Answer::Open(opened)) => opened,
-            Ok(Answer::Block(_)) | Err(_) => Err(self.busy()),
+            Ok(Answer::Block(_) | Answer::Invalidated) | Err(_) => Err(self.busy()),
         }
     }
 
@@ -215,7 +236,7 @@ impl Slices {
             let question = Question::Block { version: Arc::clone(version), index, have, last };
             match self.mesh.ask(owner, question).await {
                 Ok(Answer::Block(block)) => return block,
-                Ok(Answer::Open(_)) => break,
+                Ok(Answer::Open(_) | Answer::Invalidated) => break,
                 // A body under way is not to be cut for a crowd that will have passed in a moment.
                 Err(_) => {
                     self.stats.add(Counter::LaneFull, 1);
@@ -231,10 +252,14 @@ impl Slices {
         self.stats.add(Counter::HandoverReply, 1);
         let at_once = match &question {
             Question::Open(request) if !request.private => {
-                let opened = self.store.try_open(&request.key, request.want, self.store.clock().now_ms());
+                let opened = self.store.try_open(request, self.store.clock().now_ms());
                 opened.map(|opened| Answer::Open(Ok(opened)))
             }
             Question::Open(_) => None,
+            Question::Invalidate(key) => {
+                self.store.invalidate(key);
+                Some(Answer::Invalidated)
+            }
             Question::Block { version, index, have, .. } => {
                 let block = self.store.try_block(version, *index, *have);
                 block.map(|block| Answer::Block(Ok(Some(block))))
@@ -250,6 +275,8 @@ impl Slices {
                 Question::Block { version, index, have, last } => {
                     Answer::Block(store.block(&version, index, have, last).await)
                 }
+                // Answered at once.
+                Question::Invalidate(_) => Answer::Invalidated,
             };
             mesh.answer(from, id, answer);
         })

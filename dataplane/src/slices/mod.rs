@@ -19,8 +19,9 @@ pub mod question;
 pub mod sources;
 pub mod store;
 pub mod table;
+mod terms;
 pub mod transfer;
 pub mod version;
 
 pub use client::Slices;
-pub use question::is_playlist;
+pub use terms::is_playlist;

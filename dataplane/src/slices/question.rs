@@ -3,13 +3,17 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use shoal_http::caching::{Vary, merge_lines};
+
 use super::flight::{OpenError, Opening};
 use super::sources::{Meter, Origins, Source};
 use super::store::{OpenRequest, Store, Want};
+use super::terms::{Terms, Words};
 use super::transfer::Transfer;
 use super::version::{Version, VersionParts};
 use crate::telemetry::stats::CacheResult;
-use crate::upstream::{Ask, OriginHead, UpstreamError};
+use crate::upstream::asked::selecting;
+use crate::upstream::{Ask, OriginHead, UpstreamError, Validators};
 
 /// How long a name is passed by after its origin said that the answer is not to be shared.
 const PASS_MS: u64 = 10_000;
@@ -36,9 +40,7 @@ pub(super) fn start_opening(
         {
             let mut table = store.table.borrow_mut();
             let name = table.name_mut(&request.key);
-            if name.opening.as_ref().is_some_and(|current| Rc::ptr_eq(current, &opening)) {
-                name.opening = None;
-            }
+            name.openings.retain(|(current, _)| !Rc::ptr_eq(current, &opening));
             table.tidy_name(&request.key, store.clock.now_ms());
         }
         opening.answer(answer);
@@ -66,38 +68,48 @@ impl Question<'_> {
         let mut origins = Origins::new(self.store, channel);
         let mut last = UpstreamError::NoOrigin;
         let mut ranged = self.request.want.ranged && stale.is_none();
+        let mut known = stale.clone();
         while let Some(origin) = origins.next() {
             let range = (ranged && origin.range).then(|| self.range());
             let ask = Ask {
                 path: self.path(),
                 range,
-                known: stale.as_ref().map(|version| &version.validators),
-                revalidate: stale.is_some(),
+                known: known.as_ref().map(|version| &version.validators),
+                revalidate: known.is_some(),
                 own_cors: channel.cors.enabled(),
+                asked: self.request.asked.as_deref(),
             };
             let mut meter = Meter::start(self.store, channel, &origin);
             let (head, body) = match self.store.upstreams.fetch(&origin, &ask).await {
                 Ok(response) => response,
                 Err(error) => {
                     meter.failed(&error);
+                    // What may have changed things there must not be asked for again.
+                    let again = !self.is_unsafe() || error.is_before_sending();
                     last = error;
-                    continue;
+                    if again { continue } else { break }
                 }
             };
             meter.head(&head);
-            match self.judge(&head, range.map(|(first, _)| first), stale.as_deref()) {
+            let relays_errors =
+                channel.forward.server_errors && !origins.has_other() && !self.may_bridge(stale.as_deref());
+            match self.judge(&head, range.map(|(first, _)| first), known.as_deref(), relays_errors) {
                 Verdict::Use => {
                     meter.succeeded();
                     return Ok(self.begin(head, Source { body, meter }, origins));
                 }
-                Verdict::StillGood(version_head) => {
+                Verdict::StillGood(version) => {
                     meter.succeeded();
                     body.finish();
-                    if let Some(version) = &stale {
-                        let (born_ms, fresh_until_ms) = self.lifetime(version_head, version.status);
-                        version.refresh(born_ms, fresh_until_ms);
-                        return Ok((Arc::clone(version), CacheResult::Revalidated, None));
-                    }
+                    // It is gone when it was thrown away meanwhile, but it is right all the same.
+                    let confirmed = self.confirm(version, &head).or(known);
+                    let Some(version) = confirmed else { break };
+                    return Ok((version, CacheResult::Revalidated, None));
+                }
+                Verdict::AskWithoutCondition => {
+                    body.finish();
+                    known = None;
+                    origins.again();
                 }
                 Verdict::AskForAll => {
                     // The origin does not have that range, but may have the object. What is small is read to its end: the
@@ -116,16 +128,22 @@ impl Question<'_> {
     }
 
     fn give_up(&self, stale: Option<Arc<Version>>, last: &UpstreamError) -> Result<Answer, OpenError> {
-        let now_ms = self.store.clock.now_ms();
-        if let Some(version) = stale {
-            let grace = u64::from(self.request.channel.cache.stale_if_error_ms);
-            if version.may_be_stale() && now_ms < version.fresh_until_ms().saturating_add(grace) {
-                version.hold_stale(now_ms + STALE_HOLD_MS);
-                return Ok((version, CacheResult::Stale, None));
-            }
+        if let Some(version) = stale.filter(|version| self.may_bridge(Some(version))) {
+            version.hold_stale(self.store.clock.now_ms() + STALE_HOLD_MS);
+            return Ok((version, CacheResult::Stale, None));
         }
         let status = last.viewer_status();
         Err(OpenError { status, reason: last.kind(), message: format!("no origin could answer: {last}") })
+    }
+
+    /// Whether a stale version may be served because no origin answers.
+    fn may_bridge(&self, stale: Option<&Version>) -> bool {
+        let grace_ms = u64::from(self.request.channel.cache.stale_if_error_ms);
+        stale.is_some_and(|version| version.may_bridge_errors(self.store.clock.now_ms(), grace_ms))
+    }
+
+    fn is_unsafe(&self) -> bool {
+        self.request.asked.as_ref().is_some_and(|asked| asked.is_unsafe())
     }
 
     /// Path and query below the channel's prefix, as the origin is asked for it.
@@ -140,9 +158,20 @@ impl Question<'_> {
         (first / block * block, last.map(|last| (last / block + 1).saturating_mul(block) - 1))
     }
 
-    fn judge<'h>(&self, head: &'h OriginHead, asked: Option<u64>, stale: Option<&Version>) -> Verdict<'h> {
+    fn judge<'v>(
+        &self,
+        head: &OriginHead,
+        asked: Option<u64>,
+        known: Option<&'v Version>,
+        relays_errors: bool,
+    ) -> Verdict<'v> {
         match (head.status, asked) {
-            (304, _) if stale.is_some() => Verdict::StillGood(head),
+            // Whatever it is, it is this request's answer.
+            _ if self.is_unsafe() => Verdict::Use,
+            (304, _) if let Some(version) = known => match head.validators.denies(&version.validators) {
+                false => Verdict::StillGood(version),
+                true => Verdict::AskWithoutCondition,
+            },
             (304, _) => Verdict::Fail(UpstreamError::BadResponse("304 without a condition".to_owned())),
             (416, Some(_)) => Verdict::AskForAll,
             (206, None) => Verdict::Fail(UpstreamError::BadResponse("206 without a Range".to_owned())),
@@ -154,54 +183,113 @@ impl Question<'_> {
             // Such a part cannot be completed from other responses: all who share the object share one whole response.
             (206, Some(_)) if !head.validators.is_strong() && !self.private => Verdict::AskForAll,
             // Another origin, or a stale copy, serves the viewers better than word of an overload.
-            (408 | 429 | 500..=599, _) => Verdict::Fail(UpstreamError::Status(head.status)),
+            (408 | 429 | 500..=599, _) if !relays_errors => Verdict::Fail(UpstreamError::Status(head.status)),
             _ => Verdict::Use,
         }
     }
 
-    /// When the response was born, and until when it is fresh, both by the shard's clock.
-    /// `status` is that of the version, which a 304 only confirms.
-    fn lifetime(&self, head: &OriginHead, status: u16) -> (u64, u64) {
-        let policy = &self.request.channel.cache;
-        let default_ms = match status {
-            404 | 410 => policy.negative_ttl_ms,
-            _ if is_playlist(self.path()) => policy.playlist_ttl_ms,
-            _ => policy.default_ttl_ms,
+    /// The origin has confirmed the version: its times start anew, and its header fields are those of the 304 where that has
+    /// them (RFC 9111 section 3.2).
+    fn confirm(&self, version: &Version, head: &OriginHead) -> Option<Arc<Version>> {
+        let relay = merge_lines(&version.relay, &head.relay);
+        let version_lines = merge_lines(&version.version_lines, &head.version_lines);
+        let cache_control = head.cache_control.as_ref().or(version.cache_control.as_ref());
+        let expires = head.expires.as_ref().or(version.expires.as_ref());
+        let terms = self.terms(&Words {
+            status: version.status,
+            relay: &relay,
+            cache_control: cache_control.map(|text| &**text),
+            expires: expires.map(|text| &**text),
+            last_modified: head.validators.last_modified.or(version.validators.last_modified),
+            date_s: head.date_s,
+            age_s: head.age_s,
+        });
+        let mut table = self.store.table.borrow_mut();
+        let unchanged = *relay == *version.relay
+            && *version_lines == *version.version_lines
+            && cache_control == version.cache_control.as_ref()
+            && expires == version.expires.as_ref();
+        let held = table.held(version.slot).map(|held| Arc::clone(&held.version));
+        let confirmed = match held {
+            Some(held) if unchanged => {
+                held.refresh(terms.date_s, terms.born_ms, terms.fresh_until_ms);
+                Some(held)
+            }
+            Some(_) => {
+                let parts = VersionParts {
+                    status: version.status,
+                    total: version.total(),
+                    validators: version.validators.clone(),
+                    content_type: version.content_type.clone(),
+                    selecting: version.selecting.clone(),
+                    exclusive: version.exclusive,
+                    cache_control: cache_control.cloned(),
+                    expires: expires.cloned(),
+                    relay: relay.into_owned().into(),
+                    version_lines: version_lines.into_owned().into(),
+                    date_s: terms.date_s,
+                    born_ms: terms.born_ms,
+                    fresh_until_ms: terms.fresh_until_ms,
+                    stale: terms.stale,
+                };
+                table.confirm(version.slot, parts)
+            }
+            None => None,
         };
-        let now_ms = self.store.clock.now_ms();
-        let born_ms = now_ms.saturating_sub(head.age_s.saturating_mul(1000));
-        let fresh_until_ms = match head.lifetime_s {
-            _ if head.cache_control.no_cache => 0,
-            None if !is_heuristically_cacheable(status) => 0,
-            Some(lifetime_s) => born_ms.saturating_add(lifetime_s.saturating_mul(1000)),
-            None => now_ms + u64::from(default_ms),
-        };
-        (born_ms, fresh_until_ms)
+        if terms.barred.is_some() {
+            table.detach(version.slot);
+        }
+        confirmed
+    }
+
+    fn terms(&self, words: &Words<'_>) -> Terms {
+        let authorized = self.request.asked.as_ref().is_some_and(|asked| asked.has("authorization"));
+        words.terms(&self.request.channel, self.path(), authorized, self.store.clock.now_ms())
     }
 
     fn begin(&self, head: OriginHead, source: Source, origins: Origins) -> Answer {
         let store = self.store;
         let channel = &self.request.channel;
-        let (born_ms, fresh_until_ms) = self.lifetime(&head, head.status);
-        let keeps = head.cache_control.storable() && !head.personal;
-        let exclusive = self.private || self.opening.is_purged() || !keeps;
+        let asked = self.request.asked.as_ref();
         let status = if head.status == 206 { 200 } else { head.status };
+        let terms = self.terms(&Words {
+            status,
+            relay: &head.relay,
+            cache_control: head.cache_control.as_deref(),
+            expires: head.expires.as_deref(),
+            last_modified: head.validators.last_modified,
+            date_s: head.date_s,
+            age_s: head.age_s,
+        });
+        // A cookie is for the one who asked. An origin that says `public` all the same means the rest of the response.
+        let keeps = terms.barred.is_none()
+            && head.vary != Vary::Everything
+            && (head.cookies.is_empty() || terms.public)
+            && !self.is_unsafe();
+        let exclusive = self.private || self.opening.is_purged() || !keeps;
+        let mut relay = head.relay;
+        if exclusive {
+            relay.extend_from_slice(&head.cookies);
+        }
         let parts = VersionParts {
             status,
             total: head.total,
-            validators: head.validators,
-            relay: head.relay.into(),
+            // The rest of an answer to POST cannot be had by asking again, whatever its ETag says.
+            validators: if self.is_unsafe() { Validators::default() } else { head.validators },
+            relay: relay.into(),
             version_lines: head.version_lines.into(),
             content_type: head.content_type,
-            cache_control: head.cache_control_text,
+            cache_control: head.cache_control,
             expires: head.expires,
-            must_revalidate: head.cache_control.must_revalidate || head.cache_control.proxy_revalidate,
-            born_ms,
-            fresh_until_ms,
+            selecting: selecting(&head.vary, asked.map(|asked| &**asked)).into(),
+            date_s: terms.date_s,
+            born_ms: terms.born_ms,
+            fresh_until_ms: terms.fresh_until_ms,
+            stale: terms.stale,
             exclusive,
         };
         let mut table = store.table.borrow_mut();
-        let version = table.insert(&self.request.key, channel, parts);
+        let version = table.insert(&self.request.key, channel, asked, parts);
         if !keeps && !self.private {
             table.pass(&self.request.key, store.clock.now_ms() + PASS_MS);
         }
@@ -220,25 +308,15 @@ impl Question<'_> {
     }
 }
 
-enum Verdict<'h> {
+enum Verdict<'v> {
     /// A version to serve.
     Use,
     /// The version known is confirmed.
-    StillGood(&'h OriginHead),
+    StillGood(&'v Version),
+    /// The origin confirms another version than the one known.
+    AskWithoutCondition,
     /// Ask again, without a range.
     AskForAll,
     /// Not usable; another origin may do better.
     Fail(UpstreamError),
-}
-
-/// Statuses that may be kept without the origin saying for how long (RFC 9110 section 15.1); those shoal meets.
-fn is_heuristically_cacheable(status: u16) -> bool {
-    matches!(status, 200 | 203 | 206 | 404 | 410)
-}
-
-/// Whether the path names an HLS playlist or a DASH manifest.
-pub fn is_playlist(path: &str) -> bool {
-    let path = path.split('?').next().unwrap_or_default();
-    let extension = path.rsplit('.').next().unwrap_or_default();
-    ["m3u8", "m3u", "mpd"].iter().any(|playlist| extension.eq_ignore_ascii_case(playlist))
 }

@@ -37,6 +37,11 @@ impl Origins {
         self.tries_left > 0
     }
 
+    /// Whether there is a try left at one that was not asked yet.
+    pub(super) fn has_other(&self) -> bool {
+        self.may_try() && self.at < self.candidates.len()
+    }
+
     /// The same one once more, without costing a try.
     pub(super) fn again(&mut self) {
         self.at -= 1;

@@ -25,7 +25,7 @@ use crate::ledger::Recorder;
 use crate::routes::{Channel, Published};
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::{CacheResult, ShardStats};
-use crate::upstream::{UpstreamLimits, Upstreams, within};
+use crate::upstream::{Asked, UpstreamLimits, Upstreams, within};
 
 /// Evictions tried for one block before waiting for readers to let go.
 const EVICTIONS_MAX: usize = 512;
@@ -94,7 +94,9 @@ pub struct OpenRequest {
     pub channel: Arc<Channel>,
     /// What is wanted first.
     pub want: Want,
-    /// The shared version could not be completed for this request: it gets a response of its own.
+    /// What the origin sees of the viewer's request.
+    pub asked: Option<Arc<Asked>>,
+    /// The shared version could not be completed for this request, or it is no reading one: it gets a response of its own.
     pub private: bool,
 }
 
@@ -129,9 +131,10 @@ impl Store {
     }
 
     /// The fresh version of an object, if there is one: the whole of a hit.
-    pub fn try_open(&self, key: &SliceKey, want: Want, now_ms: u64) -> Option<Opened> {
+    pub fn try_open(&self, request: &OpenRequest, now_ms: u64) -> Option<Opened> {
+        let want = request.want;
         let table = self.table.borrow();
-        let held = table.held(table.name(key)?.current?)?;
+        let held = table.find(&request.key, request.asked.as_deref())?;
         let stale = !held.version.is_fresh(now_ms);
         if stale && !held.version.is_held_stale(now_ms) {
             return None;
@@ -155,21 +158,25 @@ impl Store {
         let mut joined = false;
         loop {
             let now_ms = self.clock.now_ms();
-            let shared = (!request.private).then(|| self.try_open(&request.key, request.want, now_ms)).flatten();
+            let shared = (!request.private).then(|| self.try_open(request, now_ms)).flatten();
             if let Some(mut opened) = shared {
                 if joined {
                     opened.cache = CacheResult::Coalesced;
                 }
                 return Ok(opened);
             }
-            let (opening, ours) = self.join_or_start(request, now_ms);
+            let (opening, ours, stale) = self.join_or_start(request, now_ms);
+            if let Some(version) = stale.filter(|stale| stale.may_revalidate_later(now_ms)) {
+                let block = self.try_block(&version, self.index_of(request.want.first), 0);
+                return Ok(Opened { version, cache: CacheResult::Stale, block });
+            }
             if !ours {
                 self.stats.add(Counter::FlightWaiters, 1);
                 joined = true;
             }
             let (version, cache) = opening.answered().await?;
-            if version.exclusive && !ours {
-                // Not to be shared: from now on the name says so, and this request fetches for itself.
+            if !ours && (version.exclusive || !version.answers(request.asked.as_deref())) {
+                // Not to be shared, or not by this request: from now on the name says so, and this one fetches for itself.
                 continue;
             }
             let cache = match (ours, cache) {
@@ -182,22 +189,25 @@ impl Store {
         }
     }
 
-    fn join_or_start(self: &Rc<Self>, request: &OpenRequest, now_ms: u64) -> (Rc<Opening>, bool) {
+    /// The question under way or a new one, whether it is new, and the version that is not fresh any more.
+    fn join_or_start(self: &Rc<Self>, request: &OpenRequest, now_ms: u64) -> (Rc<Opening>, bool, Option<Arc<Version>>) {
+        let asked = request.asked.as_deref();
         let mut table = self.table.borrow_mut();
+        let stale = table.find(&request.key, asked).filter(|_| !request.private);
+        let stale = stale.map(|held| Arc::clone(&held.version));
+        if let Some(opening) = table.find_opening(&request.key, asked).filter(|_| !request.private) {
+            return (Rc::clone(opening), false, stale);
+        }
         let name = table.name_mut(&request.key);
         let private = request.private || name.pass_until_ms > now_ms;
-        if let Some(opening) = name.opening.as_ref().filter(|_| !request.private) {
-            return (Rc::clone(opening), false);
-        }
         let opening = Rc::new(Opening::default());
         if !private {
-            name.opening = Some(Rc::clone(&opening));
+            name.openings.push((Rc::clone(&opening), request.asked.clone()));
         }
-        let stale = name.current.filter(|_| !private);
-        let stale = stale.and_then(|slot| table.held(slot)).map(|held| Arc::clone(&held.version));
         drop(table);
-        question::start_opening(self, request.clone(), Rc::clone(&opening), stale, private);
-        (opening, true)
+        let stale = stale.filter(|_| !private);
+        question::start_opening(self, request.clone(), Rc::clone(&opening), stale.clone(), private);
+        (opening, true, stale)
     }
 
     /// The block, if there is more of it than `have` bytes.
@@ -266,6 +276,11 @@ impl Store {
         self.stats.add(Counter::PurgedObjects, purged);
         self.table.borrow_mut().collect();
         purged
+    }
+
+    /// The object has been changed at its origin: what is kept of it is not served any more (RFC 9111 section 4.4).
+    pub fn invalidate(&self, key: &SliceKey) {
+        self.table.borrow_mut().invalidate(key);
     }
 
     /// Memory for a block of `len` bytes, taken from what will be missed least.

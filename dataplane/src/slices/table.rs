@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use shoal_cache::{Look, S3Fifo, Slot};
 use shoal_link::message::PurgeScope;
@@ -12,12 +12,17 @@ use super::flight::{Flight, Opening};
 use super::key::{KeyState, SliceKey};
 use super::version::{Version, VersionParts, VersionSlot};
 use crate::routes::Channel;
+use crate::upstream::Asked;
+use crate::upstream::asked::selects_same;
 
 /// What a version weighs in the eviction order besides its blocks, its key and its header lines.
 const VERSION_BYTES: usize = 1024;
 
 /// Names that may be passed by at a time.
 const PASSES_MAX: usize = 16 << 10;
+
+/// Versions kept under one name, for requests with different headers.
+pub const VARIANTS_MAX: usize = 16;
 
 /// Index that stands for a version without blocks in the eviction order.
 const NO_BLOCK: u32 = u32::MAX;
@@ -38,10 +43,10 @@ pub struct Table {
 /// What is known under a name.
 #[derive(Default)]
 pub struct Name {
-    /// The version that new requests get.
-    pub current: Option<VersionSlot>,
-    /// The question to the origins that is under way.
-    pub opening: Option<Rc<Opening>>,
+    /// The versions that new requests get, the newest first: more than one where the origin varies its answers.
+    pub variants: Vec<VersionSlot>,
+    /// The questions to the origins that are under way, each with what it asks.
+    pub openings: Vec<(Rc<Opening>, Option<Arc<Asked>>)>,
     /// Until then each request fetches for itself: the origin has said that its answers are not to be shared.
     pub pass_until_ms: u64,
 }
@@ -54,6 +59,10 @@ pub struct Held {
     pub key: SliceKey,
     /// Whose it is.
     pub channel: Arc<Channel>,
+    /// What it was asked for with.
+    pub asked: Option<Arc<Asked>>,
+    /// The same with other header fields, while anybody uses it.
+    earlier: Vec<Weak<Version>>,
     /// Fetches that fill it.
     pub flights: Vec<Rc<Flight>>,
     blocks: Vec<Placed>,
@@ -98,12 +107,27 @@ impl Table {
     /// Forgets a name that stands for nothing any more.
     pub fn tidy_name(&mut self, key: &SliceKey, now_ms: u64) {
         if let Some(name) = self.keys.get(key)
-            && name.current.is_none()
-            && name.opening.is_none()
+            && name.variants.is_empty()
+            && name.openings.is_empty()
             && name.pass_until_ms <= now_ms
         {
             self.keys.remove(key);
         }
+    }
+
+    /// The version that answers the request.
+    pub fn find(&self, key: &SliceKey, asked: Option<&Asked>) -> Option<&Held> {
+        let variants = &self.keys.get(key)?.variants;
+        variants.iter().filter_map(|&slot| self.held(slot)).find(|held| held.version.answers(asked))
+    }
+
+    /// The question under way whose answer will be, as far as can be told by now, this request's as well.
+    pub fn find_opening(&self, key: &SliceKey, asked: Option<&Asked>) -> Option<&Rc<Opening>> {
+        let name = self.keys.get(key)?;
+        let newest = name.variants.first().and_then(|&slot| self.held(slot));
+        let selecting = newest.map_or(&[][..], |held| &held.version.selecting);
+        let same = |other: &Option<Arc<Asked>>| selects_same(selecting, asked, other.as_deref());
+        name.openings.iter().find(|(_, other)| same(other)).map(|(opening, _)| opening)
     }
 
     /// The version in `slot`, while it is there.
@@ -118,8 +142,15 @@ impl Table {
         if *generation == slot.generation { held.as_mut() } else { None }
     }
 
-    /// Adds a version. One that is not exclusive becomes the current one of its name; the one before is detached.
-    pub fn insert(&mut self, key: &SliceKey, channel: &Arc<Channel>, parts: VersionParts) -> Arc<Version> {
+    /// Adds a version, asked for with `asked`. One that is not exclusive becomes the one that such requests get; the one before
+    /// is detached.
+    pub fn insert(
+        &mut self,
+        key: &SliceKey,
+        channel: &Arc<Channel>,
+        asked: Option<&Arc<Asked>>,
+        parts: VersionParts,
+    ) -> Arc<Version> {
         let index = self.free.pop().unwrap_or_else(|| {
             self.versions.push((0, None));
             (self.versions.len() - 1) as u32
@@ -131,6 +162,8 @@ impl Table {
             version: Arc::clone(&version),
             key: key.clone(),
             channel: Arc::clone(channel),
+            asked: asked.cloned(),
+            earlier: Vec::new(),
             flights: Vec::new(),
             blocks: Vec::new(),
             empty: None,
@@ -139,13 +172,33 @@ impl Table {
         if version.exclusive {
             self.detached.push(slot);
         } else {
-            let before = self.name_mut(key).current.replace(slot);
-            if let Some(before) = before {
+            let asked = asked.map(|asked| &**asked);
+            while let Some(before) = self.find(key, asked).map(|held| held.version.slot) {
                 self.detach(before);
+            }
+            let variants = &mut self.name_mut(key).variants;
+            variants.insert(0, slot);
+            if let Some(&oldest) = variants.get(VARIANTS_MAX) {
+                self.detach(oldest);
             }
             self.place_empty(slot);
         }
         version
+    }
+
+    /// Gives the version in `slot` other header fields: a new version of the same bytes, which new requests get.
+    pub fn confirm(&mut self, slot: VersionSlot, parts: VersionParts) -> Option<Arc<Version>> {
+        let held = self.held_mut(slot)?;
+        let version = Arc::new(held.version.confirmed(parts));
+        let before = std::mem::replace(&mut held.version, Arc::clone(&version));
+        if held.current {
+            before.retire();
+        } else {
+            version.retire();
+        }
+        held.earlier.retain(|earlier| earlier.strong_count() > 0);
+        held.earlier.push(Arc::downgrade(&before));
+        Some(version)
     }
 
     /// Takes a version away from its name: those who have it may finish, nobody new gets it. It goes when they are done.
@@ -160,10 +213,8 @@ impl Table {
         if let Some(empty) = empty {
             self.policy.remove(empty);
         }
-        if let Some(name) = self.keys.get_mut(&key)
-            && name.current == Some(slot)
-        {
-            name.current = None;
+        if let Some(name) = self.keys.get_mut(&key) {
+            name.variants.retain(|&variant| variant != slot);
         }
         self.tidy_name(&key, u64::MAX);
         self.detached.push(slot);
@@ -174,8 +225,7 @@ impl Table {
         let mut detached = std::mem::take(&mut self.detached);
         detached.retain(|&slot| {
             let Some(held) = self.held(slot) else { return false };
-            // One is ours.
-            if Arc::strong_count(&held.version) > 1 {
+            if held.is_read() {
                 return true;
             }
             for flight in &held.flights {
@@ -277,9 +327,7 @@ impl Table {
             let held = versions.get(id.slot.index as usize).and_then(|(_, held)| held.as_ref());
             match held {
                 Some(held) if id.index == NO_BLOCK && !held.flights.is_empty() => Look::Busy,
-                Some(held) if !forced && !held.version.is_combinable() && Arc::strong_count(&held.version) > 1 => {
-                    Look::Busy
-                }
+                Some(held) if !forced && !held.version.is_combinable() && held.is_read() => Look::Busy,
                 Some(held) => Look::Uses(held.find(id.index).map_or(0, |placed| placed.block.take_uses())),
                 None => Look::Uses(0),
             }
@@ -314,19 +362,26 @@ impl Table {
             }
         };
         let mut slots = Vec::new();
-        for (key, name) in &mut self.keys {
+        for (key, name) in &self.keys {
             if matches(key) {
-                slots.extend(name.current);
+                slots.extend_from_slice(&name.variants);
                 // Whoever fetches it now gets what was asked for before the purge; the result is not to be kept.
-                if let Some(opening) = &name.opening {
-                    opening.purge();
-                }
+                name.openings.iter().for_each(|(opening, _)| opening.purge());
             }
         }
         for &slot in &slots {
             self.detach(slot);
         }
         slots.len() as u64
+    }
+
+    /// Retires what is kept under one name: it has been changed at its origin.
+    pub fn invalidate(&mut self, key: &SliceKey) {
+        let Some(name) = self.keys.get(key) else { return };
+        name.openings.iter().for_each(|(opening, _)| opening.purge());
+        for slot in name.variants.clone() {
+            self.detach(slot);
+        }
     }
 
     /// A flight of the version is over: what has no block any more gets its place in the eviction order back.
@@ -387,7 +442,14 @@ impl Table {
 impl Held {
     /// Heap bytes of what is known about the object.
     fn overhead(&self) -> usize {
-        VERSION_BYTES + self.key.len() + self.version.relay.len() + self.version.version_lines.len()
+        let asked = self.asked.as_ref().map_or(0, |asked| asked.lines.len());
+        VERSION_BYTES + self.key.len() + self.version.relay.len() + self.version.version_lines.len() + asked
+    }
+
+    /// Whether anybody but the table uses it.
+    pub fn is_read(&self) -> bool {
+        // One is the table's.
+        Arc::strong_count(&self.version) > 1 || self.earlier.iter().any(|earlier| earlier.strong_count() > 0)
     }
 
     /// The block, filling or complete.

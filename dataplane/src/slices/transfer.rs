@@ -18,7 +18,7 @@ use super::table::Held;
 use super::version::{Version, VersionSlot};
 use crate::routes::Channel;
 use crate::telemetry::metrics::Counter;
-use crate::upstream::{Ask, Body, OriginHead, UpstreamError, Validators, within};
+use crate::upstream::{Ask, Asked, Body, OriginHead, UpstreamError, Validators, within};
 
 /// How long a transfer keeps its connection while nobody wants the next block.
 const IDLE_DEMAND: Duration = Duration::from_secs(5);
@@ -67,6 +67,7 @@ pub(super) struct Transfer {
     slot: VersionSlot,
     key: SliceKey,
     channel: Arc<Channel>,
+    asked: Option<Arc<Asked>>,
     validators: Validators,
     combinable: bool,
     total: Option<u64>,
@@ -96,6 +97,7 @@ impl Transfer {
             slot: held.version.slot,
             key: held.key.clone(),
             channel: Arc::clone(&held.channel),
+            asked: held.asked.clone(),
             validators: held.version.validators.clone(),
             combinable: held.version.status == 200 && held.version.validators.is_strong(),
             total: held.version.total(),
@@ -233,7 +235,7 @@ impl Transfer {
     /// Whether anybody but the table holds the version.
     fn is_read(&self) -> bool {
         let table = self.store.table.borrow();
-        table.held(self.slot).is_some_and(|held| Arc::strong_count(&held.version) > 1)
+        table.held(self.slot).is_some_and(Held::is_read)
     }
 
     /// The length of the whole has become known.
@@ -268,6 +270,7 @@ impl Transfer {
                 known: Some(&self.validators),
                 revalidate: false,
                 own_cors: self.channel.cors.enabled(),
+                asked: self.asked.as_deref(),
             };
             let mut meter = Meter::start(&self.store, &self.channel, &origin);
             let joined = match self.store.upstreams.fetch(&origin, &ask).await {

@@ -1,7 +1,12 @@
 //! One version of an object: what its bytes are, not the bytes themselves.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use shoal_http::caching::Staleness;
+
+use crate::upstream::Asked;
+use crate::upstream::asked::selects;
 use crate::upstream::head::Validators;
 
 /// `total` of a version whose end has not been seen yet.
@@ -25,11 +30,16 @@ pub struct Version {
     pub cache_control: Option<Box<str>>,
     /// Only for the request that fetched it: private, no-store.
     pub exclusive: bool,
-    /// The origin sent Expires: so does shoal, with the time as it stands after validations.
-    pub expires: bool,
-    must_revalidate: bool,
+    /// Expires as the origin sent it.
+    pub expires: Option<Box<str>>,
+    /// The request headers it was chosen by, as [`crate::upstream::asked::selecting`] writes them; empty: by none.
+    pub selecting: Box<[u8]>,
+    /// How long it may be used when it is not fresh any more.
+    pub stale: Staleness,
     hold_stale_until_ms: AtomicU64,
-    total: AtomicU64,
+    /// Shared with the versions that had other header fields, for the same bytes.
+    total: Arc<AtomicU64>,
+    date_s: AtomicU64,
     born_ms: AtomicU64,
     fresh_until_ms: AtomicU64,
     retired: AtomicBool,
@@ -45,6 +55,7 @@ pub struct VersionSlot {
 }
 
 /// What a version is made of.
+#[derive(Debug, Clone)]
 pub struct VersionParts {
     /// See [`Version::status`].
     pub status: u16,
@@ -62,19 +73,33 @@ pub struct VersionParts {
     pub cache_control: Option<Box<str>>,
     /// Shard clock at which the response was received, less the age it had then (RFC 9111 section 4.2.3).
     pub born_ms: u64,
-    /// The origin forbids serving it stale (must-revalidate, proxy-revalidate).
-    pub must_revalidate: bool,
+    /// Its Date, in Unix seconds.
+    pub date_s: u64,
     /// Shard clock until which it needs no validation.
     pub fresh_until_ms: u64,
     /// See [`Version::exclusive`].
     pub exclusive: bool,
     /// See [`Version::expires`].
-    pub expires: bool,
+    pub expires: Option<Box<str>>,
+    /// See [`Version::selecting`].
+    pub selecting: Box<[u8]>,
+    /// See [`Version::stale`].
+    pub stale: Staleness,
 }
 
 impl Version {
     /// The version that lives in `slot`.
     pub fn new(slot: VersionSlot, parts: VersionParts) -> Version {
+        let total = Arc::new(AtomicU64::new(parts.total.unwrap_or(UNKNOWN)));
+        Version::with_total(slot, parts, total)
+    }
+
+    /// The same bytes with other header fields, after an origin confirmed them (RFC 9111 section 4.3.4).
+    pub fn confirmed(&self, parts: VersionParts) -> Version {
+        Version::with_total(self.slot, parts, Arc::clone(&self.total))
+    }
+
+    fn with_total(slot: VersionSlot, parts: VersionParts, total: Arc<AtomicU64>) -> Version {
         Version {
             slot,
             status: parts.status,
@@ -85,9 +110,11 @@ impl Version {
             cache_control: parts.cache_control,
             exclusive: parts.exclusive,
             expires: parts.expires,
-            must_revalidate: parts.must_revalidate,
+            selecting: parts.selecting,
+            stale: parts.stale,
             hold_stale_until_ms: AtomicU64::new(0),
-            total: AtomicU64::new(parts.total.unwrap_or(UNKNOWN)),
+            total,
+            date_s: AtomicU64::new(parts.date_s),
             born_ms: AtomicU64::new(parts.born_ms),
             fresh_until_ms: AtomicU64::new(parts.fresh_until_ms),
             retired: AtomicBool::new(false),
@@ -118,14 +145,26 @@ impl Version {
     }
 
     /// An origin has confirmed it.
-    pub fn refresh(&self, born_ms: u64, fresh_until_ms: u64) {
+    pub fn refresh(&self, date_s: u64, born_ms: u64, fresh_until_ms: u64) {
+        self.date_s.store(date_s, Ordering::Relaxed);
         self.born_ms.store(born_ms, Ordering::Relaxed);
         self.fresh_until_ms.store(fresh_until_ms, Ordering::Relaxed);
     }
 
-    /// Whether it may be served stale while its origins fail (RFC 5861 section 4, RFC 9111 section 4.2.4).
-    pub fn may_be_stale(&self) -> bool {
-        !self.must_revalidate
+    /// Whether it answers this request as well as the one it was fetched for.
+    pub fn answers(&self, asked: Option<&Asked>) -> bool {
+        selects(&self.selecting, asked)
+    }
+
+    /// Whether it may be served while a newer one is asked for (RFC 5861 section 3).
+    pub fn may_revalidate_later(&self, now_ms: u64) -> bool {
+        now_ms < self.fresh_until_ms().saturating_add(self.stale.while_revalidate_ms) && !self.is_retired()
+    }
+
+    /// Whether it may be served while its origins fail (RFC 5861 section 4, RFC 9111 section 4.2.4); `default_ms` of staleness is
+    /// allowed where the origin does not say.
+    pub fn may_bridge_errors(&self, now_ms: u64, default_ms: u64) -> bool {
+        now_ms < self.fresh_until_ms().saturating_add(self.stale.if_error_ms.unwrap_or(default_ms))
     }
 
     /// Its origins fail: it is served stale until then, without asking them again.
@@ -138,9 +177,9 @@ impl Version {
         now_ms < self.hold_stale_until_ms.load(Ordering::Relaxed)
     }
 
-    /// Unix seconds at which the origin made or confirmed the response (the Date header).
+    /// The origin's Date, in Unix seconds.
     pub fn date_s(&self) -> u64 {
-        self.born_ms.load(Ordering::Relaxed) / 1000
+        self.date_s.load(Ordering::Relaxed)
     }
 
     /// Seconds since the origin made or confirmed the response (the Age header).

@@ -101,6 +101,11 @@ impl UpstreamError {
         )
     }
 
+    /// Whether the origin cannot have got the request.
+    pub fn is_before_sending(&self) -> bool {
+        matches!(self, UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } | UpstreamError::Crowded)
+    }
+
     /// The status a viewer gets when no origin did better (RFC 9110 section 15.6).
     pub fn viewer_status(&self) -> u16 {
         match self {

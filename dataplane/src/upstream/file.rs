@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use rustix::fs::{Mode, OFlags, ResolveFlags};
-use shoal_http::cache_control::CacheControl;
+use shoal_http::caching::Vary;
 use shoal_http::date;
 use shoal_http::response::BodyFraming;
 use shoal_sys::arena::BlockWriter;
@@ -39,6 +39,9 @@ struct Opened {
 
 /// Opens the file that `ask` names below `root`; a missing one is a 404 like any origin's.
 pub async fn open(root: &Path, ask: &Ask<'_>, now_unix: u64) -> Result<(OriginHead, FileBody), UpstreamError> {
+    if ask.is_unsafe() {
+        return Ok((plain_head(405), FileBody { file: None, at: 0, end: 0 }));
+    }
     let name = ask.path.split('?').next().unwrap_or_default().trim_start_matches('/');
     let Some(name) = file_name(name) else {
         return Ok((plain_head(404), FileBody { file: None, at: 0, end: 0 }));
@@ -151,12 +154,12 @@ fn plain_head(status: u16) -> OriginHead {
         relay: Vec::new(),
         version_lines: Vec::new(),
         content_type: None,
-        cache_control_text: None,
-        cache_control: CacheControl::default(),
-        lifetime_s: None,
+        cache_control: None,
+        expires: None,
+        date_s: None,
         age_s: 0,
-        expires: false,
-        personal: false,
+        cookies: Vec::new(),
+        vary: Vary::Nothing,
         head_bytes: 0,
     }
 }

@@ -1,6 +1,6 @@
 //! What an origin's response says, copied out of its head.
 
-use shoal_http::cache_control::{self, CacheControl};
+use shoal_http::caching::Vary;
 use shoal_http::content_range::ContentRange;
 use shoal_http::date;
 use shoal_http::entity_tag::EntityTag;
@@ -36,6 +36,12 @@ impl Validators {
             (None, None) => self.last_modified == other.last_modified,
             _ => false,
         }
+    }
+
+    /// Whether a 304 with these validators cannot be about a version with `other` (RFC 9111 section 4.3.4).
+    pub fn denies(&self, other: &Validators) -> bool {
+        let tags = self.etag.as_ref().zip(other.etag.as_ref());
+        self.is_strong() && other.is_strong() && tags.is_some_and(|(ours, theirs)| ours != theirs)
     }
 
     /// As the conditional rules want them.
@@ -84,18 +90,18 @@ pub struct OriginHead {
     pub version_lines: Vec<u8>,
     /// Content-Type.
     pub content_type: Option<Box<str>>,
-    /// Cache-Control as sent.
-    pub cache_control_text: Option<Box<str>>,
-    /// Cache-Control as read.
-    pub cache_control: CacheControl,
-    /// Seconds the response says it stays fresh, if it says.
-    pub lifetime_s: Option<u64>,
+    /// Cache-Control as sent, its lines joined.
+    pub cache_control: Option<Box<str>>,
+    /// Expires as sent; empty when there are several, which is an invalid one.
+    pub expires: Option<Box<str>>,
+    /// Date in Unix seconds.
+    pub date_s: Option<u64>,
     /// Seconds it had when it arrived.
     pub age_s: u64,
-    /// It has Expires.
-    pub expires: bool,
-    /// It sets a cookie or varies with everything: for nobody else.
-    pub personal: bool,
+    /// Set-Cookie lines, for the one who asked.
+    pub cookies: Vec<u8>,
+    /// Request headers that it was chosen by.
+    pub vary: Vary,
     /// Bytes of the head itself.
     pub head_bytes: usize,
 }
@@ -161,11 +167,8 @@ impl OriginHead {
                 _ => return Err(format!("unreadable Content-Range `{}`", String::from_utf8_lossy(value))),
             }
         }
-        let cache_control = CacheControl::parse(head.headers.get_all("cache-control"));
-        let expires = head.headers.known(Known::Expires);
-        let lifetime_s = cache_control::freshness_lifetime(&cache_control, expires, date_header.unwrap_or(now_unix));
-        let age = head.headers.known(Known::Age).and_then(cache_control::parse_seconds);
-        let mut relay = Vec::new();
+        let age = head.headers.known(Known::Age).and_then(shoal_http::cache_control::parse_age);
+        let (mut relay, mut cookies) = (Vec::new(), Vec::new());
         let connection_lists = |name: &str| {
             head.headers
                 .get_all("connection")
@@ -179,6 +182,8 @@ impl OriginHead {
                 || connection_lists(&lower);
             if !drop {
                 relay_line(&mut relay, name, value);
+            } else if lower == "set-cookie" {
+                relay_line(&mut cookies, name, value);
             }
         }
         let mut version_lines = Vec::new();
@@ -188,11 +193,12 @@ impl OriginHead {
         if let Some(etag) = &validators.etag {
             relay_line(&mut version_lines, "ETag", etag.as_bytes());
         }
-        let cache_control_text: Option<Box<str>> = {
+        let cache_control: Option<Box<str>> = {
             let lines: Vec<_> =
-                head.headers.get_all("cache-control").filter_map(|value| std::str::from_utf8(value).ok()).collect();
+                head.headers.all(Known::CacheControl).filter_map(|value| std::str::from_utf8(value).ok()).collect();
             (!lines.is_empty()).then(|| lines.join(", ").into())
         };
+        let expires = head.headers.known(Known::Expires).map(|_| text(Known::Expires).unwrap_or_default().into());
         Ok(OriginHead {
             status: head.status,
             first,
@@ -204,13 +210,12 @@ impl OriginHead {
             relay,
             version_lines,
             content_type: text(Known::ContentType).map(Box::from),
-            cache_control_text,
             cache_control,
-            lifetime_s,
-            age_s: cache_control::initial_age(age, date_header, asked_unix, now_unix),
-            expires: expires.is_some(),
-            personal: head.header("set-cookie").is_some()
-                || head.headers.get_all("vary").any(|value| value.trim_ascii() == b"*"),
+            expires,
+            date_s: date_header,
+            age_s: shoal_http::cache_control::initial_age(age, date_header, asked_unix, now_unix),
+            cookies,
+            vary: Vary::parse(head.headers.all(Known::Vary)),
             head_bytes: 0,
         })
     }
@@ -249,6 +254,7 @@ mod tests {
         .unwrap();
         let relay = String::from_utf8(head.relay).unwrap();
         assert_eq!(relay, "X-Keep: 2\r\n");
+        assert_eq!(head.cookies, b"Set-Cookie: a=b\r\n");
         assert_eq!(head.version_lines, b"ETag: \"v1\"\r\n");
         assert_eq!((head.total, head.first), (Some(3), 0));
     }

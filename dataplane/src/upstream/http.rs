@@ -101,7 +101,10 @@ impl HttpPool {
         let connections = Rc::clone(self.origins.borrow_mut().entry(place).or_default());
         let permit = self.admit(&connections).await?;
         let request = write_request(origin, target, ask)?;
-        if let Some(stream) = self.take_idle(&connections) {
+        // What was sent on a connection that turns out to be closed must not be sent again if it may change things.
+        if !ask.is_unsafe()
+            && let Some(stream) = self.take_idle(&connections)
+        {
             let stream = Rc::new(stream);
             match self.exchange(&stream, request.clone(), ask).await {
                 // The origin closed it while it was idle: not the origin's fault, and nothing was answered.
@@ -212,10 +215,25 @@ fn write_request(origin: &OriginState, target: &HttpTarget, ask: &Ask<'_>) -> Re
     path.push_str(&target.base);
     path.push_str(ask.path);
     let mut out = Vec::with_capacity(256 + path.len());
-    let mut head = HeadWriter::request(&mut out, "GET", &path).map_err(bad)?;
+    let method = ask.asked.map_or("GET", |asked| &asked.method);
+    let mut head = HeadWriter::request(&mut out, method, &path).map_err(bad)?;
     head.header("Host", target.authority.as_bytes()).map_err(bad)?;
-    head.fixed("User-Agent", concat!("shoal/", env!("CARGO_PKG_VERSION")));
-    head.fixed("Accept", "*/*").fixed("Accept-Encoding", "identity").fixed("Via", "1.1 shoal");
+    if let Some(asked) = ask.asked {
+        head.lines().extend_from_slice(&asked.lines);
+    }
+    for (name, value) in [
+        ("User-Agent", concat!("shoal/", env!("CARGO_PKG_VERSION"))),
+        ("Accept", "*/*"),
+        ("Accept-Encoding", "identity"),
+    ] {
+        if !ask.asked.is_some_and(|asked| asked.has(name)) {
+            head.fixed(name, value);
+        }
+    }
+    head.fixed("Via", "1.1 shoal");
+    if let Some(asked) = ask.asked.filter(|asked| asked.is_unsafe()) {
+        head.number("Content-Length", asked.body.len() as u64);
+    }
     if let Some((first, last)) = ask.range {
         let value = match last {
             Some(last) => format!("bytes={first}-{last}"),
@@ -236,6 +254,9 @@ fn write_request(origin: &OriginState, target: &HttpTarget, ask: &Ask<'_>) -> Re
         }
     }
     head.finish();
+    if let Some(asked) = ask.asked {
+        out.extend_from_slice(&asked.body);
+    }
     Ok(out)
 }
 

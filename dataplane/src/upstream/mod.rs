@@ -1,5 +1,6 @@
 //! The back-to-source side: asking a channel's origins for bytes.
 
+pub mod asked;
 pub mod error;
 pub mod file;
 pub mod head;
@@ -13,6 +14,7 @@ use std::time::Duration;
 use shoal_sys::arena::BlockWriter;
 use shoal_sys::ring::Ring;
 
+pub use asked::Asked;
 pub use error::UpstreamError;
 pub use head::{OriginHead, Validators};
 pub use timeout::within;
@@ -49,6 +51,15 @@ pub struct Ask<'a> {
     pub revalidate: bool,
     /// Shoal sends its own CORS lines; the origin's are dropped.
     pub own_cors: bool,
+    /// What the viewer's request adds to it.
+    pub asked: Option<&'a Asked>,
+}
+
+impl Ask<'_> {
+    /// Whether the question may change things at the origin.
+    fn is_unsafe(&self) -> bool {
+        self.asked.is_some_and(Asked::is_unsafe)
+    }
 }
 
 /// A response body, wherever it comes from.

@@ -24,6 +24,8 @@ pub struct CacheControl {
     pub must_revalidate: bool,
     /// `proxy-revalidate`
     pub proxy_revalidate: bool,
+    /// `must-understand`
+    pub must_understand: bool,
     /// `no-transform`
     pub no_transform: bool,
     /// `immutable` (RFC 8246)
@@ -66,6 +68,7 @@ impl CacheControl {
             9 if name.eq_ignore_ascii_case(b"immutable") => &mut self.immutable,
             12 if name.eq_ignore_ascii_case(b"no-transform") => &mut self.no_transform,
             15 if name.eq_ignore_ascii_case(b"must-revalidate") => &mut self.must_revalidate,
+            15 if name.eq_ignore_ascii_case(b"must-understand") => &mut self.must_understand,
             16 if name.eq_ignore_ascii_case(b"proxy-revalidate") => &mut self.proxy_revalidate,
             _ => return self.apply_seconds(name, argument),
         };
@@ -85,12 +88,6 @@ impl CacheControl {
         // RFC 9111 section 4.2.1: what cannot be understood is stale, and of two the more restrictive counts.
         let number = parse_seconds(digits).unwrap_or(0);
         *seconds = Some(seconds.map_or(number, |earlier| earlier.min(number)));
-    }
-
-    /// Whether a shared cache may keep the response at all.
-    #[must_use]
-    pub fn storable(&self) -> bool {
-        !self.no_store && !self.private
     }
 }
 
@@ -132,7 +129,13 @@ pub fn initial_age(age: Option<u64>, date: Option<u64>, request_time: u64, respo
     apparent_age.max(age.unwrap_or(0).saturating_add(response_delay))
 }
 
-/// Reads `delta-seconds`, as in an Age header; a number too large is 2^31 (RFC 9111 section 1.2.2).
+/// Reads an Age header. Of a list the first member counts, as of several lines the first should (RFC 9111 section 5.1).
+#[must_use]
+pub fn parse_age(value: &[u8]) -> Option<u64> {
+    parse_seconds(trim(value.split(|&byte| byte == b',').next()?))
+}
+
+/// Reads `delta-seconds`; a number too large is 2^31 (RFC 9111 section 1.2.2).
 #[must_use]
 pub fn parse_seconds(value: &[u8]) -> Option<u64> {
     decimal_saturating(value).map(|seconds| seconds.min(MAX_SECONDS))
@@ -160,7 +163,8 @@ mod tests {
         assert_eq!(control, expected);
         let control = parse(&["no-store,no-cache,private,must-revalidate,proxy-revalidate,no-transform"]);
         assert!(control.no_store && control.no_cache && control.private && control.no_transform);
-        assert!(control.must_revalidate && control.proxy_revalidate && !control.storable());
+        assert!(control.must_revalidate && control.proxy_revalidate && !control.must_understand);
+        assert!(parse(&["must-understand"]).must_understand);
         assert_eq!(parse(&["stale-while-revalidate=5"]).stale_while_revalidate, Some(5));
         assert_eq!(parse(&[]), CacheControl::default());
     }
@@ -202,5 +206,11 @@ mod tests {
         assert_eq!(initial_age(None, None, 200, 100), 0);
         assert_eq!(parse_seconds(b"12"), Some(12));
         assert_eq!(parse_seconds(b"-1"), None);
+        for (value, age) in
+            [("7", Some(7)), ("7200, 0", Some(7200)), ("0,7200", Some(0)), ("7;a=b", None), ("1.0", None)]
+        {
+            assert_eq!(parse_age(value.as_bytes()), age, "{value}");
+        }
+        assert_eq!(parse_age(b"99999999999"), Some(MAX_SECONDS));
     }
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod cache_control;
+pub mod caching;
 pub mod chunked;
 pub mod conditional;
 pub mod content_range;

@@ -34,6 +34,9 @@ pub struct Channel {
     /// What may be kept, and for how long.
     #[serde(default)]
     pub cache: CachePolicy,
+    /// What passes between viewers and origins besides the objects.
+    #[serde(default)]
+    pub forward: ForwardPolicy,
     /// Cross-origin rules for browsers.
     #[serde(default)]
     pub cors: CorsPolicy,
@@ -77,16 +80,36 @@ pub struct Origin {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CachePolicy {
-    /// Milliseconds a response without Cache-Control, Expires stays fresh.
+    /// Milliseconds a response without Cache-Control, Expires stays fresh, if its status lets it be kept at all.
     pub default_ttl_ms: u32,
+    /// Such a response with Last-Modified stays fresh for a tenth of the time since then, if that is longer, but at most for so
+    /// many milliseconds (RFC 9111 section 4.2.2). 0: Last-Modified says nothing. Not for .m3u8 and .mpd.
+    pub heuristic_ttl_max_ms: u32,
     /// The same for .m3u8 and .mpd.
     pub playlist_ttl_ms: u32,
-    /// Milliseconds a 404 or 410 is kept.
+    /// The same for a 404, 410 or another error that may be kept without a word of the origin (RFC 9110 section 15.1).
     pub negative_ttl_ms: u32,
     /// Milliseconds a stale object may still be served while its origins fail (RFC 5861 section 4).
     pub stale_if_error_ms: u32,
-    /// Query parameters that belong to the cache key and go to the origin; all others do neither.
+    /// Query parameters that belong to the cache key and go to the origin; all others do neither. `*` for all, but for those of
+    /// tickets.
     pub query_allow: Vec<String>,
+}
+
+/// What of a viewer's request reaches the origin, and what of an origin's odd answers reaches the viewer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct ForwardPolicy {
+    /// Request headers that go to the origin; `*` for all end-to-end ones but tickets. A response that varies on one of them is
+    /// kept once for each of its values; what is not in the list an origin cannot choose by.
+    pub headers: Vec<String>,
+    /// Pass POST, PUT, DELETE, PATCH and unknown methods to an origin, once; its success throws away what is kept of the URL
+    /// (RFC 9111 section 4.4). Off: 405.
+    pub unsafe_methods: bool,
+    /// Bytes that the body of such a request may have.
+    pub body_bytes_max: u32,
+    /// Hand on an origin's own 408, 429 or 5xx when no origin answers better and nothing stale may be served. Off: a 502 of the edge.
+    pub server_errors: bool,
 }
 
 /// Cross-origin answers (Fetch standard, CORS protocol).
@@ -151,11 +174,18 @@ impl Default for CachePolicy {
     fn default() -> Self {
         Self {
             default_ttl_ms: 60_000,
+            heuristic_ttl_max_ms: 0,
             playlist_ttl_ms: 1_000,
             negative_ttl_ms: 1_000,
             stale_if_error_ms: 60_000,
             query_allow: Vec::new(),
         }
+    }
+}
+
+impl Default for ForwardPolicy {
+    fn default() -> Self {
+        Self { headers: Vec::new(), unsafe_methods: false, body_bytes_max: 1 << 20, server_errors: false }
     }
 }
 

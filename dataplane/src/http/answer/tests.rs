@@ -1,3 +1,4 @@
+use shoal_http::caching::Staleness;
 use shoal_http::headers::Limits;
 use shoal_http::request::parse_request;
 use shoal_http::response::{BodyFraming, ResponseHead, parse_response};
@@ -22,11 +23,13 @@ fn parts() -> VersionParts {
         version_lines: b"Last-Modified: Thu, 01 Jan 1970 00:16:40 GMT\r\nETag: \"v1\"\r\n".as_slice().into(),
         content_type: Some("video/mp2t".into()),
         cache_control: Some("max-age=60".into()),
+        date_s: 1_000,
         born_ms: 1_000_000,
-        must_revalidate: false,
         fresh_until_ms: 1_060_000,
         exclusive: false,
-        expires: false,
+        expires: None,
+        selecting: Box::default(),
+        stale: Staleness::default(),
     }
 }
 
@@ -342,7 +345,8 @@ fn an_end_seen_after_the_decision_changes_nothing() {
 
 #[test]
 fn expires_is_told_again_where_the_origin_told_it() {
-    Case { version: version(VersionParts { expires: true, ..parts() }), ..Case::of(not_modified()) }.read(|head| {
+    let expires = Some("Thu, 01 Jan 1970 00:17:40 GMT".into());
+    Case { version: version(VersionParts { expires, ..parts() }), ..Case::of(not_modified()) }.read(|head| {
         assert_eq!(head.header_str("Expires"), Some("Thu, 01 Jan 1970 00:17:40 GMT"));
     });
     Case::of(whole()).read(|head| assert_eq!(head.header("Expires"), None));

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use shoal_sys::arena::{Arena, BlockWriter, PAGE};
 
+use shoal_http::caching::Staleness;
+
 use super::*;
 use crate::testing::{Random, channel};
 use crate::upstream::Validators;
@@ -18,11 +20,13 @@ fn parts(exclusive: bool, combinable: bool) -> VersionParts {
         version_lines: Box::default(),
         content_type: None,
         cache_control: None,
+        date_s: 0,
         born_ms: 0,
-        must_revalidate: false,
         fresh_until_ms: 0,
         exclusive,
-        expires: false,
+        expires: None,
+        selecting: Box::default(),
+        stale: Staleness::default(),
     }
 }
 
@@ -122,7 +126,7 @@ impl Lab {
             86..93 => self.evict(),
             93..94 => self.purge(),
             94..96 => {
-                self.table.name_mut(&self.keys[at]).opening = Some(Rc::default());
+                self.table.name_mut(&self.keys[at]).openings.push((Rc::default(), None));
                 self.openings.insert(at);
             }
             96..98 => self.close_opening(at),
@@ -134,9 +138,9 @@ impl Lab {
     fn insert(&mut self, at: usize) {
         let exclusive = self.random.below(5) == 0;
         let key = self.keys[at].clone();
-        let before = self.table.name(&key).and_then(|name| name.current);
+        let before = self.table.name(&key).and_then(|name| name.variants.first().copied());
         let combinable = self.random.below(3) > 0;
-        let version = self.table.insert(&key, &self.channel, parts(exclusive, combinable));
+        let version = self.table.insert(&key, &self.channel, None, parts(exclusive, combinable));
         assert_eq!(version.is_combinable(), combinable);
         assert!(!version.is_retired());
         if let Some(before) = before.filter(|_| !exclusive) {
@@ -291,7 +295,7 @@ impl Lab {
         let openings: Vec<_> = self.openings.iter().filter(|at| named(&self.keys[**at])).copied().collect();
         assert_eq!(self.table.purge(scope), hit.len() as u64);
         for at in openings {
-            assert!(self.table.name(&self.keys[at]).unwrap().opening.as_ref().unwrap().is_purged());
+            assert!(self.table.name(&self.keys[at]).unwrap().openings[0].0.is_purged());
         }
         for slot in hit {
             assert!(self.table.held(slot).unwrap().version.is_retired());
@@ -301,7 +305,7 @@ impl Lab {
 
     fn close_opening(&mut self, at: usize) {
         if self.openings.remove(&at) {
-            self.table.name_mut(&self.keys[at]).opening = None;
+            self.table.name_mut(&self.keys[at]).openings.clear();
             self.table.tidy_name(&self.keys[at], self.now_ms);
         }
     }
@@ -338,7 +342,7 @@ impl Lab {
             let in_order = self.table.detached.iter().filter(|detached| **detached == slot).count();
             assert_eq!(in_order, usize::from(!held.current), "what has no name waits to be collected, once");
             if held.current {
-                assert_eq!(self.table.name(&held.key).and_then(|name| name.current), Some(slot));
+                assert_eq!(self.table.name(&held.key).map(|name| &*name.variants), Some(&[slot][..]));
                 assert!(held.empty.is_none() || held.blocks.is_empty());
                 let bare = held.blocks.is_empty() && held.flights.is_empty();
                 assert!(!bare || held.empty.is_some(), "what has no block must be found by an eviction all the same");
@@ -376,10 +380,10 @@ impl Lab {
                 continue;
             };
             let passed_by = self.table.passes.iter().any(|(_, passed)| passed == key);
-            let anything = name.current.is_some() || name.opening.is_some() || passed_by;
+            let anything = !name.variants.is_empty() || !name.openings.is_empty() || passed_by;
             assert!(anything, "{:?} stands for nothing", String::from_utf8_lossy(key.path()));
-            assert_eq!(name.opening.is_some(), self.openings.contains(&at));
-            if let Some(slot) = name.current {
+            assert_eq!(!name.openings.is_empty(), self.openings.contains(&at));
+            for &slot in &name.variants {
                 assert!(self.versions[&slot].current && self.versions[&slot].key == *key);
             }
         }
@@ -462,7 +466,7 @@ fn names_passed_by_are_forgotten_in_time_and_in_number() {
 fn a_claim_is_the_next_block_that_is_there_or_on_its_way() {
     let arena = Arena::with_huge_max(1 << 20, 0).unwrap();
     let mut table = Table::default();
-    let version = table.insert(&key("a", "x"), &any_channel(), parts(false, true));
+    let version = table.insert(&key("a", "x"), &any_channel(), None, parts(false, true));
     let writer = arena.alloc(1).unwrap();
     assert!(table.begin_block(version.slot, 7, writer.share()));
     let held = table.held_mut(version.slot).unwrap();
@@ -473,4 +477,73 @@ fn a_claim_is_the_next_block_that_is_there_or_on_its_way() {
     assert!(held.flight(4).is_some() && held.flight(5).is_none());
     held.flights[0].shorten(3);
     assert_eq!(claims(held), [Some(2), Some(7), Some(7), Some(7), None]);
+}
+
+fn asked(lines: &str) -> Arc<Asked> {
+    Arc::new(Asked { method: "GET".into(), lines: lines.as_bytes().into(), body: Box::default() })
+}
+
+fn varying(selecting: &str) -> VersionParts {
+    VersionParts { selecting: selecting.as_bytes().into(), ..parts(false, true) }
+}
+
+#[test]
+fn each_request_finds_the_variant_that_was_chosen_for_its_like() {
+    let (mut table, key, channel) = (Table::default(), key("a", "x"), any_channel());
+    let (one, two) = (asked("A: 1\r\n"), asked("A: 2\r\n"));
+    let first = table.insert(&key, &channel, Some(&one), varying("a: 1\r\n"));
+    let second = table.insert(&key, &channel, Some(&two), varying("a: 2\r\n"));
+    let found = |table: &Table, asked: Option<&Asked>| table.find(&key, asked).map(|held| held.version.slot);
+    assert_eq!(found(&table, Some(&one)), Some(first.slot));
+    assert_eq!(found(&table, Some(&two)), Some(second.slot));
+    assert_eq!(found(&table, None), None);
+
+    let opening = Rc::new(Opening::default());
+    table.name_mut(&key).openings.push((Rc::clone(&opening), Some(Arc::clone(&one))));
+    assert!(table.find_opening(&key, Some(&one)).is_some());
+    assert!(table.find_opening(&key, Some(&two)).is_none(), "that question is known to bring another variant");
+    table.name_mut(&key).openings.clear();
+
+    let again = table.insert(&key, &channel, Some(&one), varying("a: 1\r\n"));
+    assert!(first.is_retired() && !second.is_retired());
+    assert_eq!(found(&table, Some(&one)), Some(again.slot));
+    // What does not vary any more answers everybody.
+    let all = table.insert(&key, &channel, Some(&one), varying(""));
+    assert_eq!((found(&table, Some(&one)), found(&table, None)), (Some(all.slot), Some(all.slot)));
+    assert_eq!(table.purge(&PurgeScope::All), 2);
+    assert!(table.find(&key, Some(&two)).is_none() && table.name(&key).is_none());
+}
+
+#[test]
+fn variants_of_a_name_are_bounded() {
+    let (mut table, key, channel) = (Table::default(), key("a", "x"), any_channel());
+    let versions: Vec<_> = (0..2 * VARIANTS_MAX)
+        .map(|nth| table.insert(&key, &channel, None, varying(&format!("a: {nth}\r\n"))))
+        .collect();
+    assert_eq!(table.name(&key).unwrap().variants.len(), VARIANTS_MAX);
+    let retired = versions.iter().map(|version| version.is_retired());
+    assert!(retired.eq((0..2 * VARIANTS_MAX).map(|nth| nth < VARIANTS_MAX)), "the oldest go first");
+    table.invalidate(&key);
+    assert!(table.name(&key).is_none() && versions.iter().all(|version| version.is_retired()));
+}
+
+#[test]
+fn a_confirmed_version_has_new_fields_and_the_old_ones_readers() {
+    let (mut table, key, channel) = (Table::default(), key("a", "x"), any_channel());
+    let before = table.insert(&key, &channel, None, VersionParts { total: None, ..parts(false, false) });
+    let relay = b"X: 1\r\n".as_slice().into();
+    let after = table.confirm(before.slot, VersionParts { relay, total: None, ..parts(false, false) }).unwrap();
+    assert!(before.is_retired() && !after.is_retired() && after.slot == before.slot);
+    assert_eq!(&*table.find(&key, None).unwrap().version.relay, b"X: 1\r\n");
+    after.set_total(7);
+    assert_eq!(before.total(), Some(7), "they are the same bytes");
+
+    table.detach(after.slot);
+    drop(after);
+    table.collect();
+    assert!(table.held(before.slot).is_some_and(Held::is_read), "somebody reads it by its old fields");
+    let slot = before.slot;
+    drop(before);
+    table.collect();
+    assert!(table.held(slot).is_none());
 }
