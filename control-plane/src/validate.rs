@@ -25,6 +25,8 @@ const MAX_ORIGINS: usize = 32;
 const MAX_LIST: usize = 4096;
 /// Largest request body that may be passed to an origin.
 const MAX_BODY: u32 = 64 << 20;
+/// Most redirects followed for one request.
+const MAX_REDIRECTS: u8 = 10;
 /// Shortest time between health checks.
 const MIN_HEALTH_MS: u32 = 100;
 /// Longest time between health checks.
@@ -298,6 +300,10 @@ fn check_cache(cache: &CachePolicy, errors: &mut Errors) {
 
 fn check_forward(forward: &ForwardPolicy, errors: &mut Errors) {
     check_headers("forward.headers", &forward.headers, errors);
+    if forward.redirects > MAX_REDIRECTS {
+        let message = format!("must be at most {MAX_REDIRECTS}: each one is a request more that a viewer waits for");
+        errors.push(FieldError::new("forward.redirects", forward.redirects, message));
+    }
     if forward.body_bytes_max > MAX_BODY {
         let message = format!("must be at most {MAX_BODY}: a request body waits in memory until it is whole");
         errors.push(FieldError::new("forward.body_bytes_max", forward.body_bytes_max, message));

@@ -31,6 +31,8 @@ pub struct Seen {
     pub target: String,
     /// Fields in order, names in lower case.
     pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: Vec<u8>,
     /// When its head was complete.
     pub at: Instant,
 }

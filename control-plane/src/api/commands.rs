@@ -9,6 +9,7 @@ use axum::extract::{Path, State};
 use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shoal_http::caching::is_tag;
 use shoal_link::message::{Command, PurgeScope};
 
 use super::channels::find;
@@ -56,6 +57,16 @@ pub enum PurgeRequest {
         channel: String,
         /// Start of the path below the channel's prefix, without a leading slash.
         path: String,
+        /// Only these nodes; none: every connected one.
+        #[serde(default)]
+        nodes: Option<Vec<String>>,
+    },
+    /// All objects of a channel that its origin gave this tag, in Surrogate-Key or Cache-Tag.
+    Tag {
+        /// Channel id.
+        channel: String,
+        /// The tag: visible ASCII without commas, up to 256 bytes.
+        tag: String,
         /// Only these nodes; none: every connected one.
         #[serde(default)]
         nodes: Option<Vec<String>>,
@@ -167,11 +178,21 @@ async fn purge(
             check_path("path", &path)?;
             (PurgeScope::Prefix { channel, path }, nodes)
         }
+        PurgeRequest::Tag { channel, tag, nodes } => {
+            if !is_tag(&tag) {
+                let message = "must be visible ASCII without commas, of 1 to 256 bytes, as the origin sends it";
+                return Err(Problem::field("tag", tag.as_str(), message));
+            }
+            (PurgeScope::Tag { channel, tag }, nodes)
+        }
         PurgeRequest::Channel { channel, nodes } => (PurgeScope::Channel { channel }, nodes),
         PurgeRequest::All { nodes } => (PurgeScope::All, nodes),
     };
     match &scope {
-        PurgeScope::Object { channel, .. } | PurgeScope::Prefix { channel, .. } | PurgeScope::Channel { channel } => {
+        PurgeScope::Object { channel, .. }
+        | PurgeScope::Prefix { channel, .. }
+        | PurgeScope::Tag { channel, .. }
+        | PurgeScope::Channel { channel } => {
             must_exist(&app, channel).await?;
         }
         PurgeScope::All => {}

@@ -127,6 +127,7 @@ fn bad_values_are_named() {
         ("/cors/allow_credentials", "cors.allow_credentials", vec![json!(true)]),
         ("/cors/expose_headers", "cors.expose_headers[0]", vec![json!(["a b"]), json!([""]), json!(["a:"])]),
         ("/forward/headers", "forward.headers[0]", vec![json!(["a b"]), json!([""]), json!(["a:"])]),
+        ("/forward/redirects", "forward.redirects", vec![json!(11)]),
         ("/forward/body_bytes_max", "forward.body_bytes_max", vec![json!(1_000_000_000)]),
         ("/cache/query_allow", "cache.query_allow[0]", vec![json!([""]), json!(["a=b"]), json!(["a&b"])]),
         ("/access/referer/deny", "access.referer.deny[0]", vec![json!(["http://a"]), json!(["*"]), json!(["a/b"])]),

@@ -13,6 +13,7 @@ use shoal_http::writer::{HeadWriter, push_number};
 
 use super::refusal::Refusal;
 use crate::routes::Channel;
+use crate::slices::flight::{Forwarded, Why};
 use crate::slices::store::Want;
 use crate::slices::version::Version;
 use crate::telemetry::stats::CacheResult;
@@ -171,6 +172,8 @@ pub struct AnswerHead<'a> {
     pub path: &'a str,
     /// How it was found.
     pub cache: CacheResult,
+    /// What was asked of an origin for it.
+    pub forwarded: Option<Forwarded>,
     /// Clock, for Age.
     pub now_ms: u64,
     /// The request's Origin.
@@ -217,7 +220,7 @@ impl AnswerHead<'_> {
                 }
             }
         }
-        head.fixed("Cache-Status", cache_status(self.cache));
+        write_cache_status(head.lines(), self);
         head.fixed("Server-Timing", server_timing(self.cache));
         if !self.keep_alive {
             head.fixed("Connection", "close");
@@ -295,17 +298,54 @@ fn is_vague(content_type: &str) -> bool {
         .any(|vague| essence.eq_ignore_ascii_case(vague))
 }
 
-/// Cache-Status (RFC 9211).
-fn cache_status(cache: CacheResult) -> &'static str {
-    match cache {
-        CacheResult::Hit => "shoal; hit",
-        CacheResult::Miss => "shoal; fwd=uri-miss; stored",
-        CacheResult::Stale => "shoal; hit; ttl=-1; detail=stale-if-error",
-        CacheResult::Revalidated => "shoal; fwd=stale; fwd-status=304; stored",
-        CacheResult::Coalesced => "shoal; fwd=uri-miss; stored; collapsed",
-        CacheResult::Bypass => "shoal; fwd=uri-miss; detail=not-shared",
-        CacheResult::None => "shoal; fwd=bypass",
+/// Appends the Cache-Status line (RFC 9211).
+fn write_cache_status(out: &mut Vec<u8>, answer: &AnswerHead<'_>) {
+    let version = answer.version;
+    let ttl = |out: &mut Vec<u8>| {
+        let until_ms = version.fresh_until_ms();
+        out.extend_from_slice(if until_ms > answer.now_ms { b"; ttl=" } else { b"; ttl=-" });
+        push_number(out, until_ms.abs_diff(answer.now_ms) / 1000);
+    };
+    out.extend_from_slice(b"Cache-Status: shoal");
+    match answer.cache {
+        CacheResult::Hit => {
+            out.extend_from_slice(b"; hit");
+            ttl(out);
+        }
+        CacheResult::Stale => {
+            out.extend_from_slice(b"; hit");
+            ttl(out);
+            out.extend_from_slice(match version.may_revalidate_later(answer.now_ms) {
+                true => b"; detail=stale-while-revalidate",
+                false => b"; detail=stale-if-error",
+            });
+        }
+        CacheResult::None => out.extend_from_slice(b"; fwd=bypass"),
+        CacheResult::Miss | CacheResult::Revalidated | CacheResult::Coalesced | CacheResult::Bypass => {
+            let why = answer.forwarded.map(|forwarded| forwarded.why);
+            out.extend_from_slice(match why {
+                // The object is known; bytes of it had to be fetched.
+                None if answer.cache == CacheResult::Miss => b"; fwd=partial",
+                None | Some(Why::UriMiss) => b"; fwd=uri-miss",
+                Some(Why::VaryMiss) => b"; fwd=vary-miss",
+                Some(Why::Stale) => b"; fwd=stale",
+                Some(Why::Request) => b"; fwd=request",
+                Some(Why::Method) => b"; fwd=method",
+            });
+            if let Some(forwarded) = answer.forwarded {
+                out.extend_from_slice(b"; fwd-status=");
+                push_number(out, forwarded.status.into());
+            }
+            if !version.exclusive {
+                out.extend_from_slice(b"; stored");
+                ttl(out);
+            }
+            if answer.cache == CacheResult::Coalesced {
+                out.extend_from_slice(b"; collapsed");
+            }
+        }
     }
+    out.extend_from_slice(b"\r\n");
 }
 
 fn server_timing(cache: CacheResult) -> &'static str {

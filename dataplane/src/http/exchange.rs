@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use shoal_http::cache_control::CacheControl;
 use shoal_http::chunked::LAST_CHUNK;
 use shoal_http::forwarded;
 use shoal_http::headers::{Known, Version as HttpVersion};
@@ -105,6 +106,15 @@ pub fn passes(ctx: &Context, head: &RequestHead<'_>) -> bool {
     !never && admission::find_channel(ctx, head).is_some_and(|channel| channel.forward.unsafe_methods)
 }
 
+/// Whether the viewer asks not to be served from a cache without validation (RFC 9111 sections 5.2.1 and 5.4).
+fn wants_revalidation(head: &RequestHead<'_>) -> bool {
+    if head.headers.known(Known::CacheControl).is_none() {
+        return head.headers.get_all("pragma").any(|value| value.eq_ignore_ascii_case(b"no-cache"));
+    }
+    let control = CacheControl::parse(head.headers.all(Known::CacheControl));
+    control.no_cache || control.max_age == Some(0)
+}
+
 fn method_name(method: Method) -> &'static str {
     match method {
         Method::Get => "GET",
@@ -167,6 +177,7 @@ impl Exchange<'_> {
             channel: Arc::clone(&admitted.channel),
             want: answer::want(self.head, None),
             asked: asked.map(Arc::new),
+            revalidate: false,
             private: true,
         };
         let opened = match ctx.slices.open(&request).await {
@@ -197,6 +208,7 @@ impl Exchange<'_> {
             want: answer::want(self.head, ranges),
             asked: Asked::read(self.head, &admitted.channel.forward, admitted.channel.verifier.is_some(), Vec::new())
                 .map(Arc::new),
+            revalidate: admitted.channel.cache.client_revalidation && wants_revalidation(self.head),
             private: false,
         };
         let mut left = VERSIONS_MAX;
@@ -239,7 +251,7 @@ impl Exchange<'_> {
         opened: Opened,
     ) -> Served {
         let ctx = self.connection.context();
-        let Opened { version, cache, block } = opened;
+        let Opened { version, cache, forwarded, block } = opened;
         let first_index = ctx.slices.store().index_of(request.want.first);
         let mut body = BodySender {
             connection: self.connection,
@@ -273,6 +285,7 @@ impl Exchange<'_> {
             channel: &admitted.channel,
             path,
             cache,
+            forwarded,
             now_ms: ctx.clock.now_ms(),
             origin: self.head.headers.known(Known::Origin),
             rewritten: rewritten.as_ref().map(|(bytes, etag)| (bytes.len() as u64, etag.as_deref())),

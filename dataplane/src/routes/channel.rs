@@ -75,6 +75,11 @@ impl Channel {
         path.strip_prefix(&*self.prefix)
     }
 
+    /// Itself, when its origins' redirects are to be followed.
+    pub fn follows_redirects(&self) -> Option<&Self> {
+        (self.forward.redirects > 0).then_some(self)
+    }
+
     /// The origins to try for one request, in order. `random` is fresh for each request.
     pub fn pick(&self, now_ms: u64, random: u64) -> Pick<'_> {
         Pick::new(&self.origins, now_ms, random)

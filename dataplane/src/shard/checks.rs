@@ -61,7 +61,7 @@ pub(super) async fn check_origins(ctx: Rc<Context>, ring: Ring, clock: Clock, li
 
 async fn check(upstreams: Rc<Upstreams>, origin: Arc<OriginState>, clock: Clock) {
     let Some(path) = &origin.health_path else { return };
-    let ask = Ask { path, range: None, known: None, revalidate: false, own_cors: true, asked: None };
+    let ask = Ask { path, range: None, known: None, revalidate: false, own_cors: true, asked: None, follow: None };
     let event = match upstreams.fetch(&origin, &ask).await {
         Ok((head, body)) => {
             body.finish();

@@ -37,6 +37,7 @@ async fn prefetch(ctx: &Rc<Context>, channel: &str, path: &str) -> Result<u64, S
         channel: Arc::clone(channel),
         want: Want { first: 0, last: None, ranged: false },
         asked: None,
+        revalidate: false,
         private: false,
     };
     let opened = ctx.slices.open(&request).await.map_err(|error| error.to_string())?;

@@ -107,6 +107,9 @@ impl Slices {
         if key.owner(self.shards) == self.shard {
             return self.store.try_open(request, now_ms);
         }
+        if request.revalidate {
+            return None;
+        }
         let mut front = self.front.borrow_mut();
         let found = front.get(&(key.clone(), self.store.index_of(request.want.first)));
         let found = found.and_then(|found| Some((found.version.upgrade()?, &found.block)));
@@ -117,7 +120,7 @@ impl Slices {
         };
         self.stats.add(Counter::FrontHits, 1);
         block.touch();
-        Some(Opened { version, cache: CacheResult::Hit, block: Some(block.clone()) })
+        Some(Opened { version, cache: CacheResult::Hit, forwarded: None, block: Some(block.clone()) })
     }
 
     /// See [`Store::open`]; asked of the owner.

@@ -8,7 +8,31 @@ use super::version::Version;
 use crate::telemetry::stats::CacheResult;
 
 /// What an opening comes to.
-pub type Found = Result<(Arc<Version>, CacheResult), OpenError>;
+pub type Found = Result<(Arc<Version>, CacheResult, Option<Forwarded>), OpenError>;
+
+/// That a request went on to an origin (RFC 9211 sections 2.2 and 2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forwarded {
+    /// Why.
+    pub why: Why,
+    /// The origin's status.
+    pub status: u16,
+}
+
+/// Why a request went on to an origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// Nothing was kept under the name.
+    UriMiss,
+    /// What was kept answers requests with other headers.
+    VaryMiss,
+    /// What was kept is not fresh.
+    Stale,
+    /// The request wanted it from the origin.
+    Request,
+    /// The method is not for a cache.
+    Method,
+}
 
 /// The question what the origins have under a name, asked once however many wait for the answer.
 #[derive(Default)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use shoal_http::caching::{Vary, merge_lines};
 
-use super::flight::{OpenError, Opening};
+use super::flight::{Forwarded, OpenError, Opening, Why};
 use super::sources::{Meter, Origins, Source};
 use super::store::{OpenRequest, Store, Want};
 use super::terms::{Terms, Words};
@@ -34,7 +34,7 @@ pub(super) fn start_opening(
         let asked = Question { store: &store, request: &request, opening: &opening, private };
         let answer = asked.ask(stale).await;
         let (answer, transfer) = match answer {
-            Ok((version, cache, transfer)) => (Ok((version, cache)), transfer),
+            Ok((version, cache, forwarded, transfer)) => (Ok((version, cache, forwarded)), transfer),
             Err(error) => (Err(error), None),
         };
         {
@@ -60,7 +60,7 @@ struct Question<'a> {
     private: bool,
 }
 
-type Answer = (Arc<Version>, CacheResult, Option<Transfer>);
+type Answer = (Arc<Version>, CacheResult, Option<Forwarded>, Option<Transfer>);
 
 impl Question<'_> {
     async fn ask(&self, stale: Option<Arc<Version>>) -> Result<Answer, OpenError> {
@@ -78,6 +78,7 @@ impl Question<'_> {
                 revalidate: known.is_some(),
                 own_cors: channel.cors.enabled(),
                 asked: self.request.asked.as_deref(),
+                follow: channel.follows_redirects(),
             };
             let mut meter = Meter::start(self.store, channel, &origin);
             let (head, body) = match self.store.upstreams.fetch(&origin, &ask).await {
@@ -96,7 +97,8 @@ impl Question<'_> {
             match self.judge(&head, range.map(|(first, _)| first), known.as_deref(), relays_errors) {
                 Verdict::Use => {
                     meter.succeeded();
-                    return Ok(self.begin(head, Source { body, meter }, origins));
+                    let why = self.why(stale.is_some());
+                    return Ok(self.begin(head, Source { body, meter }, origins, why));
                 }
                 Verdict::StillGood(version) => {
                     meter.succeeded();
@@ -104,7 +106,8 @@ impl Question<'_> {
                     // It is gone when it was thrown away meanwhile, but it is right all the same.
                     let confirmed = self.confirm(version, &head).or(known);
                     let Some(version) = confirmed else { break };
-                    return Ok((version, CacheResult::Revalidated, None));
+                    let why = if self.request.revalidate { Why::Request } else { Why::Stale };
+                    return Ok((version, CacheResult::Revalidated, Some(Forwarded { why, status: 304 }), None));
                 }
                 Verdict::AskWithoutCondition => {
                     body.finish();
@@ -130,7 +133,7 @@ impl Question<'_> {
     fn give_up(&self, stale: Option<Arc<Version>>, last: &UpstreamError) -> Result<Answer, OpenError> {
         if let Some(version) = stale.filter(|version| self.may_bridge(Some(version))) {
             version.hold_stale(self.store.clock.now_ms() + STALE_HOLD_MS);
-            return Ok((version, CacheResult::Stale, None));
+            return Ok((version, CacheResult::Stale, None, None));
         }
         let status = last.viewer_status();
         Err(OpenError { status, reason: last.kind(), message: format!("no origin could answer: {last}") })
@@ -204,9 +207,11 @@ impl Question<'_> {
             date_s: head.date_s,
             age_s: head.age_s,
         });
+        let tags = if head.tags.is_empty() { version.tags.clone() } else { head.tags.as_str().into() };
         let mut table = self.store.table.borrow_mut();
         let unchanged = *relay == *version.relay
             && *version_lines == *version.version_lines
+            && tags == version.tags
             && cache_control == version.cache_control.as_ref()
             && expires == version.expires.as_ref();
         let held = table.held(version.slot).map(|held| Arc::clone(&held.version));
@@ -231,6 +236,7 @@ impl Question<'_> {
                     born_ms: terms.born_ms,
                     fresh_until_ms: terms.fresh_until_ms,
                     stale: terms.stale,
+                    tags,
                 };
                 table.confirm(version.slot, parts)
             }
@@ -247,10 +253,25 @@ impl Question<'_> {
         words.terms(&self.request.channel, self.path(), authorized, self.store.clock.now_ms())
     }
 
-    fn begin(&self, head: OriginHead, source: Source, origins: Origins) -> Answer {
+    fn why(&self, had_stale: bool) -> Why {
+        if self.is_unsafe() {
+            return Why::Method;
+        }
+        let table = self.store.table.borrow();
+        let has_variants = table.name(&self.request.key).is_some_and(|name| !name.variants.is_empty());
+        match (had_stale, self.request.revalidate) {
+            (true, true) => Why::Request,
+            (true, false) => Why::Stale,
+            (false, _) if has_variants && !self.request.private => Why::VaryMiss,
+            (false, _) => Why::UriMiss,
+        }
+    }
+
+    fn begin(&self, head: OriginHead, source: Source, origins: Origins, why: Why) -> Answer {
         let store = self.store;
         let channel = &self.request.channel;
         let asked = self.request.asked.as_ref();
+        let forwarded = Some(Forwarded { why, status: head.status });
         let status = if head.status == 206 { 200 } else { head.status };
         let terms = self.terms(&Words {
             status,
@@ -286,6 +307,7 @@ impl Question<'_> {
             born_ms: terms.born_ms,
             fresh_until_ms: terms.fresh_until_ms,
             stale: terms.stale,
+            tags: head.tags.into(),
             exclusive,
         };
         let mut table = store.table.borrow_mut();
@@ -297,14 +319,14 @@ impl Question<'_> {
         if head.length == Some(0) {
             drop(table);
             source.body.finish();
-            return (version, cache, None);
+            return (version, cache, forwarded, None);
         }
         let last_byte = head.length.map(|length| head.first + length - 1);
         let end = last_byte.map_or(u32::MAX, |last| store.index_of(last).saturating_add(1));
         let transfer =
             table.held_mut(version.slot).map(|held| Transfer::new(store, held, head.first, end, origins, Some(source)));
         drop(table);
-        (version, cache, transfer)
+        (version, cache, forwarded, transfer)
     }
 }
 

@@ -125,7 +125,7 @@ impl Meter {
         self.stats.error(match error {
             UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } => Kept::Connect,
             UpstreamError::Timeout { .. } => Kept::Timeout,
-            UpstreamError::Status(_) => Kept::Status,
+            UpstreamError::Status(_) | UpstreamError::Redirects(_) => Kept::Status,
             UpstreamError::Truncated { .. } => Kept::Truncated,
             UpstreamError::OtherVersion => Kept::Validator,
             UpstreamError::BadResponse(_) | UpstreamError::WrongRange { .. } => Kept::BadHead,

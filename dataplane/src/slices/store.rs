@@ -13,7 +13,7 @@ use std::time::Duration;
 use shoal_link::message::PurgeScope;
 use shoal_sys::arena::{Arena, BlockRef, BlockWriter, Progress};
 
-use super::flight::{BlockError, Flight, OpenError, Opening};
+use super::flight::{BlockError, Flight, Forwarded, OpenError, Opening};
 use super::key::SliceKey;
 use super::notify::Notify;
 use super::question;
@@ -96,6 +96,8 @@ pub struct OpenRequest {
     pub want: Want,
     /// What the origin sees of the viewer's request.
     pub asked: Option<Arc<Asked>>,
+    /// An origin is to be asked, however fresh what is kept may be.
+    pub revalidate: bool,
     /// The shared version could not be completed for this request, or it is no reading one: it gets a response of its own.
     pub private: bool,
 }
@@ -107,6 +109,8 @@ pub struct Opened {
     pub version: Arc<Version>,
     /// How it was found.
     pub cache: CacheResult,
+    /// What had to be asked of an origin for it, if that much is known.
+    pub forwarded: Option<Forwarded>,
     /// The first block wanted, if there is anything of it yet.
     pub block: Option<BlockRef>,
 }
@@ -132,6 +136,9 @@ impl Store {
 
     /// The fresh version of an object, if there is one: the whole of a hit.
     pub fn try_open(&self, request: &OpenRequest, now_ms: u64) -> Option<Opened> {
+        if request.revalidate {
+            return None;
+        }
         let want = request.want;
         let table = self.table.borrow();
         let held = table.find(&request.key, request.asked.as_deref())?;
@@ -150,7 +157,7 @@ impl Store {
             (false, true) => CacheResult::Hit,
             (false, false) => CacheResult::Miss,
         };
-        Some(Opened { version: Arc::clone(&held.version), cache, block })
+        Some(Opened { version: Arc::clone(&held.version), cache, forwarded: None, block })
     }
 
     /// The version that answers the request, fetched or confirmed when it has to be.
@@ -166,15 +173,15 @@ impl Store {
                 return Ok(opened);
             }
             let (opening, ours, stale) = self.join_or_start(request, now_ms);
-            if let Some(version) = stale.filter(|stale| stale.may_revalidate_later(now_ms)) {
+            if let Some(version) = stale.filter(|stale| !request.revalidate && stale.may_revalidate_later(now_ms)) {
                 let block = self.try_block(&version, self.index_of(request.want.first), 0);
-                return Ok(Opened { version, cache: CacheResult::Stale, block });
+                return Ok(Opened { version, cache: CacheResult::Stale, forwarded: None, block });
             }
             if !ours {
                 self.stats.add(Counter::FlightWaiters, 1);
                 joined = true;
             }
-            let (version, cache) = opening.answered().await?;
+            let (version, cache, forwarded) = opening.answered().await?;
             if !ours && (version.exclusive || !version.answers(request.asked.as_deref())) {
                 // Not to be shared, or not by this request: from now on the name says so, and this one fetches for itself.
                 continue;
@@ -185,7 +192,7 @@ impl Store {
                 (false, _) => CacheResult::Coalesced,
             };
             let block = self.try_block(&version, self.index_of(request.want.first), 0);
-            return Ok(Opened { version, cache, block });
+            return Ok(Opened { version, cache, forwarded, block });
         }
     }
 

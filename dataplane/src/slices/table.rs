@@ -5,6 +5,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use shoal_cache::{Look, S3Fifo, Slot};
+use shoal_http::caching::has_tag;
 use shoal_link::message::PurgeScope;
 use shoal_sys::arena::BlockRef;
 
@@ -351,9 +352,9 @@ impl Table {
 
     /// Retires what `scope` names. Returns objects.
     pub fn purge(&mut self, scope: &PurgeScope) -> u64 {
-        let matches = |key: &SliceKey| match scope {
+        let named = |key: &SliceKey| match scope {
             PurgeScope::All => true,
-            PurgeScope::Channel { channel } => key.channel() == channel.as_bytes(),
+            PurgeScope::Channel { channel } | PurgeScope::Tag { channel, .. } => key.channel() == channel.as_bytes(),
             PurgeScope::Prefix { channel, path } => {
                 key.channel() == channel.as_bytes() && key.path().starts_with(path.as_bytes())
             }
@@ -361,13 +362,16 @@ impl Table {
                 key.channel() == channel.as_bytes() && key.path() == path.as_bytes()
             }
         };
+        let tagged = |slot: &VersionSlot| match scope {
+            PurgeScope::Tag { tag, .. } => self.held(*slot).is_some_and(|held| has_tag(&held.version.tags, tag)),
+            _ => true,
+        };
         let mut slots = Vec::new();
-        for (key, name) in &self.keys {
-            if matches(key) {
-                slots.extend_from_slice(&name.variants);
-                // Whoever fetches it now gets what was asked for before the purge; the result is not to be kept.
-                name.openings.iter().for_each(|(opening, _)| opening.purge());
-            }
+        for (_, name) in self.keys.iter().filter(|(key, _)| named(key)) {
+            slots.extend(name.variants.iter().filter(|slot| tagged(slot)));
+            // Whoever fetches it now gets what was asked for before the purge; the result is not to be kept. Which tags it has
+            // is not known yet.
+            name.openings.iter().for_each(|(opening, _)| opening.purge());
         }
         for &slot in &slots {
             self.detach(slot);
@@ -443,7 +447,8 @@ impl Held {
     /// Heap bytes of what is known about the object.
     fn overhead(&self) -> usize {
         let asked = self.asked.as_ref().map_or(0, |asked| asked.lines.len());
-        VERSION_BYTES + self.key.len() + self.version.relay.len() + self.version.version_lines.len() + asked
+        let version = &self.version;
+        VERSION_BYTES + self.key.len() + version.relay.len() + version.version_lines.len() + version.tags.len() + asked
     }
 
     /// Whether anybody but the table uses it.

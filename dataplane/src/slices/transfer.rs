@@ -271,6 +271,7 @@ impl Transfer {
                 revalidate: false,
                 own_cors: self.channel.cors.enabled(),
                 asked: self.asked.as_deref(),
+                follow: self.channel.follows_redirects(),
             };
             let mut meter = Meter::start(&self.store, &self.channel, &origin);
             let joined = match self.store.upstreams.fetch(&origin, &ask).await {

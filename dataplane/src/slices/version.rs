@@ -36,6 +36,8 @@ pub struct Version {
     pub selecting: Box<[u8]>,
     /// How long it may be used when it is not fresh any more.
     pub stale: Staleness,
+    /// What it can be purged by besides its name, with spaces between.
+    pub tags: Box<str>,
     hold_stale_until_ms: AtomicU64,
     /// Shared with the versions that had other header fields, for the same bytes.
     total: Arc<AtomicU64>,
@@ -85,6 +87,8 @@ pub struct VersionParts {
     pub selecting: Box<[u8]>,
     /// See [`Version::stale`].
     pub stale: Staleness,
+    /// See [`Version::tags`].
+    pub tags: Box<str>,
 }
 
 impl Version {
@@ -112,6 +116,7 @@ impl Version {
             expires: parts.expires,
             selecting: parts.selecting,
             stale: parts.stale,
+            tags: parts.tags,
             hold_stale_until_ms: AtomicU64::new(0),
             total,
             date_s: AtomicU64::new(parts.date_s),

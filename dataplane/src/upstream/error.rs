@@ -44,6 +44,9 @@ pub enum UpstreamError {
     /// A server error, which another origin may not have.
     #[error("status {0}")]
     Status(u16),
+    /// Round in circles, or nearly.
+    #[error("more than {0} redirects (forward.redirects)")]
+    Redirects(u8),
     /// Other bytes than were asked for.
     #[error("asked for bytes from {asked}, got {got}")]
     WrongRange {
@@ -80,6 +83,7 @@ impl UpstreamError {
             UpstreamError::Truncated { .. } => "truncated",
             UpstreamError::BadResponse(_) => "bad_response",
             UpstreamError::Status(_) => "status",
+            UpstreamError::Redirects(_) => "redirects",
             UpstreamError::WrongRange { .. } => "wrong_range",
             UpstreamError::OtherVersion => "other_version",
             UpstreamError::NoMemory => "no_memory",

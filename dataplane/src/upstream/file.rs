@@ -160,6 +160,7 @@ fn plain_head(status: u16) -> OriginHead {
         age_s: 0,
         cookies: Vec::new(),
         vary: Vary::Nothing,
+        tags: String::new(),
         head_bytes: 0,
     }
 }

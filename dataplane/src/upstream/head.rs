@@ -1,6 +1,6 @@
 //! What an origin's response says, copied out of its head.
 
-use shoal_http::caching::Vary;
+use shoal_http::caching::{Vary, tags};
 use shoal_http::content_range::ContentRange;
 use shoal_http::date;
 use shoal_http::entity_tag::EntityTag;
@@ -102,17 +102,20 @@ pub struct OriginHead {
     pub cookies: Vec<u8>,
     /// Request headers that it was chosen by.
     pub vary: Vary,
+    /// Its tags, as [`shoal_http::caching::tags`] gives them.
+    pub tags: String,
     /// Bytes of the head itself.
     pub head_bytes: usize,
 }
 
 /// Lines that belong to one connection or that shoal writes itself.
-const NOT_RELAYED: [&str; 26] = [
+const NOT_RELAYED: [&str; 28] = [
     "accept-ranges",
     "age",
     "alt-svc",
     "cache-control",
     "cache-status",
+    "cache-tag",
     "connection",
     "content-length",
     "content-range",
@@ -128,6 +131,7 @@ const NOT_RELAYED: [&str; 26] = [
     "server",
     "server-timing",
     "set-cookie",
+    "surrogate-key",
     "te",
     "timing-allow-origin",
     "trailer",
@@ -216,6 +220,7 @@ impl OriginHead {
             age_s: shoal_http::cache_control::initial_age(age, date_header, asked_unix, now_unix),
             cookies,
             vary: Vary::parse(head.headers.all(Known::Vary)),
+            tags: tags(head.headers.get_all("surrogate-key"), head.headers.get_all("cache-tag")),
             head_bytes: 0,
         })
     }
@@ -248,13 +253,14 @@ mod tests {
     #[test]
     fn end_to_end_lines_are_relayed_and_no_others() {
         let head = read(
-            "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-Keep: 2\r\nSet-Cookie: a=b\r\nContent-Length: 3\r\n\
+            "HTTP/1.1 200 OK\r\nConnection: X-Hop\r\nX-Hop: 1\r\nX-Keep: 2\r\nSet-Cookie: a=b\r\nSurrogate-Key: s\r\nContent-Length: 3\r\n\
              Access-Control-Allow-Origin: x\r\nDate: Thu, 01 Jan 1970 00:16:40 GMT\r\nETag: \"v1\"\r\n\r\n",
         )
         .unwrap();
         let relay = String::from_utf8(head.relay).unwrap();
         assert_eq!(relay, "X-Keep: 2\r\n");
         assert_eq!(head.cookies, b"Set-Cookie: a=b\r\n");
+        assert_eq!(head.tags, "s");
         assert_eq!(head.version_lines, b"ETag: \"v1\"\r\n");
         assert_eq!((head.total, head.first), (Some(3), 0));
     }

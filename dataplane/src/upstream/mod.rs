@@ -5,6 +5,7 @@ pub mod error;
 pub mod file;
 pub mod head;
 pub mod http;
+mod redirect;
 pub mod resolve;
 pub mod timeout;
 
@@ -20,7 +21,7 @@ pub use head::{OriginHead, Validators};
 pub use timeout::within;
 
 use crate::clock::Clock;
-use crate::routes::{OriginState, OriginTarget};
+use crate::routes::{Channel, OriginState, OriginTarget};
 use file::FileBody;
 use http::{HttpBody, HttpPool};
 
@@ -53,6 +54,8 @@ pub struct Ask<'a> {
     pub own_cors: bool,
     /// What the viewer's request adds to it.
     pub asked: Option<&'a Asked>,
+    /// The channel whose redirects are to be followed, if it wants that.
+    pub follow: Option<&'a Channel>,
 }
 
 impl Ask<'_> {
@@ -86,7 +89,7 @@ impl Upstreams {
     pub async fn fetch(&self, origin: &Arc<OriginState>, ask: &Ask<'_>) -> Result<(OriginHead, Body), UpstreamError> {
         match &origin.target {
             OriginTarget::Http(target) => {
-                let (head, body) = self.http.fetch(origin, target, ask).await?;
+                let (head, body) = redirect::fetch(&self.http, origin, target, ask).await?;
                 Ok((head, Body::Http(body)))
             }
             OriginTarget::File { root } => {

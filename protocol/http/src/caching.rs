@@ -3,12 +3,14 @@
 //! Decisions only: whoever asks brings the clock, the header fields and the policy.
 
 mod fields;
+mod tags;
 mod targeted;
 mod vary;
 
 use crate::cache_control::{CacheControl, freshness_lifetime};
 
 pub use fields::{field, merge_lines};
+pub use tags::{has_tag, is_tag, tags};
 pub use targeted::parse_targeted;
 pub use vary::{Vary, normal_value};
 

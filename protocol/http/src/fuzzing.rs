@@ -1,9 +1,11 @@
 //! Properties that every input must keep, called by the fuzz targets and by the replay of their corpus. They panic when
 //! one is broken.
 
+mod caching;
 mod heads;
 mod values;
 
+pub use caching::caching;
 pub use heads::{request_head, response_head};
 pub use values::{chunked, proxy_v2, range};
 

@@ -32,6 +32,11 @@ fn proxy_v2() {
     replay("proxy_v2", fuzzing::proxy_v2);
 }
 
+#[test]
+fn caching() {
+    replay("caching", fuzzing::caching);
+}
+
 fn replay(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut files: Vec<_> = fs::read_dir(&folder)

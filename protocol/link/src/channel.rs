@@ -91,6 +91,9 @@ pub struct CachePolicy {
     pub negative_ttl_ms: u32,
     /// Milliseconds a stale object may still be served while its origins fail (RFC 5861 section 4).
     pub stale_if_error_ms: u32,
+    /// Viewers may have an object asked for again at its origin, with `Cache-Control: no-cache`, `max-age=0` or
+    /// `Pragma: no-cache`. Off: the edge decides, and a reload costs the origin nothing.
+    pub client_revalidation: bool,
     /// Query parameters that belong to the cache key and go to the origin; all others do neither. `*` for all, but for those of
     /// tickets.
     pub query_allow: Vec<String>,
@@ -110,6 +113,10 @@ pub struct ForwardPolicy {
     pub body_bytes_max: u32,
     /// Hand on an origin's own 408, 429 or 5xx when no origin answers better and nothing stale may be served. Off: a 502 of the edge.
     pub server_errors: bool,
+    /// Redirects of an origin that are followed for one request, as long as they lead to the host of one of the channel's origins
+    /// (one of weight 0 is only led to); what is found is kept under the URL that was asked for. 0, and any other redirect: the
+    /// viewer gets it.
+    pub redirects: u8,
 }
 
 /// Cross-origin answers (Fetch standard, CORS protocol).
@@ -178,6 +185,7 @@ impl Default for CachePolicy {
             playlist_ttl_ms: 1_000,
             negative_ttl_ms: 1_000,
             stale_if_error_ms: 60_000,
+            client_revalidation: false,
             query_allow: Vec::new(),
         }
     }
@@ -185,7 +193,7 @@ impl Default for CachePolicy {
 
 impl Default for ForwardPolicy {
     fn default() -> Self {
-        Self { headers: Vec::new(), unsafe_methods: false, body_bytes_max: 1 << 20, server_errors: false }
+        Self { headers: Vec::new(), unsafe_methods: false, body_bytes_max: 1 << 20, server_errors: false, redirects: 0 }
     }
 }
 

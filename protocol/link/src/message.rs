@@ -70,6 +70,13 @@ pub enum PurgeScope {
         /// Start of the path below the channel's prefix.
         path: String,
     },
+    /// All objects of the channel that its origin gave this tag (Surrogate-Key, Cache-Tag).
+    Tag {
+        /// Channel id.
+        channel: String,
+        /// The tag.
+        tag: String,
+    },
     /// All objects of a channel.
     Channel {
         /// Channel id.

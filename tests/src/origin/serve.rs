@@ -1,6 +1,6 @@
 //! One connection of the origin.
 
-use std::io::{self, BufRead, BufReader, ErrorKind, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -69,7 +69,11 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Seen>> {
         }
         let line = line.trim_end();
         if line.is_empty() {
-            return Ok(Some(Seen { method, target, headers, at: Instant::now() }));
+            let at = Instant::now();
+            let mut seen = Seen { method, target, headers, body: Vec::new(), at };
+            let length = seen.header("content-length").and_then(|value| value.parse().ok()).unwrap_or(0);
+            reader.by_ref().take(length).read_to_end(&mut seen.body)?;
+            return Ok(Some(seen));
         }
         let (name, value) = line.split_once(':').unwrap_or((line, ""));
         headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));

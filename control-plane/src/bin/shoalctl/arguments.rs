@@ -179,8 +179,11 @@ pub(crate) struct Purge {
     #[arg(long, value_name = "ID")]
     pub(crate) channel: Option<String>,
     /// Only those whose path below the channel's prefix starts so.
-    #[arg(long, value_name = "PATH", requires = "channel", conflicts_with = "path")]
+    #[arg(long, value_name = "PATH", requires = "channel", conflicts_with_all = ["path", "tag"])]
     pub(crate) prefix: Option<String>,
+    /// Only those that the origin gave this tag, in Surrogate-Key or Cache-Tag.
+    #[arg(long, requires = "channel", conflicts_with = "path")]
+    pub(crate) tag: Option<String>,
     /// Only the one at this path below the channel's prefix.
     #[arg(long, requires = "channel")]
     pub(crate) path: Option<String>,

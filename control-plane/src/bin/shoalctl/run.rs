@@ -170,10 +170,11 @@ impl Run {
         let below = |path: &str| path.trim_start_matches('/').to_owned();
         let mut body = match (&purge.url, &purge.channel) {
             (Some(url), _) => json!({"scope": "url", "url": url}),
-            (None, Some(channel)) => match (&purge.prefix, &purge.path) {
-                (Some(prefix), _) => json!({"scope": "prefix", "channel": channel, "path": below(prefix)}),
-                (None, Some(path)) => json!({"scope": "object", "channel": channel, "path": below(path)}),
-                (None, None) => json!({"scope": "channel", "channel": channel}),
+            (None, Some(channel)) => match (&purge.prefix, &purge.path, &purge.tag) {
+                (_, _, Some(tag)) => json!({"scope": "tag", "channel": channel, "tag": tag}),
+                (Some(prefix), ..) => json!({"scope": "prefix", "channel": channel, "path": below(prefix)}),
+                (None, Some(path), None) => json!({"scope": "object", "channel": channel, "path": below(path)}),
+                (None, None, None) => json!({"scope": "channel", "channel": channel}),
             },
             (None, None) => json!({"scope": "all"}),
         };

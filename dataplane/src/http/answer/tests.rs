@@ -30,6 +30,7 @@ fn parts() -> VersionParts {
         expires: None,
         selecting: Box::default(),
         stale: Staleness::default(),
+        tags: Box::default(),
     }
 }
 
@@ -221,6 +222,7 @@ struct Case {
     version: Arc<Version>,
     path: &'static str,
     cache: CacheResult,
+    forwarded: Option<Forwarded>,
     keep_alive: bool,
     http: HttpVersion,
     rewritten: Option<(u64, Option<&'static str>)>,
@@ -235,6 +237,7 @@ impl Case {
             version: version(parts()),
             path: "x.ts",
             cache: CacheResult::Hit,
+            forwarded: None,
             keep_alive: true,
             http: HttpVersion::Http11,
             rewritten: None,
@@ -254,6 +257,7 @@ impl Case {
             channel: &channel(origins),
             path: self.path,
             cache: self.cache,
+            forwarded: self.forwarded,
             now_ms: 1_030_500,
             origin: self.origin,
             rewritten: self.rewritten,
@@ -283,7 +287,7 @@ fn the_head_of_a_whole_object_says_all_about_it() {
             ("Accept-Ranges", "bytes"),
             ("Cache-Control", "max-age=60"),
             ("Age", "30"),
-            ("Cache-Status", "shoal; hit"),
+            ("Cache-Status", "shoal; hit; ttl=29"),
             ("Server-Timing", "cache;desc=hit"),
             ("ETag", "\"v1\""),
             ("Last-Modified", "Thu, 01 Jan 1970 00:16:40 GMT"),
@@ -425,5 +429,55 @@ fn each_cache_result_is_told_as_rfc_9211_writes_it() {
             let timing = format!("cache;desc={}", cache.label());
             assert_eq!(head.header_str("Server-Timing"), Some(&*timing));
         });
+    }
+}
+
+#[test]
+fn cache_status_says_why_and_for_how_long() {
+    let forwarded = |why, status| Some(Forwarded { why, status });
+    let stale = |while_revalidate_ms| VersionParts {
+        fresh_until_ms: 1_027_000,
+        stale: Staleness { while_revalidate_ms, if_error_ms: None },
+        ..parts()
+    };
+    for (cache, forwarded, parts, wanted) in [
+        (CacheResult::Hit, None, parts(), "shoal; hit; ttl=29"),
+        (CacheResult::Stale, None, stale(60_000), "shoal; hit; ttl=-3; detail=stale-while-revalidate"),
+        (CacheResult::Stale, None, stale(0), "shoal; hit; ttl=-3; detail=stale-if-error"),
+        (CacheResult::Miss, None, parts(), "shoal; fwd=partial; stored; ttl=29"),
+        (
+            CacheResult::Miss,
+            forwarded(Why::UriMiss, 206),
+            parts(),
+            "shoal; fwd=uri-miss; fwd-status=206; stored; ttl=29",
+        ),
+        (
+            CacheResult::Miss,
+            forwarded(Why::VaryMiss, 200),
+            parts(),
+            "shoal; fwd=vary-miss; fwd-status=200; stored; ttl=29",
+        ),
+        (
+            CacheResult::Revalidated,
+            forwarded(Why::Stale, 304),
+            parts(),
+            "shoal; fwd=stale; fwd-status=304; stored; ttl=29",
+        ),
+        (
+            CacheResult::Revalidated,
+            forwarded(Why::Request, 304),
+            parts(),
+            "shoal; fwd=request; fwd-status=304; stored; ttl=29",
+        ),
+        (CacheResult::Coalesced, None, parts(), "shoal; fwd=uri-miss; stored; ttl=29; collapsed"),
+        (
+            CacheResult::Bypass,
+            forwarded(Why::Method, 201),
+            VersionParts { exclusive: true, ..parts() },
+            "shoal; fwd=method; fwd-status=201",
+        ),
+    ] {
+        Case { cache, forwarded, version: version(parts), ..Case::of(whole()) }
+            .read(|head| assert_eq!(head.header_str("Cache-Status"), Some(wanted)));
     }
 }

@@ -74,7 +74,7 @@ impl Lab {
 
     fn request(&self, path: &str, want: Want) -> OpenRequest {
         let key = SliceKey::new(1, "a", path, "");
-        OpenRequest { key, channel: Arc::clone(&self.channel), want, asked: None, private: false }
+        OpenRequest { key, channel: Arc::clone(&self.channel), want, asked: None, revalidate: false, private: false }
     }
 
     async fn open(&self, path: &str) -> Result<Opened, Failed> {

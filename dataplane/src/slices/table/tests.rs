@@ -27,6 +27,7 @@ fn parts(exclusive: bool, combinable: bool) -> VersionParts {
         expires: None,
         selecting: Box::default(),
         stale: Staleness::default(),
+        tags: Box::default(),
     }
 }
 
@@ -270,6 +271,7 @@ impl Lab {
             PurgeScope::Prefix { channel: "a".to_owned(), path: "live/seg1".to_owned() },
             PurgeScope::Object { channel: "ab".to_owned(), path: "vod/seg3.ts".to_owned() },
             PurgeScope::Object { channel: "a".to_owned(), path: "vod/seg".to_owned() },
+            PurgeScope::Tag { channel: "none".to_owned(), tag: "t".to_owned() },
             PurgeScope::All,
         ];
         let scope = self.random.pick(&scopes).unwrap();
@@ -277,6 +279,7 @@ impl Lab {
             let (channel, path) = (key.channel(), key.path());
             match scope {
                 PurgeScope::All => true,
+                PurgeScope::Tag { .. } => false,
                 PurgeScope::Channel { channel: named } => channel == named.as_bytes(),
                 PurgeScope::Prefix { channel: named, path: start } => {
                     channel == named.as_bytes() && path.starts_with(start.as_bytes())
@@ -546,4 +549,22 @@ fn a_confirmed_version_has_new_fields_and_the_old_ones_readers() {
     drop(before);
     table.collect();
     assert!(table.held(slot).is_none());
+}
+
+#[test]
+fn a_tag_takes_all_of_its_channel_that_have_it() {
+    let (mut table, channel) = (Table::default(), any_channel());
+    let tagged = |tags: &str| VersionParts { tags: tags.into(), ..parts(false, true) };
+    let insert = |table: &mut Table, at, tags| table.insert(&at, &channel, None, tagged(tags));
+    let one = insert(&mut table, key("a", "1"), "news sport");
+    let two = insert(&mut table, key("a", "2"), "sport");
+    let other = insert(&mut table, key("b", "1"), "news");
+    let opening = Rc::new(Opening::default());
+    table.name_mut(&key("a", "3")).openings.push((Rc::clone(&opening), None));
+    let purge =
+        |table: &mut Table, tag: &str| table.purge(&PurgeScope::Tag { channel: "a".to_owned(), tag: tag.to_owned() });
+    assert_eq!((purge(&mut table, "new"), purge(&mut table, "news")), (0, 1));
+    assert!(one.is_retired() && !two.is_retired() && !other.is_retired());
+    assert!(opening.is_purged(), "it may turn out to have the tag");
+    assert_eq!(purge(&mut table, "sport"), 1);
 }
