@@ -238,7 +238,7 @@ fn check_origins(origins: &[Origin], errors: &mut Errors) {
     }
 }
 
-/// `http://host[:port][/base/]` or `file:/absolute/folder`.
+/// `http://host[:port][/base/]`, the same with `https`, or `file:/absolute/folder`.
 fn check_origin_url(url: &str) -> Result<(), &'static str> {
     if url.len() > MAX_TEXT {
         return Err("is longer than the 2048 bytes allowed");
@@ -255,8 +255,8 @@ fn check_origin_url(url: &str) -> Result<(), &'static str> {
         }
         return Ok(());
     }
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err("must begin with http:// or file:/ (these are the schemes this release can fetch from)");
+    let Some(rest) = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://")) else {
+        return Err("must begin with http://, https:// or file:/ (these are the schemes this release can fetch from)");
     };
     if !rest.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err("must not contain spaces, control or non-ASCII characters; percent-encode them");

@@ -23,6 +23,7 @@ use shoal_dataplane::telemetry::collect::Exporter;
 use shoal_dataplane::telemetry::metrics::Node;
 use shoal_dataplane::telemetry::node::NodeStats;
 use shoal_dataplane::telemetry::stats::ShardStats;
+use shoal_dataplane::tls::Loaded;
 use shoal_dataplane::{ledger, link, listen};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -42,7 +43,7 @@ const DELIVERY_TIMEOUT: Duration = Duration::from_secs(2);
 const IMPATIENT: u8 = 1;
 
 /// Serves until a signal, a drain command or a failure, and says with what status to exit.
-pub(crate) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(settings: Settings, loaded: Loaded) -> anyhow::Result<ExitCode> {
     shoal_dataplane::telemetry::log::init(&settings.log)?;
     process::die_on_panic();
     process::raise_file_limit();
@@ -52,13 +53,16 @@ pub(crate) fn run(settings: Settings) -> anyhow::Result<ExitCode> {
         .thread_name("disk")
         .build()
         .context("cannot start the housekeeping runtime")?;
-    let status = runtime.block_on(serve(Arc::new(settings)));
+    let status = runtime.block_on(serve(Arc::new(settings), loaded));
     // A disk that hangs must not keep the process.
     runtime.shutdown_background();
     status
 }
 
-async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
+async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCode> {
+    for warning in &loaded.warnings {
+        tracing::warn!("{warning}");
+    }
     let started = Instant::now();
     let boot = link::random_u64().context("the kernel gives no random numbers")?;
     let mut signals = Signals::new().context("cannot watch for signals")?;
@@ -75,6 +79,7 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     let access_log = access_log.transpose()?;
     let stats = Arc::new(NodeStats::default());
     let shared = Arc::new(Shared {
+        tls: loaded.tls,
         published: Arc::new(Published::default()),
         stats: (0..shard_count).map(|_| Arc::new(ShardStats::default())).collect(),
         ledger: usage,
@@ -89,9 +94,10 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
         Err(reason) => tracing::warn!(reason, "starting without a snapshot"),
     }
 
-    let listeners = match listen::inherited(shard_count)? {
+    let tls_ports: Vec<u16> = settings.tls.listen.iter().map(SocketAddr::port).collect();
+    let listeners = match listen::inherited(&tls_ports, shard_count)? {
         Some(listeners) => listeners,
-        None => listen::bind(&settings.http.listen, shard_count)?,
+        None => listen::bind(&listen::wanted(&settings), shard_count)?,
     };
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
@@ -108,7 +114,8 @@ async fn serve(settings: Arc<Settings>) -> anyhow::Result<ExitCode> {
     let pulse = Arc::new(Pulse::new(shared.stats.clone(), Instant::now()));
 
     let housekeeping =
-        Housekeeping::new(flushes, spool.clone(), plane.clone(), access_log, pulse.clone(), stats.clone());
+        Housekeeping::new(flushes, spool.clone(), plane.clone(), access_log, pulse.clone(), stats.clone())
+            .with_certificates(loaded.files);
     let (stop, stopped) = oneshot::channel();
     let reopen = Arc::new(Notify::new());
     let housekeeping = tokio::spawn(housekeeping.run(reopen.clone(), stopped));

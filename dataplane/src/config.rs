@@ -14,6 +14,8 @@ pub struct Config {
     pub shards: Shards,
     /// Where viewers are served, and the limits that keep one of them from hurting the others.
     pub http: Http,
+    /// Serving viewers over TLS.
+    pub tls: Tls,
     /// The RAM tier.
     pub cache: Cache,
     /// How origins are asked.
@@ -93,6 +95,43 @@ pub struct Http {
     pub drain_ms: u64,
 }
 
+/// Section `tls`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Tls {
+    /// Addresses (`address:port`) to serve viewers on by TLS, with the limits of section `http`. A socket that systemd hands
+    /// over speaks TLS when its port is one of these. Empty: no TLS.
+    pub listen: Vec<String>,
+    /// Certificates and their keys, as in `[{ certificate = "chain.pem", key = "key.pem" }]`; which one is used follows from
+    /// the names in it, wildcards included. The first is for clients that ask for no name, or for one that none has. The
+    /// files are read again when they change; what cannot be used then is reported, and the old one stays.
+    pub certificates: Vec<CertificateFiles>,
+    /// Oldest version of TLS to accept: `1.2` or `1.3`.
+    pub min_version: TlsVersion,
+}
+
+/// One of `tls.certificates`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CertificateFiles {
+    /// File (PEM) of the certificate and of those that lead from it to a root: the server's own first.
+    pub certificate: String,
+    /// File (PEM) of its private key; nobody but the user that runs shoal-dataplane should be able to read it.
+    pub key: String,
+}
+
+/// A version of TLS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    #[default]
+    #[serde(rename = "1.2")]
+    Tls12,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    Tls13,
+}
+
 /// Section `cache`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -111,7 +150,7 @@ pub struct Cache {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
-    /// Milliseconds to connect to an origin before the next one is tried.
+    /// Milliseconds to connect to an origin, its TLS handshake included, before the next one is tried.
     pub connect_timeout_ms: u64,
     /// Milliseconds to wait for a response head, and between two reads of a body, before the next origin is tried.
     pub response_timeout_ms: u64,
@@ -121,6 +160,9 @@ pub struct Upstream {
     pub retries: u32,
     /// Blocks fetched ahead of a viewer who reads on.
     pub readahead_blocks: usize,
+    /// File (PEM) of the authorities whose certificates `https://` origins may have, instead of those that this system
+    /// trusts. Empty: the system's.
+    pub roots: String,
 }
 
 /// Section `admin`.
@@ -206,6 +248,7 @@ impl Default for Upstream {
             connections_per_origin: 64,
             retries: 3,
             readahead_blocks: 2,
+            roots: String::new(),
         }
     }
 }

@@ -15,11 +15,14 @@ use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
 use crate::telemetry::stats::ShardStats;
+use crate::tls::reload::Files;
 
 /// A shard without a heartbeat for this long is unhealthy.
 pub const PULSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a snapshot that is not on disk is written again, in rounds.
 const SAVE_EVERY: u32 = 10;
+/// How often it is looked whether certificates have changed.
+const CERTIFICATES_EVERY: Duration = Duration::from_secs(1);
 
 /// When each shard was last seen alive.
 #[derive(Debug)]
@@ -65,6 +68,7 @@ pub struct Housekeeping {
     spool: Arc<SharedSpool>,
     plane: Arc<NodePlane>,
     access_log: Option<AccessLog>,
+    certificates: Option<(Files, Instant)>,
     /// Whether its last write failed: said once, not at each round.
     access_log_failing: bool,
     pulse: Arc<Pulse>,
@@ -81,7 +85,16 @@ impl Housekeeping {
         pulse: Arc<Pulse>,
         stats: Arc<NodeStats>,
     ) -> Self {
-        Self { flushes, spool, plane, access_log, access_log_failing: false, pulse, stats }
+        Self { flushes, spool, plane, access_log, certificates: None, access_log_failing: false, pulse, stats }
+    }
+
+    /// Follows these files, too.
+    pub fn with_certificates(mut self, files: Option<Files>) -> Self {
+        if let Some(files) = &files {
+            files.report(&self.stats);
+        }
+        self.certificates = files.map(|files| (files, Instant::now()));
+        self
     }
 
     /// Rounds, until `stop` is sent something or dropped. `reopen` is notified when the access log has been rotated.
@@ -115,6 +128,7 @@ impl Housekeeping {
     pub fn round(&mut self, rotated: bool, save: bool) {
         self.commit_usage();
         self.write_access_log(rotated);
+        self.follow_certificates();
         if save {
             self.plane.retry_save();
         }
@@ -143,6 +157,14 @@ impl Housekeeping {
             tracing::error!(%error, "usage is not on disk");
         }
         written.is_ok()
+    }
+
+    fn follow_certificates(&mut self) {
+        let Some((files, looked)) = &mut self.certificates else { return };
+        if looked.elapsed() >= CERTIFICATES_EVERY {
+            *looked = Instant::now();
+            files.round(&self.stats);
+        }
     }
 
     fn write_access_log(&mut self, rotated: bool) {

@@ -17,4 +17,5 @@ pub mod slices;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;
+pub mod tls;
 pub mod upstream;

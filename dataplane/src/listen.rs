@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use shoal_sys::net;
 
-use crate::shard::ShardListeners;
+use crate::settings::Settings;
+use crate::shard::{Listener, ShardListeners};
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +80,26 @@ pub struct Listeners {
     pub addresses: Vec<SocketAddr>,
 }
 
-const KEY: &str = "http.listen";
+/// An address to serve viewers on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Where.
+    pub address: SocketAddr,
+    /// By TLS.
+    pub tls: bool,
+}
+
+/// All that `settings` name.
+pub fn wanted(settings: &Settings) -> Vec<Wanted> {
+    let plain = settings.http.listen.iter().map(|&address| Wanted { address, tls: false });
+    plain.chain(settings.tls.listen.iter().map(|&address| Wanted { address, tls: true })).collect()
+}
+
+impl Wanted {
+    fn key(self) -> &'static str {
+        if self.tls { "tls.listen" } else { "http.listen" }
+    }
+}
 
 /// How long a port may still be held by a process that is gone.
 const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
@@ -88,17 +108,17 @@ const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
 ///
 /// # Errors
 /// The first address that cannot be had. `[::]` on a machine without IPv6 is left out when there is another address.
-pub fn bind(addresses: &[SocketAddr], shards: usize) -> Result<Listeners, ListenError> {
+pub fn bind(addresses: &[Wanted], shards: usize) -> Result<Listeners, ListenError> {
     let mut listeners = Listeners { shards: Vec::new(), addresses: Vec::new() };
     listeners.shards.resize_with(shards, || ShardListeners { sockets: Vec::new() });
-    for &wanted in addresses {
-        let fail = |error| ListenError::new(KEY, wanted, error);
-        let mut address = wanted;
-        if wanted.port() != 0
-            && let Err(error) = probe(wanted)
+    for wanted in addresses {
+        let mut address = wanted.address;
+        let fail = |error| ListenError::new(wanted.key(), wanted.address, error);
+        if address.port() != 0
+            && let Err(error) = probe(address)
         {
-            if wanted.is_ipv6() && wanted.ip().is_unspecified() && addresses.len() > 1 && lacks_family(&error) {
-                tracing::warn!(address = %wanted, %error, "this machine has no IPv6; serving without it");
+            if address.is_ipv6() && address.ip().is_unspecified() && addresses.len() > 1 && lacks_family(&error) {
+                tracing::warn!(%address, %error, "this machine has no IPv6; serving without it");
                 continue;
             }
             return Err(fail(error));
@@ -107,7 +127,7 @@ pub fn bind(addresses: &[SocketAddr], shards: usize) -> Result<Listeners, Listen
             let socket = net::shard_listener(address).map_err(fail)?;
             // Port 0: what the kernel chose for the first goes for all.
             address = net::local_address(&socket).map_err(fail)?;
-            shard.sockets.push(TcpListener::from(socket));
+            shard.sockets.push(Listener { socket: TcpListener::from(socket), tls: wanted.tls });
         }
         listeners.addresses.push(address);
     }
@@ -133,36 +153,40 @@ fn lacks_family(error: &io::Error) -> bool {
     codes.iter().any(|code| error.raw_os_error() == Some(code.raw_os_error()))
 }
 
-/// The sockets that a service manager has handed over, shared by all shards; `None` when it has not.
+/// The sockets that a service manager has handed over, shared by all shards; `None` when it has not. Those on a port of
+/// `tls_ports` speak TLS.
 ///
 /// # Errors
 /// A socket that cannot be served.
-pub fn inherited(shards: usize) -> Result<Option<Listeners>, ListenError> {
+pub fn inherited(tls_ports: &[u16], shards: usize) -> Result<Option<Listeners>, ListenError> {
     let mut handed = listenfd::ListenFd::from_env();
     let mut sockets = Vec::new();
     for index in 0..handed.len() {
         let taken = handed.take_tcp_listener(index).map_err(|source| ListenError::Inherited { index, source })?;
         sockets.extend(taken);
     }
-    if sockets.is_empty() { Ok(None) } else { share(&sockets, shards).map(Some) }
+    if sockets.is_empty() { Ok(None) } else { share(&sockets, tls_ports, shards).map(Some) }
 }
 
 /// Each of `sockets` once for each shard.
-fn share(sockets: &[TcpListener], shards: usize) -> Result<Listeners, ListenError> {
+fn share(sockets: &[TcpListener], tls_ports: &[u16], shards: usize) -> Result<Listeners, ListenError> {
     let mut listeners = Listeners { shards: Vec::new(), addresses: Vec::new() };
     let each = |act: &dyn Fn(&TcpListener) -> io::Result<()>| {
         let mut numbered = sockets.iter().enumerate();
         numbered.try_for_each(|(index, socket)| act(socket).map_err(|source| ListenError::Inherited { index, source }))
     };
     each(&|socket| socket.set_nonblocking(false))?;
-    for _ in 0..shards {
-        let copies: io::Result<Vec<_>> = sockets.iter().map(TcpListener::try_clone).collect();
-        let sockets = copies.map_err(|source| ListenError::Inherited { index: 0, source })?;
-        listeners.shards.push(ShardListeners { sockets });
-    }
     for (index, socket) in sockets.iter().enumerate() {
         let address = socket.local_addr().map_err(|source| ListenError::Inherited { index, source })?;
         listeners.addresses.push(address);
+    }
+    for _ in 0..shards {
+        let copy = |(socket, address): (&TcpListener, &SocketAddr)| {
+            Ok(Listener { socket: socket.try_clone()?, tls: tls_ports.contains(&address.port()) })
+        };
+        let copies: io::Result<Vec<_>> = sockets.iter().zip(&listeners.addresses).map(copy).collect();
+        let sockets = copies.map_err(|source| ListenError::Inherited { index: 0, source })?;
+        listeners.shards.push(ShardListeners { sockets });
     }
     Ok(listeners)
 }
@@ -194,31 +218,36 @@ mod tests {
         "127.0.0.1:0".parse().unwrap()
     }
 
+    fn plain(address: SocketAddr) -> Wanted {
+        Wanted { address, tls: false }
+    }
+
     #[test]
     fn every_shard_has_a_socket_on_the_same_port() {
-        let listeners = bind(&[local(), local()], 3).unwrap();
+        let listeners = bind(&[plain(local()), Wanted { address: local(), tls: true }], 3).unwrap();
         assert_eq!((listeners.shards.len(), listeners.addresses.len()), (3, 2));
         for shard in &listeners.shards {
-            let addresses: Vec<_> = shard.sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+            let addresses: Vec<_> = shard.sockets.iter().map(|at| at.socket.local_addr().unwrap()).collect();
             assert_eq!(addresses, listeners.addresses);
+            assert!(!shard.sockets[0].tls && shard.sockets[1].tls);
         }
         TcpStream::connect(listeners.addresses[0]).unwrap();
     }
 
     #[test]
     fn a_taken_port_is_named_also_when_it_could_be_shared() {
-        let other = bind(&[local()], 1).unwrap();
-        let error = bind(&other.addresses, 2).unwrap_err();
+        let other = bind(&[plain(local())], 1).unwrap();
+        let error = bind(&[Wanted { address: other.addresses[0], tls: true }], 2).unwrap_err();
         assert!(matches!(error, ListenError::Taken { .. }), "{error}");
         let said = error.to_string();
-        assert!(said.contains("http.listen") && said.contains(&other.addresses[0].to_string()), "{said}");
+        assert!(said.contains("tls.listen") && said.contains(&other.addresses[0].to_string()), "{said}");
         let error = bind_admin(other.addresses[0]).unwrap_err();
         assert!(matches!(error, ListenError::Taken { key: "admin.listen", .. }), "{error}");
     }
 
     #[test]
     fn an_address_of_another_machine_is_named() {
-        let error = bind(&["192.0.2.1:0".parse().unwrap()], 1).unwrap_err();
+        let error = bind(&[plain("192.0.2.1:0".parse().unwrap())], 1).unwrap_err();
         assert!(matches!(error, ListenError::NotHere { .. }), "{error}");
     }
 
@@ -226,9 +255,12 @@ mod tests {
     fn sockets_handed_over_are_shared_by_all_shards() {
         let socket = TcpListener::bind(local()).unwrap();
         let address = socket.local_addr().unwrap();
-        let listeners = share(&[socket], 2).unwrap();
-        assert_eq!(listeners.addresses, [address]);
+        let tls = TcpListener::bind(local()).unwrap();
+        let tls_port = tls.local_addr().unwrap().port();
+        let listeners = share(&[socket, tls], &[tls_port], 2).unwrap();
+        assert_eq!(listeners.addresses[0], address);
         let _viewer = TcpStream::connect(address).unwrap();
-        assert!(listeners.shards[1].sockets[0].accept().is_ok());
+        assert!(listeners.shards[1].sockets[0].socket.accept().is_ok());
+        assert!(listeners.shards.iter().all(|shard| !shard.sockets[0].tls && shard.sockets[1].tls));
     }
 }

@@ -12,6 +12,7 @@ use anyhow::Context;
 use clap::Parser;
 use shoal_dataplane::config::Config;
 use shoal_dataplane::settings::Settings;
+use shoal_dataplane::tls::Tls;
 
 /// Edge node of shoal: serves Range slices from RAM or from their origin.
 #[derive(Debug, Parser)]
@@ -55,7 +56,9 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let settings = settings(args)?;
+    let loaded = Tls::load(&settings)?;
     if args.check {
+        loaded.warnings.iter().for_each(|warning| println!("warning: {warning}"));
         println!(
             "the configuration is valid: {} shards, state in {}",
             settings.shard_count(),
@@ -63,7 +66,7 @@ fn run(args: &Args) -> anyhow::Result<ExitCode> {
         );
         return Ok(ExitCode::SUCCESS);
     }
-    app::run(settings)
+    app::run(settings, loaded)
 }
 
 fn settings(args: &Args) -> anyhow::Result<Settings> {

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, LogFormat};
+use crate::config::{Config, LogFormat, TlsVersion};
+use crate::tls::certificates::Pair;
 
 mod check;
 
@@ -36,6 +37,8 @@ pub struct Settings {
     pub shards: ShardSettings,
     /// Serving viewers.
     pub http: HttpSettings,
+    /// Serving viewers over TLS.
+    pub tls: TlsSettings,
     /// The RAM tier.
     pub cache: CacheSettings,
     /// Asking origins.
@@ -71,7 +74,7 @@ pub struct ShardSettings {
 /// Section `http`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpSettings {
-    /// Where viewers are served; not empty. A `[::]` among them is IPv6 only.
+    /// Where viewers are served without TLS. A `[::]` among them is IPv6 only.
     pub listen: Vec<SocketAddr>,
     /// Whether each connection starts with a PROXY protocol v2 header.
     pub proxy_protocol: bool,
@@ -99,6 +102,17 @@ pub struct HttpSettings {
     pub drain: Duration,
 }
 
+/// Section `tls`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TlsSettings {
+    /// Where viewers are served by TLS; not empty when `http.listen` is.
+    pub listen: Vec<SocketAddr>,
+    /// Not empty when there is a listener.
+    pub certificates: Vec<Pair>,
+    /// Oldest version accepted.
+    pub min_version: TlsVersion,
+}
+
 /// Section `cache`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CacheSettings {
@@ -123,6 +137,8 @@ pub struct UpstreamSettings {
     pub retries: u32,
     /// Blocks fetched ahead.
     pub readahead_blocks: usize,
+    /// File of the authorities trusted; none: the system's.
+    pub roots: Option<PathBuf>,
 }
 
 /// Section `admin`.

@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
+use rustls::{ClientConfig, RootCertStore};
 use shoal_sys::arena::Arena;
 use shoal_sys::ring::Ring;
 
@@ -20,6 +21,7 @@ use crate::settings::Machine;
 use crate::shard::Shared;
 use crate::slices::store::{Store, StoreParts};
 use crate::telemetry::stats::ShardStats;
+use crate::tls::Tls;
 use crate::upstream::{UpstreamLimits, Upstreams};
 
 /// A folder that is removed with everything in it when dropped.
@@ -66,8 +68,10 @@ pub(crate) fn shared(folder: &Folder, shards: usize) -> Arc<Shared> {
     config.node.name = "n1".to_owned();
     config.node.state_dir = folder.path().display().to_string();
     config.shards.count = shards;
+    let settings = Arc::new(config.validate_on(&Machine::this()).unwrap());
     Arc::new(Shared {
-        settings: Arc::new(config.validate_on(&Machine::this()).unwrap()),
+        tls: Tls::load(&settings).unwrap().tls,
+        settings,
         published: Arc::new(Published::default()),
         stats: (0..shards).map(|_| Arc::new(ShardStats::default())).collect(),
         ledger: crate::ledger::queue(shards).0,
@@ -138,12 +142,19 @@ pub(crate) const LIMITS: UpstreamLimits = UpstreamLimits {
     readahead_blocks: 2,
 };
 
+/// For origins that speak no TLS.
+pub(crate) fn trusting_nobody() -> Arc<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(crate::tls::provider());
+    let builder = builder.with_safe_default_protocol_versions().unwrap();
+    Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
+}
+
 /// The store of a shard alone, of `ram` bytes.
 pub(crate) fn store(ring: &Ring, stats: &Arc<ShardStats>, ram: usize, block_bytes: usize) -> Rc<Store> {
     let clock = Clock::start();
     Rc::new(Store::new(StoreParts {
         arena: Arena::with_huge_max(ram, 0).unwrap(),
-        upstreams: Upstreams::new(ring.clone(), clock.clone(), LIMITS),
+        upstreams: Upstreams::new(ring.clone(), clock.clone(), LIMITS, trusting_nobody()),
         limits: LIMITS,
         clock,
         stats: Arc::clone(stats),

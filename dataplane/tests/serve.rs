@@ -11,9 +11,10 @@ use std::time::Duration;
 use shoal_dataplane::config::Config;
 use shoal_dataplane::ledger;
 use shoal_dataplane::routes::{Published, Routes};
-use shoal_dataplane::shard::{self, ShardCommand, ShardListeners, Shards, Shared};
+use shoal_dataplane::shard::{self, Listener, ShardCommand, ShardListeners, Shards, Shared};
 use shoal_dataplane::telemetry::metrics::Counter;
 use shoal_dataplane::telemetry::stats::ShardStats;
+use shoal_dataplane::tls::Tls;
 use shoal_link::Snapshot;
 
 struct Lab {
@@ -53,6 +54,7 @@ impl Lab {
         let (sink, receiver) = ledger::queue(shards);
         std::thread::spawn(move || receiver.iter().for_each(drop));
         let shared = Shared {
+            tls: Tls::load(&settings).unwrap().tls,
             settings,
             published,
             stats: stats.clone(),
@@ -62,7 +64,8 @@ impl Lab {
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let listeners = (0..shards).map(|_| ShardListeners { sockets: vec![listener.try_clone().unwrap()] }).collect();
+        let copy = || Listener { socket: listener.try_clone().unwrap(), tls: false };
+        let listeners = (0..shards).map(|_| ShardListeners { sockets: vec![copy()] }).collect();
         let shards = shard::start(Arc::new(shared), listeners).unwrap();
         Lab { folder, address, shards, stats }
     }

@@ -16,5 +16,6 @@ pub mod net;
 pub mod origin;
 pub mod process;
 pub mod rng;
+pub mod tls;
 pub mod tool;
 pub mod verdict;

@@ -26,6 +26,8 @@ fn good_values_pass() {
                 json!("http://h"),
                 json!("http://h/"),
                 json!("http://h:1/base/"),
+                json!("https://h"),
+                json!("https://[::1]:8443/base/"),
                 json!("http://[::1]:80/"),
                 json!("file:/srv/video"),
                 json!("file:/"),
@@ -86,7 +88,8 @@ fn bad_values_are_named() {
             "origins[0].url",
             vec![
                 json!(""),
-                json!("https://h/"),
+                json!("https://"),
+                json!("ftp://h/"),
                 json!("h/"),
                 json!("http://"),
                 json!("http:///"),

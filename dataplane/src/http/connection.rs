@@ -1,12 +1,13 @@
 //! One client connection, from accept to close.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use rustls::ServerConfig;
 use shoal_http::chunked::Decoder;
 use shoal_http::headers::Known;
 use shoal_http::proxy_v2::{ProxyHeader, parse_proxy};
@@ -18,9 +19,11 @@ use super::context::Context;
 use super::deadlines::{Expired, Phase, Watched};
 use super::exchange;
 use super::refusal::Refusal;
+use super::secure;
 use crate::ledger::{Flow, Usage};
 use crate::routes::Channel;
 use crate::telemetry::metrics::Counter;
+use crate::tls::session::Session;
 
 /// Longest PROXY header, TLVs and all.
 const PROXY_MAX: usize = 4096;
@@ -36,13 +39,15 @@ const INPUT_KEPT: usize = 1 << 10;
 
 /// A client connection.
 pub struct Connection {
-    ctx: Rc<Context>,
-    watched: Rc<Watched>,
+    pub(super) ctx: Rc<Context>,
+    pub(super) watched: Rc<Watched>,
     place: usize,
     peer: Cell<IpAddr>,
     counted: Cell<Option<IpAddr>>,
     /// Bytes received and not used yet.
-    input: RefCell<Vec<u8>>,
+    pub(super) input: RefCell<Vec<u8>>,
+    /// Set when the handshake is over, on a listener that speaks TLS.
+    tls: OnceCell<Box<Session>>,
     /// Whom the bytes sent are accounted to.
     account: RefCell<Account>,
 }
@@ -85,8 +90,8 @@ pub enum After {
     Close,
 }
 
-/// Serves a connection to its end.
-pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr) {
+/// Serves a connection to its end; with `tls`, one that starts with a handshake.
+pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr, tls: Option<Arc<ServerConfig>>) {
     let now_ms = ctx.clock.now_ms();
     let watched = Rc::new(Watched::new(stream, now_ms));
     let place = ctx.deadlines.watch(Rc::clone(&watched));
@@ -99,9 +104,10 @@ pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr) {
         peer: Cell::new(peer.ip().to_canonical()),
         counted: Cell::new(None),
         input: RefCell::default(),
+        tls: OnceCell::new(),
         account: RefCell::default(),
     };
-    let broken = connection.run().await;
+    let broken = connection.run(tls.as_ref()).await;
     let stats = &connection.ctx.stats;
     stats.add(
         match broken {
@@ -117,6 +123,11 @@ pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr) {
         },
         1,
     );
+    if let Some(tls) = connection.tls.get()
+        && matches!(broken, Broken::Closed | Broken::Done | Broken::Drained | Broken::Expired(Expired::Idle))
+    {
+        tls.close(&connection.watched.stream);
+    }
     if matches!(broken, Broken::Done | Broken::Malformed | Broken::Expired(Expired::Head)) {
         connection.linger().await;
     }
@@ -134,7 +145,7 @@ impl Drop for Connection {
 }
 
 impl Connection {
-    async fn run(&self) -> Broken {
+    async fn run(&self, tls: Option<&Arc<ServerConfig>>) -> Broken {
         if self.ctx.settings.proxy_protocol
             && let Err(broken) = self.read_proxy_header().await
         {
@@ -142,14 +153,28 @@ impl Connection {
         }
         if self.ctx.connections.get() > self.ctx.settings.connections_per_shard {
             self.ctx.stats.add(Counter::RefusedPerShard, 1);
+            if tls.is_some() {
+                // An answer would cost a handshake, when there is too much to do already.
+                return Broken::Done;
+            }
             let refusal =
                 Refusal::closing(503, "connections_per_shard", "too many connections on this node; try again");
             return self.refuse_outright(&refusal.with("Retry-After", "1")).await;
         }
         if !self.count_address() {
             self.ctx.stats.add(Counter::RefusedPerAddress, 1);
+            if tls.is_some() {
+                return Broken::Done;
+            }
             let message = "too many connections from your address; close some";
             return self.refuse_outright(&Refusal::closing(429, "connections_per_address", message)).await;
+        }
+        if let Some(config) = tls {
+            match secure::handshake(self, config).await {
+                // Nothing else sets it.
+                Ok(session) => self.tls.get_or_init(|| session),
+                Err(broken) => return broken,
+            };
         }
         loop {
             let idle = self.input.borrow().is_empty();
@@ -213,16 +238,23 @@ impl Connection {
 
     /// Waits for bytes and adds them to the input.
     async fn receive(&self) -> Result<(), Broken> {
+        if let Some(tls) = self.tls.get() {
+            return secure::receive(self, tls).await;
+        }
+        let received = self.receive_raw().await?;
+        let mut input = self.input.borrow_mut();
+        match received {
+            Received::Aside(bytes) if input.is_empty() => *input = bytes,
+            received => input.extend_from_slice(&received),
+        }
+        Ok(())
+    }
+
+    /// Waits for bytes as they come over the network: some.
+    pub(super) async fn receive_raw(&self) -> Result<Received, Broken> {
         match self.watched.stream.recv().await {
             Ok(received) if received.is_empty() => Err(Broken::Closed),
-            Ok(received) => {
-                let mut input = self.input.borrow_mut();
-                match received {
-                    Received::Aside(bytes) if input.is_empty() => *input = bytes,
-                    received => input.extend_from_slice(&received),
-                }
-                Ok(())
-            }
+            Ok(received) => Ok(received),
             Err(error) if error.kind() == std::io::ErrorKind::TimedOut => {
                 Err(self.watched.expired().map_or(Broken::Drained, Broken::Expired))
             }
@@ -375,7 +407,7 @@ impl Connection {
     }
 
     /// Answers a connection, or bytes that are no request, and is done with it.
-    async fn refuse_outright(&self, refusal: &Refusal) -> Broken {
+    pub(super) async fn refuse_outright(&self, refusal: &Refusal) -> Broken {
         self.ctx.stats.refusal(refusal.reason);
         let started = Instant::now();
         let mut msg = self.ctx.message();
@@ -426,6 +458,9 @@ impl Connection {
 
     /// Sends all of the message.
     pub async fn send(&self, mut msg: Box<SendMsg>, by_file: bool) -> Result<Box<SendMsg>, Broken> {
+        if let Some(tls) = self.tls.get() {
+            return secure::send(self, tls, msg).await;
+        }
         self.watched.switch(Phase::Sending);
         while !msg.is_sent() {
             let body_before = msg.body_left();
@@ -446,7 +481,8 @@ impl Connection {
         Ok(msg)
     }
 
-    fn count(&self, body: u64, wire: u64) {
+    /// Adds what the kernel took to everything that counts.
+    pub(super) fn count(&self, body: u64, wire: u64) {
         let mut account = self.account.borrow_mut();
         account.body_bytes += body;
         if account.first_byte.is_none() {

@@ -1,7 +1,8 @@
 //! The viewer's side: connections, requests, answers.
 //!
 //! [`connection`] reads heads and keeps the time limits' phases; [`exchange`] answers one request: [`admission`] (route,
-//! rules, ticket, key), [`crate::slices`] (the object), [`answer`] (what of it), [`body`] (its bytes).
+//! rules, ticket, key), [`crate::slices`] (the object), [`answer`] (what of it), [`body`] (its bytes). On listeners that
+//! speak TLS, `secure` stands between a connection and its stream.
 
 pub mod addresses;
 pub mod admission;
@@ -14,3 +15,4 @@ pub mod deadlines;
 pub mod exchange;
 pub mod playlist;
 pub mod refusal;
+mod secure;

@@ -55,6 +55,8 @@ pub struct HttpTarget {
     pub base: Box<str>,
     /// What the Host field says.
     pub authority: Box<str>,
+    /// With TLS: the name that its certificate must have, that of the Host field.
+    pub tls: Option<Box<str>>,
 }
 
 impl OriginState {
@@ -67,7 +69,8 @@ impl OriginState {
                     let remedy = "is no host; write a name with or without a port, as in cdn.example.com";
                     return Err(FieldError::new(format!("{field}.host"), host, remedy));
                 }
-                OriginTarget::Http(HttpTarget { authority: host.as_str().into(), ..target })
+                let tls = target.tls.and_then(|_| host_and_port(host)).map(|(host, _)| bare(&host).into());
+                OriginTarget::Http(HttpTarget { authority: host.as_str().into(), tls, ..target })
             }
             (target, _) => target,
         };
@@ -106,7 +109,11 @@ fn parse_url(url: &str) -> Result<OriginTarget, &'static str> {
         }
         return Ok(OriginTarget::File { root: root.into() });
     }
-    let rest = url.strip_prefix("http://").ok_or("must begin with http:// or file:/")?;
+    let (rest, port_of_scheme) = match (url.strip_prefix("http://"), url.strip_prefix("https://")) {
+        (Some(rest), _) => (rest, 80),
+        (_, Some(rest)) => (rest, 443),
+        _ => return Err("must begin with http://, https:// or file:/"),
+    };
     let (authority, base) = match rest.find('/').and_then(|slash| rest.split_at_checked(slash)) {
         Some(parts) => parts,
         None => (rest, "/"),
@@ -117,13 +124,19 @@ fn parse_url(url: &str) -> Result<OriginTarget, &'static str> {
     if !base.ends_with('/') || !base.bytes().all(plain) {
         return Err("must end with a slash, without query, fragment or spaces, as in http://origin/live/");
     }
-    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+    let bare = bare(&host);
     Ok(OriginTarget::Http(HttpTarget {
         host: bare.into(),
-        port: port.unwrap_or(80),
+        port: port.unwrap_or(port_of_scheme),
         base: base.into(),
         authority: authority.into(),
+        tls: (port_of_scheme == 443).then(|| bare.into()),
     }))
+}
+
+/// An IPv6 address without its brackets; other hosts as they are.
+fn bare(host: &str) -> &str {
+    host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host)
 }
 
 #[cfg(test)]
@@ -137,9 +150,12 @@ mod tests {
             ("http://origin.test:8080/live/", "origin.test", 8080, "/live/", "origin.test:8080"),
             ("http://[::1]:81/", "::1", 81, "/", "[::1]:81"),
             ("http://192.0.2.1/a/b/", "192.0.2.1", 80, "/a/b/", "192.0.2.1"),
+            ("https://Origin.test/a/", "origin.test", 443, "/a/", "Origin.test"),
+            ("https://[::1]:8443/", "::1", 8443, "/", "[::1]:8443"),
         ] {
-            let [host, base, authority] = [host, base, authority].map(Box::from);
-            assert_eq!(parse_url(url), Ok(OriginTarget::Http(HttpTarget { host, port, base, authority })));
+            let [host, base, authority] = [host, base, authority].map(Box::<str>::from);
+            let tls = url.starts_with("https:").then(|| host.clone());
+            assert_eq!(parse_url(url), Ok(OriginTarget::Http(HttpTarget { host, port, base, authority, tls })));
         }
         assert_eq!(parse_url("file:/srv/video"), Ok(OriginTarget::File { root: "/srv/video".into() }));
     }
@@ -148,7 +164,8 @@ mod tests {
     fn other_urls_are_refused() {
         for url in [
             "",
-            "https://a/",
+            "https://",
+            "https:///a/",
             "http://",
             "http:///x/",
             "http://a:0/",

@@ -139,7 +139,7 @@ fn a_bad_snapshot_is_refused_by_channel_field_value_and_remedy() {
         (|c| c.origins.clear(), "origins", "0"),
         (|c| c.origins.push(origin("main", "http://two.test/")), "origins[1].id", "main"),
         (|c| c.origins[0].id = "x y".to_owned(), "origins[0].id", "x y"),
-        (|c| c.origins[0].url = "https://a/".to_owned(), "origins[0].url", "https://a/"),
+        (|c| c.origins[0].url = "ftp://a/".to_owned(), "origins[0].url", "ftp://a/"),
         (|c| c.origins[0].host = Some("a b".to_owned()), "origins[0].host", "a b"),
         (|c| c.origins[0].health_path = Some("a b".to_owned()), "origins[0].health_path", "a b"),
         (|c| c.cors.allow_origins = vec!["x".to_owned()], "cors.allow_origins[0]", "x"),

@@ -51,14 +51,15 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let mut problems = Problems(Vec::new());
     let node = node(&config.node, machine, &mut problems);
     let shards = shards(&config.shards, machine, &mut problems);
-    let http = http(&config.http, &mut problems);
+    let http = http(&config.http, config.tls.listen.is_empty(), &mut problems);
+    let tls = tls(&config.tls, &http, &mut problems);
     let cache = cache(&config.cache, shards.cpus.len() as u64, machine, &mut problems);
     let upstream = upstream(&config.upstream, &mut problems);
-    let admin = admin(&config.admin, &http, &mut problems);
+    let admin = admin(&config.admin, &http, &tls, &mut problems);
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {
-        Some(admin) if problems.0.is_empty() => Ok(Settings { node, shards, http, cache, upstream, admin, link, log }),
+        Some(admin) if problems.0.is_empty() => Ok(Settings { node, shards, http, tls, cache, upstream, admin, link, log }),
         _ => Err(ConfigError { problems: problems.0 }),
     }
 }
@@ -150,21 +151,11 @@ fn ranges(sorted: &[usize]) -> String {
     parts.collect::<Vec<_>>().join(",")
 }
 
-fn http(raw: &config::Http, problems: &mut Problems) -> HttpSettings {
-    let remedy = "write address:port, such as 0.0.0.0:8080 or [::1]:8080";
-    let parse = |text: &String, problems: &mut Problems| problems.parse::<SocketAddr>("http.listen", text, remedy);
-    let mut listen: Vec<SocketAddr> = Vec::new();
-    for text in &raw.listen {
-        let Some(address) = parse(text, problems) else { continue };
-        match listen.iter().find(|other| clash(**other, address)) {
-            Some(other) => {
-                problems.add("http.listen", text, format_args!("is already taken by {other} in the same list"))
-            }
-            None => listen.push(address),
-        }
-    }
-    if raw.listen.is_empty() {
-        problems.add("http.listen", "[]", "needs at least one address:port");
+/// `alone`: nobody is served by TLS.
+fn http(raw: &config::Http, alone: bool, problems: &mut Problems) -> HttpSettings {
+    let listen = addresses("http.listen", &raw.listen, problems);
+    if raw.listen.is_empty() && alone {
+        problems.add("http.listen", "[]", "needs at least one address:port, here or in tls.listen");
     }
     let remedy = "write a network such as 10.0.0.0/8 or fd00::/8";
     let trusted_proxies = raw
@@ -206,6 +197,42 @@ fn http(raw: &config::Http, problems: &mut Problems) -> HttpSettings {
         ranges_per_request: problems.within("http.ranges_per_request", raw.ranges_per_request, 1, 1_000, "ranges"),
         drain: Duration::from_millis(problems.within("http.drain_ms", raw.drain_ms, 0, MAX_TIMEOUT_MS, "milliseconds")),
     }
+}
+
+fn addresses(key: &str, texts: &[String], problems: &mut Problems) -> Vec<SocketAddr> {
+    let remedy = "write address:port, such as 0.0.0.0:8080 or [::1]:8080";
+    let mut listen: Vec<SocketAddr> = Vec::new();
+    for text in texts {
+        let Some(address) = problems.parse::<SocketAddr>(key, text, remedy) else { continue };
+        match listen.iter().find(|other| clash(**other, address)) {
+            Some(other) => problems.add(key, text, format_args!("is already taken by {other} in the same list")),
+            None => listen.push(address),
+        }
+    }
+    listen
+}
+
+fn tls(raw: &config::Tls, http: &HttpSettings, problems: &mut Problems) -> TlsSettings {
+    let listen = addresses("tls.listen", &raw.listen, problems);
+    for address in &listen {
+        if let Some(other) = http.listen.iter().find(|other| clash(**other, *address)) {
+            problems.add("tls.listen", address, format_args!("is already taken by {other} in http.listen"));
+        }
+    }
+    if !listen.is_empty() && raw.certificates.is_empty() {
+        let remedy = "tls.listen needs at least one, as in [{ certificate = \"chain.pem\", key = \"key.pem\" }]";
+        problems.add("tls.certificates", "[]", remedy);
+    }
+    let pair = |(index, raw): (usize, &config::CertificateFiles)| {
+        for (name, value) in [("certificate", &raw.certificate), ("key", &raw.key)] {
+            if value.is_empty() {
+                problems.add(&format!("tls.certificates[{index}].{name}"), "\"\"", "must name a file in PEM");
+            }
+        }
+        Pair { certificate: PathBuf::from(&raw.certificate), key: PathBuf::from(&raw.key) }
+    };
+    let certificates = raw.certificates.iter().enumerate().map(pair).collect();
+    TlsSettings { listen, certificates, min_version: raw.min_version }
 }
 
 /// Whether both cannot be bound at once. IPv6 sockets are IPv6 only, so the families never meet.
@@ -256,14 +283,22 @@ fn upstream(raw: &config::Upstream, problems: &mut Problems) -> UpstreamSettings
         ),
         retries: problems.within("upstream.retries", raw.retries, 0, 100, "attempts"),
         readahead_blocks: problems.within("upstream.readahead_blocks", raw.readahead_blocks, 0, 64, "blocks"),
+        roots: (!raw.roots.is_empty()).then(|| PathBuf::from(&raw.roots)),
     }
 }
 
-fn admin(raw: &config::Admin, http: &HttpSettings, problems: &mut Problems) -> Option<AdminSettings> {
+fn admin(
+    raw: &config::Admin,
+    http: &HttpSettings,
+    tls: &TlsSettings,
+    problems: &mut Problems,
+) -> Option<AdminSettings> {
     let listen =
         problems.parse::<SocketAddr>("admin.listen", &raw.listen, "write address:port, such as 127.0.0.1:9090")?;
-    if let Some(other) = http.listen.iter().find(|other| clash(**other, listen)) {
-        problems.add("admin.listen", listen, format_args!("is already taken by {other} in http.listen"));
+    for (key, taken) in [("http.listen", &http.listen), ("tls.listen", &tls.listen)] {
+        if let Some(other) = taken.iter().find(|other| clash(**other, listen)) {
+            problems.add("admin.listen", listen, format_args!("is already taken by {other} in {key}"));
+        }
     }
     Some(AdminSettings { listen })
 }

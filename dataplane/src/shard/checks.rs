@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
+use rustls::ClientConfig;
 use shoal_sys::ring::Ring;
 
 use crate::clock::Clock;
@@ -24,8 +25,14 @@ const CHECKS_MAX: usize = 64;
 type Checked = (Arc<str>, Arc<str>);
 
 /// Makes the checks of all channels until the shard drains.
-pub(super) async fn check_origins(ctx: Rc<Context>, ring: Ring, clock: Clock, limits: UpstreamLimits) {
-    let upstreams = Rc::new(Upstreams::new(ring, clock.clone(), limits));
+pub(super) async fn check_origins(
+    ctx: Rc<Context>,
+    ring: Ring,
+    clock: Clock,
+    limits: UpstreamLimits,
+    tls: Arc<ClientConfig>,
+) {
+    let upstreams = Rc::new(Upstreams::new(ring, clock.clone(), limits, tls));
     let mut due: HashMap<Checked, u64> = HashMap::new();
     let running: Rc<RefCell<HashSet<Checked>>> = Rc::default();
     while !ctx.draining.get() {

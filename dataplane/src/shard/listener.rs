@@ -2,9 +2,11 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use glommio::timer::sleep;
+use rustls::ServerConfig;
 
 use crate::http::connection;
 use crate::http::context::Context;
@@ -16,8 +18,8 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Connections that a shard takes on beyond its limit, to tell them so.
 const BEYOND_LIMIT: usize = 64;
 
-/// Accepts until the shard drains.
-pub(super) async fn accept(ctx: Rc<Context>, listener: OwnedFd) {
+/// Accepts until the shard drains; with `tls`, for connections that start with a handshake.
+pub(super) async fn accept(ctx: Rc<Context>, listener: OwnedFd, tls: Option<Arc<ServerConfig>>) {
     let acceptor = ctx.ring.accept(listener);
     while !ctx.draining.get() {
         let socket = match acceptor.next().await {
@@ -36,6 +38,6 @@ pub(super) async fn accept(ctx: Rc<Context>, listener: OwnedFd) {
         let stream = ctx.ring.stream(socket);
         // Gone already.
         let Ok(peer) = stream.peer() else { continue };
-        glommio::spawn_local(connection::serve(Rc::clone(&ctx), stream, peer)).detach();
+        glommio::spawn_local(connection::serve(Rc::clone(&ctx), stream, peer, tls.clone())).detach();
     }
 }

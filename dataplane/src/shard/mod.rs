@@ -26,6 +26,7 @@ use crate::routes::Published;
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
 use crate::telemetry::stats::ShardStats;
+use crate::tls::Tls;
 
 /// Threads of a shard for what would block it: names to resolve, files of local origins.
 const BLOCKING_THREADS: usize = 4;
@@ -40,6 +41,8 @@ const NO_PREEMPTION: Duration = Duration::from_secs(24 * 3600);
 pub struct Shared {
     /// The configuration.
     pub settings: Arc<Settings>,
+    /// Certificates and trust.
+    pub tls: Tls,
     /// The snapshot in force.
     pub published: Arc<Published>,
     /// One for each shard, by its index.
@@ -56,7 +59,16 @@ pub struct Shared {
 #[derive(Debug)]
 pub struct ShardListeners {
     /// One for each address that is served.
-    pub sockets: Vec<TcpListener>,
+    pub sockets: Vec<Listener>,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct Listener {
+    /// The socket.
+    pub socket: TcpListener,
+    /// Whether it speaks TLS.
+    pub tls: bool,
 }
 
 /// What the rest of the process asks of a shard. A shard that cannot answer drops `done`.

@@ -18,7 +18,7 @@ use shoal_sys::ring::{Ring, RingConfig};
 
 use super::driver::{self, Sources};
 use super::mesh::{Fabric, Mesh};
-use super::{Inbox, ShardError, ShardListeners, Shared, checks, commands, listener};
+use super::{Inbox, Listener, ShardError, ShardListeners, Shared, checks, commands, listener};
 use crate::clock::Clock;
 use crate::http::addresses::AddressCounts;
 use crate::http::context::{Context, ContextParts};
@@ -76,6 +76,8 @@ pub(super) async fn run(
     let waiter = DoorbellWaiter::new(&ring).map_err(kernel("cannot share its eventfd"))?;
     let ram_bytes = usize::try_from(settings.cache.ram_bytes / node.shards as u64).unwrap_or(usize::MAX);
     let arena = Arena::new(ram_bytes).map_err(kernel("cannot map its part of the RAM tier (cache.ram_bytes)"))?;
+    // Resumed sessions are for the shard that had them; the health checks' are few.
+    let client_tls = node.shared.tls.client();
     let limits = UpstreamLimits {
         connect_timeout: settings.upstream.connect_timeout,
         response_timeout: settings.upstream.response_timeout,
@@ -86,7 +88,7 @@ pub(super) async fn run(
     let ledger = Rc::new(RefCell::new(Recorder::new(node.shared.ledger.clone())));
     let store = Rc::new(Store::new(StoreParts {
         arena,
-        upstreams: Upstreams::new(ring.clone(), node.clock.clone(), limits),
+        upstreams: Upstreams::new(ring.clone(), node.clock.clone(), limits, Arc::clone(&client_tls)),
         limits,
         clock: node.clock.clone(),
         stats: Arc::clone(&stats),
@@ -118,13 +120,14 @@ pub(super) async fn run(
     let driver =
         glommio::spawn_local(driver::drive(ring.clone(), bell, waiter, work, settings.shards.reactor_interval));
     let mut accepting = Vec::new();
-    for socket in listeners.sockets {
+    for Listener { socket, tls } in listeners.sockets {
         // Entries on the ring wait on a blocking socket; on a non-blocking one they fail.
         socket.set_nonblocking(false).map_err(kernel("cannot prepare its listener"))?;
-        accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket))));
+        let tls = node.shared.tls.server.clone().filter(|_| tls);
+        accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket), tls)));
     }
     if shard == 0 {
-        glommio::spawn_local(checks::check_origins(Rc::clone(&ctx), ring.clone(), node.clock.clone(), limits)).detach();
+        glommio::spawn_local(checks::check_origins(Rc::clone(&ctx), ring.clone(), node.clock.clone(), limits, client_tls)).detach();
     }
     let driver = driver.detach();
     let served = housekeep(&ctx, &ring, &stats, accepting);

@@ -124,6 +124,7 @@ impl Meter {
     pub(super) fn failed(&self, error: &UpstreamError) {
         self.stats.error(match error {
             UpstreamError::Resolve { .. } | UpstreamError::Connect { .. } => Kept::Connect,
+            UpstreamError::Tls { .. } => Kept::Tls,
             UpstreamError::Timeout { .. } => Kept::Timeout,
             UpstreamError::Status(_) | UpstreamError::Redirects(_) => Kept::Status,
             UpstreamError::Truncated { .. } => Kept::Truncated,

@@ -107,6 +107,14 @@ families! {
         "Client connections closed, by reason.";
     ConnectionsRefused: Counter Count "shoal_http_connections_refused_total" ["limit"]
         "Client connections closed right after accept, by the limit that was reached.";
+    TlsHandshakes: Counter Count "shoal_tls_handshakes_total" ["version", "kind"]
+        "TLS handshakes of viewers completed, by version and by whether a session was resumed.";
+    TlsFailures: Counter Count "shoal_tls_handshake_failures_total" ["reason"]
+        "TLS handshakes of viewers that failed, by reason.";
+    TlsReloads: Counter Count "shoal_tls_certificate_reloads_total" ["result"]
+        "Certificates read again because their files had changed.";
+    TlsExpiry: Gauge Seconds "shoal_tls_certificate_expiry_time_seconds" []
+        "Unix time at which the first of the certificates being served expires; 0 without any.";
     CacheBytes: Gauge Bytes "shoal_cache_bytes" ["shard"]
         "Bytes of objects held in the RAM tier.";
     CacheObjects: Gauge Count "shoal_cache_objects" ["shard"]
@@ -236,6 +244,17 @@ series! {
         ClosedDrain: ConnectionsClosed ["drain"] "The node is going down.";
         RefusedPerShard: ConnectionsRefused ["shard"] "Too many connections on the shard.";
         RefusedPerAddress: ConnectionsRefused ["address"] "Too many connections of one address.";
+        TlsFull12: TlsHandshakes ["1.2", "full"] "A full handshake of TLS 1.2.";
+        TlsResumed12: TlsHandshakes ["1.2", "resumed"] "A resumed session of TLS 1.2.";
+        TlsFull13: TlsHandshakes ["1.3", "full"] "A full handshake of TLS 1.3.";
+        TlsResumed13: TlsHandshakes ["1.3", "resumed"] "A resumed session of TLS 1.3.";
+        TlsNotTls: TlsFailures ["not_tls"] "What came first is no TLS.";
+        TlsPlainHttp: TlsFailures ["plain_http"] "A plain HTTP request came.";
+        TlsTimeout: TlsFailures ["timeout"] "Not complete within the time for a head.";
+        TlsClosed: TlsFailures ["closed"] "The client closed or reset the connection.";
+        TlsAlert: TlsFailures ["alert"] "The client sent an alert: it does not like the certificate, most often.";
+        TlsIncompatible: TlsFailures ["incompatible"] "No version, cipher or protocol in common.";
+        TlsMalformed: TlsFailures ["malformed"] "The client broke the protocol.";
         EvictedBlocks: CacheEvictions ["block"] "A block was evicted.";
         EvictedObjects: CacheEvictions ["object"] "An object was evicted.";
         PurgedObjects: CachePurged [] "An object was purged.";
@@ -286,6 +305,9 @@ series! {
         LinkConnected: LinkConnected [] "1 while connected.";
         LinkSucceeded: LinkAttempts ["connected"] "A control plane answered.";
         LinkFailed: LinkAttempts ["failed"] "A control plane did not answer, or not well.";
+        TlsReloaded: TlsReloads ["loaded"] "A changed certificate is served.";
+        TlsReloadFailed: TlsReloads ["failed"] "A changed certificate cannot be used; the old one is served.";
+        TlsExpiry: TlsExpiry [] "When the first certificate expires, microseconds.";
         AccessLogDropped: AccessLogDropped [] "Lines dropped.";
         Draining: Draining [] "1 while draining.";
     }

@@ -62,6 +62,7 @@ labels! {
     /// What went wrong with an origin.
     UpstreamError {
         Connect = "connect" "No connection.";
+        Tls = "tls" "No TLS session: a certificate that does not verify, most often.";
         Timeout = "timeout" "Nothing came in time.";
         Status = "status" "A status that cannot be used.";
         Truncated = "truncated" "The body ended early.";

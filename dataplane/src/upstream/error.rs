@@ -21,6 +21,14 @@ pub enum UpstreamError {
         /// Why not.
         error: io::Error,
     },
+    /// No TLS session.
+    #[error("no TLS with {host}: {problem}")]
+    Tls {
+        /// The name that its certificate must have.
+        host: String,
+        /// Why not.
+        problem: String,
+    },
     /// Nothing came within the configured time.
     #[error("no {what} within {ms} ms")]
     Timeout {
@@ -78,6 +86,7 @@ impl UpstreamError {
         match self {
             UpstreamError::Resolve { .. } => "resolve",
             UpstreamError::Connect { .. } => "connect",
+            UpstreamError::Tls { .. } => "tls",
             UpstreamError::Timeout { .. } => "timeout",
             UpstreamError::Io(_) => "io",
             UpstreamError::Truncated { .. } => "truncated",

@@ -2,23 +2,24 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use shoal_http::chunked;
 use shoal_http::headers::Limits;
 use shoal_http::response::{BodyFraming, parse_response};
 use shoal_http::writer::HeadWriter;
 use shoal_sys::arena::BlockWriter;
-use shoal_sys::ring::{Ring, Stream};
+use shoal_sys::ring::Ring;
 
 use super::error::UpstreamError;
 use super::head::OriginHead;
 use super::resolve::Resolver;
 use super::timeout::within;
+use super::wire::Wire;
 use super::{Ask, UpstreamLimits};
 use crate::clock::Clock;
 use crate::routes::{HttpTarget, OriginState};
@@ -41,14 +42,15 @@ pub struct HttpPool {
     ring: Ring,
     clock: Clock,
     limits: UpstreamLimits,
+    tls: Arc<ClientConfig>,
     resolver: Rc<Resolver>,
     origins: RefCell<HashMap<String, Rc<Connections>>>,
 }
 
-/// The connections to one address.
+/// The connections to one server.
 #[derive(Default)]
 struct Connections {
-    idle: RefCell<Vec<(Stream, u64)>>,
+    idle: RefCell<Vec<(Wire, u64)>>,
     open: Cell<usize>,
     released: Notify,
 }
@@ -65,7 +67,7 @@ impl Drop for Permit {
 
 /// A response body on its way. Dropped before its end, it closes the connection.
 pub struct HttpBody {
-    stream: Stream,
+    wire: Wire,
     permit: Permit,
     clock: Clock,
     patience: Duration,
@@ -86,8 +88,8 @@ enum Framing {
 
 impl HttpPool {
     /// An empty pool.
-    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits) -> HttpPool {
-        HttpPool { ring, clock, limits, resolver: Rc::default(), origins: RefCell::default() }
+    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits, tls: Arc<ClientConfig>) -> HttpPool {
+        HttpPool { ring, clock, limits, tls, resolver: Rc::default(), origins: RefCell::default() }
     }
 
     /// Sends one request and reads the head of its response.
@@ -97,25 +99,26 @@ impl HttpPool {
         target: &HttpTarget,
         ask: &Ask<'_>,
     ) -> Result<(OriginHead, HttpBody), UpstreamError> {
-        let place = format!("{}:{}", target.host, target.port);
+        // A session of TLS is with one name, whatever the address.
+        let name = target.tls.as_deref().unwrap_or_default();
+        let place = format!("{}:{} {name}", target.host, target.port);
         let connections = Rc::clone(self.origins.borrow_mut().entry(place).or_default());
         let permit = self.admit(&connections).await?;
         let request = write_request(origin, target, ask)?;
         // What was sent on a connection that turns out to be closed must not be sent again if it may change things.
         if !ask.is_unsafe()
-            && let Some(stream) = self.take_idle(&connections)
+            && let Some(wire) = self.take_idle(&connections)
         {
-            let stream = Rc::new(stream);
-            match self.exchange(&stream, request.clone(), ask).await {
+            match self.exchange(&wire, request.clone(), ask).await {
                 // The origin closed it while it was idle: not the origin's fault, and nothing was answered.
                 Err(UpstreamError::Io(_) | UpstreamError::Truncated { .. }) => {}
                 Err(error) => return Err(error),
-                Ok(response) => return self.begin(response, stream, permit),
+                Ok(response) => return Ok(self.begin(response, wire, permit)),
             }
         }
-        let stream = Rc::new(self.connect(target).await?);
-        let response = self.exchange(&stream, request, ask).await?;
-        self.begin(response, stream, permit)
+        let wire = self.connect(target).await?;
+        let response = self.exchange(&wire, request, ask).await?;
+        Ok(self.begin(response, wire, permit))
     }
 
     async fn admit(&self, connections: &Rc<Connections>) -> Result<Permit, UpstreamError> {
@@ -135,24 +138,33 @@ impl HttpPool {
         Ok(Permit(Rc::clone(connections)))
     }
 
-    fn take_idle(&self, connections: &Connections) -> Option<Stream> {
+    fn take_idle(&self, connections: &Connections) -> Option<Wire> {
         let now = self.clock.now_ms();
         let mut idle = connections.idle.borrow_mut();
         idle.retain(|(_, since)| now.saturating_sub(*since) < IDLE_TRUST.as_millis() as u64);
         // One on which something came meanwhile was closed, or is out of step.
-        std::iter::from_fn(|| idle.pop()).map(|(stream, _)| stream).find(Stream::is_quiet)
+        std::iter::from_fn(|| idle.pop()).map(|(wire, _)| wire).find(Wire::is_quiet)
     }
 
-    async fn connect(&self, target: &HttpTarget) -> Result<Stream, UpstreamError> {
+    async fn connect(&self, target: &HttpTarget) -> Result<Wire, UpstreamError> {
         let addresses =
             within(self.limits.connect_timeout, self.resolver.resolve(&target.host, target.port, &self.clock))
                 .await
                 .ok_or_else(|| self.timeout("answer from the resolver", self.limits.connect_timeout))??;
         let mut last = None;
         for &address in addresses.iter() {
-            match within(self.limits.connect_timeout, self.ring.connect(address)).await {
-                Some(Ok(stream)) => return Ok(stream),
-                Some(Err(error)) => last = Some(UpstreamError::Connect { address: address.to_string(), error }),
+            let connect = async {
+                let connected = self.ring.connect(address).await;
+                let stream =
+                    connected.map_err(|error| UpstreamError::Connect { address: address.to_string(), error })?;
+                match &target.tls {
+                    None => Ok(Wire::Plain(stream)),
+                    Some(name) => Wire::secure(stream, &self.tls, name).await,
+                }
+            };
+            match within(self.limits.connect_timeout, connect).await {
+                Some(Ok(wire)) => return Ok(wire),
+                Some(Err(error)) => last = Some(error),
                 None => last = Some(self.timeout("connection", self.limits.connect_timeout)),
             }
         }
@@ -168,33 +180,32 @@ impl HttpPool {
 
     async fn exchange(
         &self,
-        stream: &Rc<Stream>,
+        wire: &Wire,
         request: Vec<u8>,
         ask: &Ask<'_>,
     ) -> Result<(OriginHead, Vec<u8>), UpstreamError> {
         let asked = self.clock.unix_s();
         let limit = self.limits.response_timeout;
-        let sent = within(limit, send_all(stream, request)).await;
+        let sent = within(limit, wire.send_all(request)).await;
         sent.ok_or_else(|| self.timeout("progress in sending the request", limit))??;
-        let read = within(limit, read_head(stream, &self.clock, asked, ask.own_cors)).await;
+        let read = within(limit, read_head(wire, &self.clock, asked, ask.own_cors)).await;
         read.ok_or_else(|| self.timeout("response head", limit))?
     }
 
     fn begin(
         &self,
         (head, buffer): (OriginHead, Vec<u8>),
-        stream: Rc<Stream>,
+        wire: Wire,
         permit: Permit,
-    ) -> Result<(OriginHead, HttpBody), UpstreamError> {
+    ) -> (OriginHead, HttpBody) {
         let framing = match head.framing {
             BodyFraming::None => Framing::Done,
             BodyFraming::Length(length) => Framing::Length(length),
             BodyFraming::Chunked => Framing::Chunked(chunked::Decoder::new()),
             BodyFraming::UntilClose => Framing::UntilClose,
         };
-        let stream = Rc::into_inner(stream).ok_or_else(|| io::Error::other("the connection is still in use"))?;
         let body = HttpBody {
-            stream,
+            wire,
             permit,
             clock: self.clock.clone(),
             patience: self.limits.response_timeout,
@@ -204,7 +215,7 @@ impl HttpPool {
             reusable: head.keep_alive,
             aborted: false,
         };
-        Ok((head, body))
+        (head, body)
     }
 }
 
@@ -260,20 +271,9 @@ fn write_request(origin: &OriginState, target: &HttpTarget, ask: &Ask<'_>) -> Re
     Ok(out)
 }
 
-async fn send_all(stream: &Stream, request: Vec<u8>) -> Result<(), UpstreamError> {
-    let mut msg = shoal_sys::ring::SendMsg::new();
-    msg.head = request;
-    while !msg.is_sent() {
-        let (back, sent) = stream.send(msg, false).await;
-        msg = back;
-        sent?;
-    }
-    Ok(())
-}
-
 /// Reads up to the end of the head; gives the head and the bytes of the body that came with it.
 async fn read_head(
-    stream: &Stream,
+    wire: &Wire,
     clock: &Clock,
     asked: u64,
     own_cors: bool,
@@ -283,7 +283,7 @@ async fn read_head(
         if buffer.capacity() - buffer.len() < 1024 {
             buffer.reserve(READ_BYTES);
         }
-        let (back, received) = stream.recv_vec(buffer).await;
+        let (back, received) = wire.recv(buffer).await;
         buffer = back;
         if received? == 0 {
             return Err(UpstreamError::Truncated { missing: 1 });
@@ -390,7 +390,7 @@ impl HttpBody {
         if whole && self.reusable && self.taken == self.buffer.len() {
             let mut idle = self.permit.0.idle.borrow_mut();
             if idle.len() < IDLE_MAX {
-                idle.push((self.stream, self.clock.now_ms()));
+                idle.push((self.wire, self.clock.now_ms()));
             }
         }
     }
@@ -424,7 +424,7 @@ impl HttpBody {
         buffer.clear();
         buffer.reserve(READ_BYTES);
         self.taken = 0;
-        let receive = self.stream.recv_vec(buffer);
+        let receive = self.wire.recv(buffer);
         match within(self.patience, receive).await {
             Some((back, received)) => {
                 self.buffer = back;
@@ -439,12 +439,21 @@ impl HttpBody {
         block: BlockWriter,
         limit: usize,
     ) -> (Option<BlockWriter>, Result<usize, UpstreamError>) {
-        let mut receive = self.stream.recv_into(block, limit);
+        let stream = match &self.wire {
+            Wire::Plain(stream) => stream,
+            Wire::Tls(secure) => {
+                let mut block = block;
+                let received = within(self.patience, secure.recv_into(&mut block, limit)).await;
+                let received = received.map_or_else(|| Err(self.stalled()), |received| Ok(received?));
+                return (Some(block), received);
+            }
+        };
+        let mut receive = stream.recv_into(block, limit);
         match within(self.patience, &mut receive).await {
             Some((block, received)) => (block, received.map_err(UpstreamError::from)),
             None => {
                 // The block has to come back: what it holds is still good.
-                self.stream.abort();
+                stream.abort();
                 self.aborted = true;
                 let (block, received) = receive.await;
                 match received {

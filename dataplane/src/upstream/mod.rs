@@ -8,10 +8,12 @@ pub mod http;
 mod redirect;
 pub mod resolve;
 pub mod timeout;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustls::ClientConfig;
 use shoal_sys::arena::BlockWriter;
 use shoal_sys::ring::Ring;
 
@@ -28,7 +30,7 @@ use http::{HttpBody, HttpPool};
 /// Limits on what a shard does towards origins.
 #[derive(Debug, Clone, Copy)]
 pub struct UpstreamLimits {
-    /// For resolving, and for each address to connect to.
+    /// For resolving, and for each address to connect to, TLS handshake included.
     pub connect_timeout: Duration,
     /// For the head, and between two pieces of a body.
     pub response_timeout: Duration,
@@ -81,8 +83,8 @@ pub struct Upstreams {
 
 impl Upstreams {
     /// Without any connection yet.
-    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits) -> Upstreams {
-        Upstreams { http: HttpPool::new(ring, clock.clone(), limits), clock }
+    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits, tls: Arc<ClientConfig>) -> Upstreams {
+        Upstreams { http: HttpPool::new(ring, clock.clone(), limits, tls), clock }
     }
 
     /// Asks `origin`; gives the head and a body to read.

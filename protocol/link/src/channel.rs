@@ -54,7 +54,7 @@ pub struct Channel {
 pub struct Origin {
     /// Unique within the channel; same alphabet as a channel id. Labels metrics and the ledger.
     pub id: String,
-    /// `http://host[:port][/base/]`, or `file:/absolute/folder`.
+    /// `http://host[:port][/base/]`, the same with `https`, or `file:/absolute/folder`.
     pub url: String,
     /// Lower orders are tried first.
     #[serde(default)]
@@ -62,7 +62,7 @@ pub struct Origin {
     /// Share among healthy origins of the same order; 0 takes it out.
     #[serde(default = "one")]
     pub weight: u16,
-    /// Host header to send; by default the URL's authority.
+    /// Host header to send, and with `https` the name that the certificate must have; by default the URL's authority.
     #[serde(default)]
     pub host: Option<String>,
     /// Ask for byte ranges. Off: only whole bodies are asked for.

@@ -210,6 +210,19 @@ impl Stream {
         }
     }
 
+    /// Sends some of `parts` at once; `WouldBlock` when the socket is full. For bytes that the caller keeps: the kernel copies
+    /// them before this returns.
+    pub fn try_send(&self, parts: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        use rustix::net::SendFlags;
+        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+        Ok(rustix::net::sendmsg(&*self.socket, parts, &mut Default::default(), flags)?)
+    }
+
+    /// Waits until the socket takes bytes again (or has failed).
+    pub async fn writable(&self) -> io::Result<()> {
+        self.ring.writable(&self.socket).await
+    }
+
     /// Receives into the spare capacity of `buffer`, once; not to be mixed with [`Stream::recv`]. Cancelled when dropped.
     pub fn recv_vec(&self, mut buffer: Vec<u8>) -> Recv {
         let spare = buffer.spare_capacity_mut();
@@ -382,6 +395,12 @@ impl SendMsg {
         self.head_left() == 0 && self.body_left() == 0
     }
 
+    /// What is left to send: of the head, and of the body.
+    pub fn left(&self) -> (&[u8], &[u8]) {
+        let body = self.body.as_ref().map_or(&[][..], |(block, range)| &block.bytes()[range.clone()]);
+        (&self.head[self.head_sent..], body)
+    }
+
     fn prepare(&mut self) -> *const libc::msghdr {
         let head = &self.head[self.head_sent..];
         self.parts[0] = libc::iovec { iov_base: head.as_ptr().cast_mut().cast(), iov_len: head.len() };
@@ -393,7 +412,8 @@ impl SendMsg {
         &raw const self.header
     }
 
-    fn advance(&mut self, sent: usize) {
+    /// Passes over the first `sent` bytes of what is left.
+    pub fn advance(&mut self, sent: usize) {
         let of_head = sent.min(self.head_left());
         self.head_sent += of_head;
         if let Some((_, range)) = &mut self.body {

@@ -1,0 +1,172 @@
+//! A connection's bytes over TLS: handshake, receiving, sending.
+
+use std::sync::Arc;
+use std::task::Poll;
+
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use shoal_sys::ring::SendMsg;
+
+use super::connection::{Broken, Connection};
+use super::deadlines::{Expired, Phase};
+use super::refusal::Refusal;
+use crate::telemetry::metrics::Counter;
+use crate::tls::session::{Batch, HANDSHAKE, Session};
+use crate::upstream::within;
+
+/// Agrees on a session. It has the time of a head for it, from accept on, and whatever has come already is its start.
+pub(super) async fn handshake(connection: &Connection, config: &Arc<ServerConfig>) -> Result<Box<Session>, Broken> {
+    let stats = &connection.ctx.stats;
+    let failed = |broken| {
+        let counter = match broken {
+            Broken::Expired(Expired::Head) => Some(Counter::TlsTimeout),
+            Broken::Closed | Broken::Reset => Some(Counter::TlsClosed),
+            _ => None,
+        };
+        counter.inspect(|counter| stats.add(*counter, 1));
+        broken
+    };
+    let mut wire = std::mem::take(&mut *connection.input.borrow_mut());
+    if wire.is_empty() {
+        wire.extend_from_slice(&connection.receive_raw().await.map_err(failed)?);
+    }
+    match wire.first() {
+        Some(&HANDSHAKE) => {}
+        Some(first) if first.is_ascii_uppercase() => {
+            stats.add(Counter::TlsPlainHttp, 1);
+            let refusal = Refusal::closing(400, "plain_http", "this port speaks TLS; ask with https://");
+            connection.refuse_outright(&refusal).await;
+            return Err(Broken::Malformed);
+        }
+        _ => {
+            stats.add(Counter::TlsNotTls, 1);
+            return Err(Broken::Malformed);
+        }
+    }
+    let session = Session::server(config).map_err(|error| {
+        tracing::error!(%error, "cannot begin a TLS session");
+        Broken::Reset
+    })?;
+    let session = Box::new(session);
+    loop {
+        let received = receive_records(connection, &session, &wire);
+        if let Err(error) = received {
+            stats.add(reason(&error), 1);
+            tracing::debug!(%error, "TLS handshake failed");
+            return Err(Broken::Malformed);
+        }
+        // The sweep only ends what waits to receive.
+        let limit = connection.ctx.settings.head_timeout;
+        match within(limit, session.flush(&connection.watched.stream)).await {
+            Some(Ok(flushed)) => connection.count(0, flushed as u64),
+            Some(Err(_)) => return Err(failed(Broken::Reset)),
+            None => return Err(failed(Broken::Expired(Expired::Head))),
+        }
+        if !session.is_handshaking() {
+            stats.add(completed(&session), 1);
+            return Ok(session);
+        }
+        wire.clear();
+        wire.extend_from_slice(&connection.receive_raw().await.map_err(failed)?);
+    }
+}
+
+/// Waits for plaintext and adds it to the input.
+pub(super) async fn receive(connection: &Connection, session: &Session) -> Result<(), Broken> {
+    loop {
+        let before = connection.input.borrow().len();
+        {
+            let received = connection.receive_raw().await?;
+            if receive_records(connection, session, &received).is_err() {
+                return Err(Broken::Malformed);
+            }
+        }
+        // A change of keys wants its answer. One that finds no room now goes out before the next response.
+        if let Ok(flushed) = session.try_flush(&connection.watched.stream)
+            && flushed.bytes > 0
+        {
+            connection.count(0, flushed.bytes as u64);
+        }
+        if connection.input.borrow().len() > before {
+            return Ok(());
+        }
+        if session.is_closed() {
+            return Err(Broken::Closed);
+        }
+    }
+}
+
+/// Sends all of the message: a batch of records at a time, straight from the block.
+pub(super) async fn send(
+    connection: &Connection,
+    session: &Session,
+    mut msg: Box<SendMsg>,
+) -> Result<Box<SendMsg>, Broken> {
+    let watched = &connection.watched;
+    watched.switch(Phase::Sending);
+    while !msg.is_sent() {
+        let (head, body) = msg.left();
+        let of_head = head.len();
+        let taken = session.encrypt(head, body).map_err(|_| Broken::Reset)?;
+        msg.advance(taken);
+        let mut batch = Batch::new(taken, of_head);
+        loop {
+            let Ok(flushed) = session.flush_some(&watched.stream).await else {
+                return Err(watched.expired().map_or(Broken::Reset, Broken::Expired));
+            };
+            watched.took(flushed.bytes);
+            connection.count(batch.took(flushed) as u64, flushed.bytes as u64);
+            if flushed.left == 0 {
+                break;
+            }
+        }
+        if !msg.is_sent() {
+            yield_now().await;
+        }
+    }
+    watched.switch(Phase::Working);
+    Ok(msg)
+}
+
+/// Puts what `wire` holds into the input. When it is not acceptable, the client is told so, if its socket has room.
+fn receive_records(connection: &Connection, session: &Session, mut wire: &[u8]) -> Result<(), rustls::Error> {
+    let mut input = connection.input.borrow_mut();
+    let received = session.receive(&mut wire, |plain| {
+        input.extend_from_slice(plain);
+        plain.len()
+    });
+    if received.is_err() {
+        let _ = session.try_flush(&connection.watched.stream);
+    }
+    received.map(drop)
+}
+
+fn completed(session: &Session) -> Counter {
+    let agreed = session.agreed().map(|(version, _, kind)| (version, kind));
+    match agreed {
+        Some((ProtocolVersion::TLSv1_2, HandshakeKind::Resumed)) => Counter::TlsResumed12,
+        Some((ProtocolVersion::TLSv1_2, _)) => Counter::TlsFull12,
+        Some((_, HandshakeKind::Resumed)) => Counter::TlsResumed13,
+        _ => Counter::TlsFull13,
+    }
+}
+
+fn reason(error: &rustls::Error) -> Counter {
+    match error {
+        rustls::Error::AlertReceived(_) => Counter::TlsAlert,
+        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => Counter::TlsIncompatible,
+        _ => Counter::TlsMalformed,
+    }
+}
+
+/// A client that takes everything at once must not keep the others waiting: between batches they have their turn.
+async fn yield_now() {
+    let mut yielded = false;
+    std::future::poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
