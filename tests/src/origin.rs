@@ -244,7 +244,7 @@ fn accept(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
 }
 
 /// Closes so that the peer gets a RST.
-fn reset(stream: &TcpStream) {
+pub(crate) fn reset(stream: &TcpStream) {
     // Fails only when the peer was faster.
     let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
     drop(stream.shutdown(Shutdown::Both));
