@@ -59,7 +59,9 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {
-        Some(admin) if problems.0.is_empty() => Ok(Settings { node, shards, http, tls, cache, upstream, admin, link, log }),
+        Some(admin) if problems.0.is_empty() => {
+            Ok(Settings { node, shards, http, tls, cache, upstream, admin, link, log })
+        }
         _ => Err(ConfigError { problems: problems.0 }),
     }
 }

@@ -127,7 +127,14 @@ pub(super) async fn run(
         accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket), tls)));
     }
     if shard == 0 {
-        glommio::spawn_local(checks::check_origins(Rc::clone(&ctx), ring.clone(), node.clock.clone(), limits, client_tls)).detach();
+        glommio::spawn_local(checks::check_origins(
+            Rc::clone(&ctx),
+            ring.clone(),
+            node.clock.clone(),
+            limits,
+            client_tls,
+        ))
+        .detach();
     }
     let driver = driver.detach();
     let served = housekeep(&ctx, &ring, &stats, accepting);

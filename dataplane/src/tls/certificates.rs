@@ -44,7 +44,9 @@ pub enum PairError {
         problem: String,
     },
     /// The two do not belong together.
-    #[error("the key in {key} is not that of the first certificate in {certificate}; the server's own certificate must come first")]
+    #[error(
+        "the key in {key} is not that of the first certificate in {certificate}; the server's own certificate must come first"
+    )]
     Mismatch {
         /// The chain.
         certificate: String,
@@ -82,7 +84,6 @@ impl Pair {
         let certificates: Vec<_> = read(&self.certificate, "certificate", |bytes| {
             CertificateDer::pem_slice_iter(bytes).collect::<Result<Vec<_>, _>>()
         })?;
-        let key = read(&self.key, "private key", PrivateKeyDer::from_pem_slice)?;
         let unusable = |problem: String| PairError::Unusable {
             certificate: self.certificate.display().to_string(),
             key: self.key.display().to_string(),
@@ -90,8 +91,13 @@ impl Pair {
         };
         let Some(first) = certificates.first() else {
             let problem = "it holds nothing of that kind".to_owned();
-            return Err(PairError::NotPem { file: self.certificate.display().to_string(), what: "certificate", problem });
+            return Err(PairError::NotPem {
+                file: self.certificate.display().to_string(),
+                what: "certificate",
+                problem,
+            });
         };
+        let key = read(&self.key, "private key", PrivateKeyDer::from_pem_slice)?;
         let parsed = EndEntityCert::try_from(first).map_err(|error| unusable(error.to_string()))?;
         let names = parsed.valid_dns_names().map(str::to_ascii_lowercase).collect();
         let validity = validity(&parsed).ok_or_else(|| unusable("its period of validity cannot be read".to_owned()))?;
@@ -128,7 +134,11 @@ fn date(time: Duration) -> String {
     String::from_utf8_lossy(&shoal_http::date::format(time.as_secs())).into_owned()
 }
 
-fn read<T>(path: &Path, what: &'static str, parse: impl FnOnce(&[u8]) -> Result<T, pem::Error>) -> Result<T, PairError> {
+fn read<T>(
+    path: &Path,
+    what: &'static str,
+    parse: impl FnOnce(&[u8]) -> Result<T, pem::Error>,
+) -> Result<T, PairError> {
     let file = path.display().to_string();
     match std::fs::read(path) {
         Ok(bytes) => parse(&bytes).map_err(|error| PairError::NotPem { file, what, problem: error.to_string() }),

@@ -84,8 +84,8 @@ impl Tls {
         if settings.tls.listen.is_empty() {
             return Ok(Loaded { tls: Tls { server: None, client }, files: None, warnings });
         }
-        let files = Files::load(settings.tls.certificates.clone())
-            .map_err(|(index, error)| TlsError::Pair { index, error })?;
+        let files =
+            Files::load(settings.tls.certificates.clone()).map_err(|(index, error)| TlsError::Pair { index, error })?;
         warnings.extend(files.warnings(SystemTime::now()));
         let certificates = files.resolver();
         let versions = versions(settings.tls.min_version);

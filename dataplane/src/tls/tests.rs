@@ -87,7 +87,10 @@ fn good_files_are_taken_and_old_ones_too_with_a_word_about_them() {
     let loaded = load(&folder, &pairs, &roots.display().to_string()).unwrap();
     assert!(loaded.tls.server.is_some() && loaded.files.is_some());
     let [old, new, soon] = &loaded.warnings[..] else { panic!("{:?}", loaded.warnings) };
-    assert!(old.starts_with("tls.certificates[1]: ") && old.contains("old.pem") && old.contains("has expired"), "{old}");
+    assert!(
+        old.starts_with("tls.certificates[1]: ") && old.contains("old.pem") && old.contains("has expired"),
+        "{old}"
+    );
     assert!(new.starts_with("tls.certificates[2]: ") && new.contains("not valid before"), "{new}");
     assert!(soon.starts_with("tls.certificates[3]: ") && soon.contains("expires soon"), "{soon}");
 }
@@ -116,7 +119,7 @@ fn files_that_cannot_be_used_are_named_with_what_is_wrong() {
         assert!(error.starts_with("tls.certificates[1]: ") && error.contains(said), "{error} lacks {said}");
     }
     for (roots, said) in [(&gone, "cannot read it"), (&text, "no certificate in it"), (&no_certificate, "must hold")] {
-        let error = load(&folder, &[good.clone()], &roots.display().to_string()).unwrap_err();
+        let error = load(&folder, std::slice::from_ref(&good), &roots.display().to_string()).unwrap_err();
         assert!(error.starts_with("upstream.roots = ") && error.contains(said), "{error} lacks {said}");
     }
 }

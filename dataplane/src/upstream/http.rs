@@ -192,12 +192,7 @@ impl HttpPool {
         read.ok_or_else(|| self.timeout("response head", limit))?
     }
 
-    fn begin(
-        &self,
-        (head, buffer): (OriginHead, Vec<u8>),
-        wire: Wire,
-        permit: Permit,
-    ) -> (OriginHead, HttpBody) {
+    fn begin(&self, (head, buffer): (OriginHead, Vec<u8>), wire: Wire, permit: Permit) -> (OriginHead, HttpBody) {
         let framing = match head.framing {
             BodyFraming::None => Framing::Done,
             BodyFraming::Length(length) => Framing::Length(length),

@@ -33,11 +33,7 @@ pub(super) struct Secure {
 
 impl Wire {
     /// Agrees on TLS over a new connection, with an origin that has a certificate for `name`.
-    pub(super) async fn secure(
-        stream: Stream,
-        config: &Arc<ClientConfig>,
-        name: &str,
-    ) -> Result<Wire, UpstreamError> {
+    pub(super) async fn secure(stream: Stream, config: &Arc<ClientConfig>, name: &str) -> Result<Wire, UpstreamError> {
         let failed = |problem: String| UpstreamError::Tls { host: name.to_owned(), problem };
         let valid = ServerName::try_from(name.to_owned());
         let valid = valid.map_err(|_| failed("no certificate can have such a name".to_owned()))?;

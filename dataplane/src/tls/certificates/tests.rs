@@ -7,14 +7,11 @@ use crate::tls::tests::{Authority, NOW};
 #[test]
 fn names_find_their_certificate_and_all_others_the_first() {
     let (folder, authority) = (folder(), Authority::new());
-    let certificates: Vec<Certificate> = [
-        ("first", &["a.test"][..]),
-        ("second", &["B.test", "*.b.test"]),
-        ("third", &["x.b.test", "c.test"]),
-    ]
-    .into_iter()
-    .map(|(name, names)| authority.issue(&folder, name, names, NOW).load().unwrap())
-    .collect();
+    let certificates: Vec<Certificate> =
+        [("first", &["a.test"][..]), ("second", &["B.test", "*.b.test"]), ("third", &["x.b.test", "c.test"])]
+            .into_iter()
+            .map(|(name, names)| authority.issue(&folder, name, names, NOW).load().unwrap())
+            .collect();
     let table = Certificates::new(&certificates).table();
     for (name, expected) in [
         (Some("a.test"), 0),

@@ -125,7 +125,14 @@ fn a_record_altered_on_its_way_is_refused() {
     let mut wire = output(&server);
     wire[500] ^= 1;
     let mut seen = 0;
-    assert!(client.receive(&mut &wire[..], |plain| { seen += plain.len(); plain.len() }).is_err());
+    assert!(
+        client
+            .receive(&mut &wire[..], |plain| {
+                seen += plain.len();
+                plain.len()
+            })
+            .is_err()
+    );
     assert_eq!(seen, 0);
 }
 
