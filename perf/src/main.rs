@@ -3,21 +3,24 @@
 #![forbid(unsafe_code)]
 
 mod measure;
+mod secure;
 mod verify;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use rustix::thread::{CpuSet, sched_setaffinity};
+use secure::Trust;
 use shoal_perf::plan::Plan;
 
 /// Load generator: HTTP/1.1 keep-alive, one core, closed loop, or open loop with --rate. Prints JSON.
 #[derive(Parser, Debug)]
 #[command(name = "shoal-load", version)]
 pub(crate) struct Args {
-    /// URLs of one server, asked for in turn: http://host:port/path
+    /// URLs of one server, asked for in turn: http://host:port/path or https://host:port/path
     #[arg(required = true)]
     urls: Vec<String>,
     /// Connections.
@@ -47,6 +50,9 @@ pub(crate) struct Args {
     /// Read every body, and compare it with the first one of its URL. Slower: for checking, not for measuring.
     #[arg(long, conflicts_with = "rate")]
     checksum: bool,
+    /// Certificates (PEM) to trust with https://. Sessions are of TLS 1.3 with AES-128-GCM.
+    #[arg(long)]
+    roots: Option<PathBuf>,
     /// Core to run on.
     #[arg(long)]
     cpu: Option<usize>,
@@ -69,7 +75,12 @@ fn main() -> anyhow::Result<ExitCode> {
         let fine = value.is_none_or(|v| v.is_finite() && v >= 0.0 && (v > 0.0 || name == "--warmup"));
         anyhow::ensure!(fine, "{name} {}: must be a positive number", value.unwrap_or_default());
     }
-    let report = if args.checksum { verify::run(&args, plan)? } else { measure::run(&args, plan)? };
+    let trust = Trust::of(&plan, args.roots.as_deref())?;
+    let report = match (args.checksum, &trust) {
+        (true, Some(trust)) => secure::verify(&args, plan, trust)?,
+        (true, None) => verify::run(&args, plan)?,
+        (false, trust) => measure::run(&args, plan, trust.as_ref())?,
+    };
     println!("{report:#}");
     Ok(if report["errors"] == 0 && report["requests"] != 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

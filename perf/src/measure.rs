@@ -24,6 +24,7 @@ use shoal_perf::report::{Cores, Tally};
 use shoal_perf::response::{Head, MAX_HEAD, Parser};
 
 use crate::Args;
+use crate::secure::{Secure, Trust};
 
 /// Bytes asked for while a head is expected: what of the body comes with it is copied in vain.
 const HEAD_READ: usize = 1024;
@@ -36,6 +37,7 @@ const EVENTS: usize = 256;
 
 struct Connection {
     stream: TcpStream,
+    secure: Option<Box<Secure>>,
     state: State,
     /// When the request under way was sent or, in the open loop, should have been.
     due: Instant,
@@ -67,8 +69,8 @@ struct Run {
 }
 
 /// Runs `plan` and gives the report.
-pub(crate) fn run(args: &Args, plan: Plan) -> anyhow::Result<Value> {
-    let mut run = Run::new(args, plan)?;
+pub(crate) fn run(args: &Args, plan: Plan, trust: Option<&Trust>) -> anyhow::Result<Value> {
+    let mut run = Run::new(args, plan, trust)?;
     let interval = args.rate.map(|rate| Duration::from_secs_f64(1.0 / rate));
     let limit = args.requests.unwrap_or(u64::MAX);
     let ticks = |cpu: Option<usize>| cpu.map(CoreTicks::read).transpose();
@@ -105,18 +107,20 @@ pub(crate) fn run(args: &Args, plan: Plan) -> anyhow::Result<Value> {
 }
 
 impl Run {
-    fn new(args: &Args, plan: Plan) -> anyhow::Result<Self> {
+    fn new(args: &Args, plan: Plan, trust: Option<&Trust>) -> anyhow::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let mut connections = Vec::with_capacity(args.connections);
         for index in 0..args.connections {
             let stream =
                 TcpStream::connect(plan.server).with_context(|| format!("cannot connect to {}", plan.server))?;
             stream.set_nodelay(true)?;
+            let secure = trust.map(|trust| Secure::new(trust, &stream).map(Box::new)).transpose()?;
             stream.set_nonblocking(true)?;
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
             epoll::add(&epoll, &stream, epoll::EventData::new_u64(index as u64), flags)?;
             connections.push(Connection {
                 stream,
+                secure,
                 state: State::Idle,
                 due: Instant::now(),
                 target: 0,
@@ -149,6 +153,12 @@ impl Run {
         connection.due = due;
         connection.filled = 0;
         connection.state = State::Head;
+        if let Some(secure) = &mut connection.secure {
+            if let Err(error) = secure.send(&connection.stream, target.request) {
+                self.broke(index, format!("{error:#}"));
+            }
+            return;
+        }
         match send(&connection.stream, target.request, SendFlags::NOSIGNAL) {
             Ok(sent) if sent == target.request.len() => {}
             Ok(sent) => self.broke(index, format!("only {sent} bytes of the request could be sent")),
@@ -192,8 +202,53 @@ impl Run {
 }
 
 impl Connection {
+    /// [`Connection::advance`] by TLS, where all must be decrypted.
+    fn advance_secure(&mut self, secure: &mut Secure, parser: &mut Parser) -> anyhow::Result<Option<Head>> {
+        if matches!(self.state, State::Broken) {
+            return Ok(None);
+        }
+        let Self { stream, state, head, filled, .. } = self;
+        loop {
+            let more = secure.receive(stream, |plain| {
+                let (of_head, body) = match state {
+                    State::Body { head, left } => (*head, left.checked_sub(plain.len() as u64)),
+                    State::Head => {
+                        // A head comes in one record, but for servers that cut it up.
+                        let mut came = plain;
+                        if *filled > 0 {
+                            head.truncate(*filled);
+                            head.extend_from_slice(plain);
+                            came = head;
+                        }
+                        let Some(parsed) = parser.parse(came)? else {
+                            head.truncate(*filled);
+                            head.extend_from_slice(plain);
+                            *filled = head.len();
+                            return Ok(());
+                        };
+                        (parsed, parsed.body_len.checked_sub((came.len() - parsed.head_len) as u64))
+                    }
+                    State::Idle | State::Broken => anyhow::bail!("the server sent bytes that nobody asked for"),
+                };
+                let left = body.context("more bytes than Content-Length came")?;
+                *state = State::Body { head: of_head, left };
+                Ok(())
+            })?;
+            match state {
+                State::Body { head, left: 0 } => return Ok(Some(*head)),
+                _ if !more => return Ok(None),
+                _ => {}
+            }
+        }
+    }
+
     /// Reads until the response ends (`Some`) or nothing more is there (`None`).
     fn advance(&mut self, parser: &mut Parser, dropped: &mut [u8]) -> anyhow::Result<Option<Head>> {
+        if let Some(mut secure) = self.secure.take() {
+            let advanced = self.advance_secure(&mut secure, parser);
+            self.secure = Some(secure);
+            return advanced;
+        }
         loop {
             match &mut self.state {
                 State::Idle => match recv(&self.stream, &mut self.head[..1], RecvFlags::empty()) {

@@ -16,6 +16,8 @@ pub struct Target {
 pub struct Plan {
     /// The server.
     pub server: SocketAddr,
+    /// The server's host, where the URLs are `https:`.
+    pub tls: Option<String>,
     /// Asked for in turn, by every connection.
     pub targets: Vec<Target>,
 }
@@ -27,7 +29,7 @@ pub enum PlanError {
     #[error("no URL was given; name at least one, like http://127.0.0.1:8080/demo/index.m3u8")]
     Empty,
     /// Not a URL this program can ask for.
-    #[error("`{0}` is not a plain-text URL of the form http://host:port/path")]
+    #[error("`{0}` is not a URL of the form http://host:port/path or https://host:port/path")]
     NotHttp(String),
     /// One run loads one server.
     #[error("`{other}` is another server than `{first}`; one run loads one server")]
@@ -56,33 +58,37 @@ impl Plan {
             extra.push_str(header);
             extra.push_str("\r\n");
         }
-        let mut server: Option<&str> = None;
+        let mut server: Option<(bool, &str)> = None;
         let mut targets = Vec::with_capacity(urls.len());
         for url in urls {
-            let (authority, path) = split(url).ok_or_else(|| PlanError::NotHttp(url.clone()))?;
-            let first = *server.get_or_insert(authority);
-            if first != authority {
-                return Err(PlanError::TwoServers { first: first.to_owned(), other: url.clone() });
+            let (tls, authority, path) = split(url).ok_or_else(|| PlanError::NotHttp(url.clone()))?;
+            let first = *server.get_or_insert((tls, authority));
+            if first != (tls, authority) {
+                return Err(PlanError::TwoServers { first: first.1.to_owned(), other: url.clone() });
             }
             let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\n{extra}\r\n").into_bytes();
             targets.push(Target { request, path: path.to_owned() });
         }
-        let server = server.ok_or(PlanError::Empty)?;
+        let (tls, server) = server.ok_or(PlanError::Empty)?;
+        let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']);
         let address = server
             .to_socket_addrs()
             .and_then(|mut all| all.next().ok_or_else(|| std::io::ErrorKind::NotFound.into()))
             .map_err(|error| PlanError::NoAddress(server.to_owned(), error))?;
-        Ok(Self { server: address, targets })
+        Ok(Self { server: address, tls: tls.then(|| host.to_owned()), targets })
     }
 }
 
-/// Authority and path of a URL with an explicit port.
-fn split(url: &str) -> Option<(&str, &str)> {
-    let rest = url.strip_prefix("http://")?;
+/// Whether by TLS, authority and path of a URL with an explicit port.
+fn split(url: &str) -> Option<(bool, &str, &str)> {
+    let (tls, rest) = match url.strip_prefix("https://") {
+        Some(rest) => (true, rest),
+        None => (false, url.strip_prefix("http://")?),
+    };
     let slash = rest.find('/')?;
     let (authority, path) = rest.split_at(slash);
     let clean = !url.contains(|c: char| c.is_ascii_control() || c == ' ' || c == '#');
-    (clean && authority.contains(':')).then_some((authority, path))
+    (clean && authority.contains(':')).then_some((tls, authority, path))
 }
 
 #[cfg(test)]
@@ -97,18 +103,25 @@ mod tests {
     #[test]
     fn requests_carry_host_query_and_headers() {
         let plan = plan(&["http://127.0.0.1:80/a?t=1"], &["Range: bytes=0-1"]).unwrap();
-        assert_eq!(plan.server, "127.0.0.1:80".parse().unwrap());
+        assert_eq!((plan.server, plan.tls), ("127.0.0.1:80".parse().unwrap(), None));
         assert_eq!(plan.targets[0].request, b"GET /a?t=1 HTTP/1.1\r\nHost: 127.0.0.1:80\r\nRange: bytes=0-1\r\n\r\n");
+    }
+
+    #[test]
+    fn https_names_the_host_to_expect() {
+        assert_eq!(plan(&["https://[::1]:443/a"], &[]).unwrap().tls.as_deref(), Some("::1"));
+        assert_eq!(plan(&["https://localhost:443/a"], &[]).unwrap().tls.as_deref(), Some("localhost"));
     }
 
     #[test]
     fn what_cannot_be_asked_is_refused() {
         assert!(matches!(plan(&[], &[]), Err(PlanError::Empty)));
-        for bad in ["https://127.0.0.1:1/", "http://127.0.0.1:1", "http://127.0.0.1/x", "http://127.0.0.1:1/a b"] {
+        for bad in ["ftp://127.0.0.1:1/", "http://127.0.0.1:1", "http://127.0.0.1/x", "http://127.0.0.1:1/a b"] {
             assert!(matches!(plan(&[bad], &[]), Err(PlanError::NotHttp(_))), "{bad}");
         }
-        let two = plan(&["http://127.0.0.1:1/", "http://127.0.0.1:2/"], &[]);
-        assert!(matches!(two, Err(PlanError::TwoServers { .. })));
+        for other in ["http://127.0.0.1:2/", "https://127.0.0.1:1/"] {
+            assert!(matches!(plan(&["http://127.0.0.1:1/", other], &[]), Err(PlanError::TwoServers { .. })));
+        }
         assert!(matches!(plan(&["http://127.0.0.1:1/"], &["x"]), Err(PlanError::Header(_))));
     }
 }

@@ -131,23 +131,16 @@ async fn answer(stream: &TcpStream, mut buffer: Vec<u8>) -> anyhow::Result<(Answ
     };
     let first = &buffer[head.head_len..filled];
     let mut got = first.len() as u64;
-    let mut hash = fnv(FNV_OFFSET, first);
+    let mut hash = response::Hash::default();
+    hash.add(first);
     while got < head.body_len {
         let (read, filled) = stream.read(buffer).await;
         buffer = filled;
         let read = read?;
         anyhow::ensure!(read > 0, "the server closed the connection at body byte {got} of {}", head.body_len);
         got += read as u64;
-        hash = fnv(hash, &buffer[..read]);
+        hash.add(&buffer[..read]);
     }
     anyhow::ensure!(got == head.body_len, "{} bytes more than Content-Length came", got - head.body_len);
-    Ok((Answer { head, hash }, buffer))
-}
-
-/// FNV-1a's start value.
-const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
-
-/// FNV-1a: cheap, and independent of how the body was cut into reads.
-fn fnv(hash: u64, bytes: &[u8]) -> u64 {
-    bytes.iter().fold(hash, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+    Ok((Answer { head, hash: hash.value() }, buffer))
 }

@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use anyhow::Context;
 use clap::Args;
 
-use crate::bench::{CASES, Edge, Load};
+use crate::bench::{CASES, Certificate, Edge, Load};
 use crate::signals::Stop;
 use crate::{tools, workspace};
 
@@ -65,7 +65,7 @@ fn scenario(options: &Options, target: &Path, data: &Path) -> anyhow::Result<()>
     let dir = target.join("flamegraph-node");
     drop(fs::remove_dir_all(&dir));
     let edge = Edge::start(&bin, &dir, &stop)?;
-    let load = Load::new(&bin, 0, 1);
+    let load = Load::new(&bin, 0, 1, &Certificate::within(&dir));
     let urls = edge.urls(case);
     let bytes = case.bytes as u64;
     load.check(bytes, &urls)?;

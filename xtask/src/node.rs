@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use crate::bench::Certificate;
 use crate::http::{self, Admin};
 use crate::process::Process;
 use crate::signals::Stop;
@@ -35,6 +36,8 @@ pub(crate) struct Place {
     pub(crate) control: SocketAddr,
     /// Cores for the data plane; empty: all.
     pub(crate) cpus: Vec<usize>,
+    /// Where viewers are served by TLS, and the certificate.
+    pub(crate) tls: Option<(SocketAddr, Certificate)>,
 }
 
 /// The running node; stops when dropped, but `stop` does it gently.
@@ -48,7 +51,7 @@ impl Place {
     /// A folder, and ports that are free now.
     pub(crate) fn somewhere(dir: PathBuf, cpus: Vec<usize>) -> anyhow::Result<Self> {
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Ok(Self { dir, http: free(local)?, admin: free(local)?, control: free(local)?, cpus })
+        Ok(Self { dir, http: free(local)?, admin: free(local)?, control: free(local)?, cpus, tls: None })
     }
 
     fn socket(&self) -> PathBuf {
@@ -59,13 +62,26 @@ impl Place {
         self.dir.join("token")
     }
 
+    /// By TLS, too.
+    pub(crate) fn with_tls(self, certificate: Certificate) -> anyhow::Result<Self> {
+        Ok(Self { tls: Some((free(self.http.ip())?, certificate)), ..self })
+    }
+
     fn edge_toml(&self) -> String {
         let dir = self.dir.join("dataplane");
+        let tls = self.tls.as_ref().map_or(String::new(), |(address, Certificate { certificate, key })| {
+            let (certificate, key) = (quoted(certificate), quoted(key));
+            format!(
+                "[tls]\nlisten = [\"{address}\"]\n\
+                 certificates = [{{ certificate = {certificate}, key = {key} }}]\n\n"
+            )
+        });
         format!(
             "# Written by cargo xtask at every start; what it does not name has its default.\n\
              [node]\nname = \"local\"\nstate_dir = {}\npublic_url = \"http://{http}\"\n\n\
              [shards]\ncpus = {cpus:?}\n\n\
              [http]\nlisten = [\"{http}\"]\ndrain_ms = {DRAIN_MS}\n\n\
+             {tls}\
              [admin]\nlisten = \"{admin}\"\n\n\
              [link]\ncontrol = [{socket}]\n",
             quoted(&dir),

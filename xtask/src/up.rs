@@ -105,6 +105,7 @@ impl Options {
             admin: SocketAddr::new(local, self.admin_port),
             control: SocketAddr::new(local, self.control_port),
             cpus: Vec::new(),
+            tls: None,
         })
     }
 

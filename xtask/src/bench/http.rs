@@ -8,6 +8,7 @@ use std::thread::available_parallelism;
 use anyhow::Context;
 use serde_json::json;
 
+use super::certificate::Certificate;
 use super::load::Load;
 use super::machine;
 use super::nginx::Nginx;
@@ -22,16 +23,20 @@ pub(crate) struct Case {
     pub(crate) bytes: usize,
     pub(crate) connections: usize,
     files: usize,
+    /// By TLS 1.3 with AES-128-GCM.
+    tls: bool,
     /// Our requests per second over nginx's.
     target: f64,
 }
 
 /// The cases of `bench http`, all hot in RAM.
 pub(crate) const CASES: &[Case] = &[
-    Case { name: "ram-16k-c32", bytes: 16 << 10, connections: 32, files: 64, target: 1.5 },
-    Case { name: "ram-16k-c4", bytes: 16 << 10, connections: 4, files: 64, target: 1.3 },
-    Case { name: "ram-128k-c16", bytes: 128 << 10, connections: 16, files: 16, target: 1.15 },
-    Case { name: "ram-1m-c16", bytes: 1 << 20, connections: 16, files: 8, target: 1.0 },
+    Case { name: "ram-16k-c32", bytes: 16 << 10, connections: 32, files: 64, tls: false, target: 1.5 },
+    Case { name: "ram-16k-c4", bytes: 16 << 10, connections: 4, files: 64, tls: false, target: 1.3 },
+    Case { name: "ram-128k-c16", bytes: 128 << 10, connections: 16, files: 16, tls: false, target: 1.15 },
+    Case { name: "ram-1m-c16", bytes: 1 << 20, connections: 16, files: 8, tls: false, target: 1.0 },
+    Case { name: "tls-16k", bytes: 16 << 10, connections: 32, files: 64, tls: true, target: 1.2 },
+    Case { name: "tls-1m", bytes: 1 << 20, connections: 16, files: 8, tls: true, target: 1.0 },
 ];
 
 const SERVER_CPU: usize = 0;
@@ -77,7 +82,9 @@ impl Edge {
         for case in CASES {
             write_files(&files, case)?;
         }
-        let place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?;
+        let certificate = Certificate::within(dir);
+        certificate.make()?;
+        let place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?.with_tls(certificate)?;
         let mut node = Node::start(bin, place, stop)?;
         let key = json!({"id": "k1", "secret": up::random_hex()?});
         node.put_channel(&json!({
@@ -96,7 +103,11 @@ impl Edge {
 
     /// The signed URLs of a case's objects.
     pub(crate) fn urls(&self, case: &Case) -> Vec<String> {
-        let base = format!("http://{}/bench", self.node.place.http);
+        let place = &self.node.place;
+        let base = match &place.tls {
+            Some((address, _)) if case.tls => format!("https://{address}/bench"),
+            _ => format!("http://{}/bench", place.http),
+        };
         case.urls(&base).into_iter().map(|url| format!("{url}?{}", self.ticket)).collect()
     }
 }
@@ -105,7 +116,7 @@ impl Edge {
 pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Result<ExitCode> {
     let cores = available_parallelism()?.get();
     anyhow::ensure!(cores > LOAD_CPU, "two cores are needed, one for the server and one for the load; here is {cores}");
-    tools::require(&[("nginx", "nginx-light"), ("taskset", "util-linux")])?;
+    tools::require(&[("nginx", "nginx-light"), ("taskset", "util-linux"), ("openssl", "openssl")])?;
     let stop = Stop::listen()?;
     let bin = workspace::build_planes(true)?;
     workspace::build_load()?;
@@ -113,9 +124,10 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
     let dir = workspace::target_dir()?.join("bench-http");
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
-    let load = Load::new(&bin, SERVER_CPU, LOAD_CPU);
+    let certificate = Certificate::within(&dir);
+    let load = Load::new(&bin, SERVER_CPU, LOAD_CPU, &certificate);
     let edge = Edge::start(&bin, &dir, &stop)?;
-    let nginx = Nginx::start(&dir.join("nginx"), &edge.files, SERVER_CPU)?;
+    let nginx = Nginx::start(&dir.join("nginx"), &edge.files, SERVER_CPU, &certificate)?;
     let length = if quick { QUICK } else { FULL };
 
     let mut rows = Vec::new();
@@ -153,7 +165,11 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
 }
 
 fn compare(case: &Case, length: &Length, load: &Load, edge: &Edge, nginx: &Nginx, stop: &Stop) -> anyhow::Result<Row> {
-    let urls = [edge.urls(case), case.urls(&format!("http://{}", nginx.address))];
+    let peer = match case.tls {
+        true => format!("https://{}", nginx.secure),
+        false => format!("http://{}", nginx.address),
+    };
+    let urls = [edge.urls(case), case.urls(&peer)];
     let bytes = case.bytes as u64;
     for urls in &urls {
         load.check(bytes, urls).with_context(|| case.name)?;

@@ -6,11 +6,15 @@ use std::process::{Command, Stdio};
 use anyhow::Context;
 use serde_json::Value;
 
+use super::certificate::Certificate;
+
 /// The load generator, on its core.
 pub(crate) struct Load {
     pub(crate) program: PathBuf,
     pub(crate) cpu: usize,
     pub(crate) server_cpu: usize,
+    /// What to trust with `https:`.
+    roots: PathBuf,
 }
 
 /// What one run measured.
@@ -23,8 +27,8 @@ pub(crate) struct Run {
 
 impl Load {
     /// `shoal-load` from the folder of built programs.
-    pub(crate) fn new(bin: &Path, server_cpu: usize, cpu: usize) -> Self {
-        Self { program: bin.join("shoal-load"), cpu, server_cpu }
+    pub(crate) fn new(bin: &Path, server_cpu: usize, cpu: usize, certificate: &Certificate) -> Self {
+        Self { program: bin.join("shoal-load"), cpu, server_cpu, roots: certificate.certificate.clone() }
     }
 
     /// The command line, with the cores.
@@ -40,6 +44,9 @@ impl Load {
         command.args(["--cpu", &self.cpu.to_string(), "--server-cpu", &self.server_cpu.to_string()]);
         command.args(["--connections", &connections.to_string(), "--bytes", &bytes.to_string()]);
         command.args(["--duration", &seconds.to_string(), "--warmup", &warmup.to_string()]);
+        if urls.iter().any(|url| url.starts_with("https:")) {
+            command.arg("--roots").arg(&self.roots);
+        }
         command.args(urls).stdin(Stdio::null());
         command
     }

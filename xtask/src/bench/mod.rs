@@ -1,5 +1,6 @@
 //! `cargo xtask bench http`: the data plane beside nginx, on the same core, in one run.
 
+mod certificate;
 mod http;
 mod load;
 mod machine;
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 
+pub(crate) use certificate::Certificate;
 pub(crate) use http::{CASES, Edge};
 pub(crate) use load::Load;
 

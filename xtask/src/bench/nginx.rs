@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::certificate::Certificate;
 use crate::process::Process;
 use crate::{http, tools};
 
@@ -21,6 +22,8 @@ const STOP: Duration = Duration::from_secs(5);
 /// The running server.
 pub(super) struct Nginx {
     pub(super) address: SocketAddr,
+    /// The same by TLS.
+    pub(super) secure: SocketAddr,
     process: Process,
 }
 
@@ -31,11 +34,12 @@ pub(super) fn program() -> PathBuf {
 
 impl Nginx {
     /// Serves the files in `root`, with one worker on core `cpu`.
-    pub(super) fn start(dir: &Path, root: &Path, cpu: usize) -> anyhow::Result<Self> {
+    pub(super) fn start(dir: &Path, root: &Path, cpu: usize, certificate: &Certificate) -> anyhow::Result<Self> {
         let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+        let secure = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         fs::create_dir_all(dir)?;
         let config = dir.join("nginx.conf");
-        fs::write(&config, configuration(dir, root, address))?;
+        fs::write(&config, configuration(dir, root, [address, secure], certificate))?;
         let mut command = Command::new("taskset");
         command.arg("--cpu-list").arg(cpu.to_string()).arg(program());
         command.arg("-p").arg(dir).arg("-c").arg(&config).arg("-e").arg(dir.join("error.log"));
@@ -46,7 +50,7 @@ impl Nginx {
             anyhow::ensure!(Instant::now() < deadline, "nginx does not answer at {address}");
             thread::sleep(Duration::from_millis(20));
         }
-        Ok(Self { address, process })
+        Ok(Self { address, secure, process })
     }
 
     /// Stops it.
@@ -55,7 +59,7 @@ impl Nginx {
     }
 }
 
-fn configuration(dir: &Path, root: &Path, address: SocketAddr) -> String {
+fn configuration(dir: &Path, root: &Path, [address, secure]: [SocketAddr; 2], tls: &Certificate) -> String {
     let dir = dir.display();
     // As root nginx would give its worker to `nobody`, who may not read the files.
     let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
@@ -68,7 +72,11 @@ fn configuration(dir: &Path, root: &Path, address: SocketAddr) -> String {
          \x20 client_body_temp_path \"{dir}/body\";\n  proxy_temp_path \"{dir}/proxy\";\n\
          \x20 fastcgi_temp_path \"{dir}/fastcgi\";\n  uwsgi_temp_path \"{dir}/uwsgi\";\n\
          \x20 scgi_temp_path \"{dir}/scgi\";\n\
-         \x20 server {{ listen {address} reuseport; root \"{root}\"; }}\n}}\n",
+         \x20 server {{ listen {address} reuseport; root \"{root}\"; }}\n\
+         \x20 server {{ listen {secure} ssl reuseport; root \"{root}\"; ssl_protocols TLSv1.3;\n\
+         \x20   ssl_certificate \"{certificate}\"; ssl_certificate_key \"{key}\"; }}\n}}\n",
         root = root.display(),
+        certificate = tls.certificate.display(),
+        key = tls.key.display(),
     )
 }
