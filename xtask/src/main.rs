@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod conformance;
 mod demo_media;
 mod flamegraph;
 mod http;
@@ -41,6 +42,8 @@ enum Task {
     },
     /// Measure the data plane beside its peers.
     Bench(bench::Options),
+    /// Run the conformance suites whose sources lie in a folder.
+    Conformance(conformance::Options),
     /// Draw where the data plane's time goes: perf and inferno.
     Flamegraph(flamegraph::Options),
     /// Make the sample video anew with ffmpeg.
@@ -61,6 +64,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Test => suite::run(),
         Task::Tidy { explain } => tidy::run(explain),
         Task::Bench(options) => bench::run(&options),
+        Task::Conformance(options) => conformance::run(&options),
         Task::Flamegraph(options) => flamegraph::run(&options),
         Task::DemoMedia => demo_media::run(),
     }

@@ -109,7 +109,8 @@ fn quoted(path: &Path) -> Value {
     json!(path.to_string_lossy())
 }
 
-fn free(ip: IpAddr) -> anyhow::Result<SocketAddr> {
+/// An address with a port that is free now.
+pub(crate) fn free(ip: IpAddr) -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind((ip, 0))?.local_addr()?)
 }
 

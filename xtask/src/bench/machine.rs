@@ -27,11 +27,17 @@ pub(super) fn describe() -> String {
         if gso.is_empty() { String::new() } else { format!(", lo gso_max_size {}", gso.trim()) },
         said(Command::new("rustc").arg("--version")),
         said(Command::new(super::nginx::program()).arg("-v")),
-        format_args!(
-            "shoal {}",
-            said(Command::new("git").current_dir(workspace::root()).args(["describe", "--always", "--dirty"]))
-        ),
+        format_args!("shoal {}", commit()),
     )
+}
+
+/// One line: date, and versions of what suites run on.
+pub(crate) fn versions() -> String {
+    format!("{}; Node.js {}; shoal {}", today(), said(Command::new("node").arg("--version")), commit())
+}
+
+fn commit() -> String {
+    said(Command::new("git").current_dir(workspace::root()).args(["describe", "--always", "--dirty"]))
 }
 
 /// How much of all cores is in use right now, by whomever: 0 to 1.

@@ -15,6 +15,8 @@ use clap::{Args, ValueEnum};
 pub(crate) use certificate::Certificate;
 pub(crate) use http::{CASES, Edge};
 pub(crate) use load::Load;
+pub(crate) use machine::versions;
+pub(crate) use table::record;
 
 #[derive(Args)]
 pub(crate) struct Options {

@@ -82,7 +82,7 @@ pub(super) fn to_json(rows: &[Row]) -> Value {
 }
 
 /// Replaces what stands between the markers of `name` in `file`, or appends it.
-pub(super) fn record(file: &Path, name: &str, text: &str) -> anyhow::Result<()> {
+pub(crate) fn record(file: &Path, name: &str, text: &str) -> anyhow::Result<()> {
     let old = fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     fs::write(file, replaced(&old, name, text)).with_context(|| format!("cannot write {}", file.display()))
 }
