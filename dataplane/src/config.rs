@@ -70,6 +70,9 @@ pub struct Http {
     pub proxy_protocol: bool,
     /// Networks (CIDR) of proxies whose X-Forwarded-For is believed. Empty: nobody's.
     pub trusted_proxies: Vec<String>,
+    /// Networks (CIDR) of shoal nodes that have this one as a parent. They have checked their viewers: no ticket, Referer,
+    /// User-Agent or address is asked of them, and what they get is counted as theirs, not as viewers'.
+    pub children: Vec<String>,
     /// Bytes of a request head, request line included; more is 431.
     pub head_bytes: usize,
     /// Header fields of a request; more is 431.
@@ -163,6 +166,24 @@ pub struct Upstream {
     /// File (PEM) of the authorities whose certificates `https://` origins may have, instead of those that this system
     /// trusts. Empty: the system's.
     pub roots: String,
+    /// Shoal nodes to ask before the origins, each for its share of the objects. They must serve the same channels and
+    /// have this node's address in `http.children`.
+    pub parents: Vec<Parent>,
+}
+
+/// An entry of `upstream.parents`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Parent {
+    /// Name or address, with a port if it is not 80: `parent1.example.com:8080`.
+    pub address: String,
+    /// Share of the objects, beside the other parents.
+    #[serde(default = "one")]
+    pub weight: u16,
+}
+
+fn one() -> u16 {
+    1
 }
 
 /// Section `admin`.
@@ -220,6 +241,7 @@ impl Default for Http {
             listen: vec!["0.0.0.0:8080".to_owned(), "[::]:8080".to_owned()],
             proxy_protocol: false,
             trusted_proxies: Vec::new(),
+            children: Vec::new(),
             head_bytes: 16 << 10,
             headers: 100,
             request_line_bytes: 8 << 10,
@@ -249,6 +271,7 @@ impl Default for Upstream {
             retries: 3,
             readahead_blocks: 2,
             roots: String::new(),
+            parents: Vec::new(),
         }
     }
 }

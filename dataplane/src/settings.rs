@@ -7,6 +7,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::config::{Config, LogFormat, TlsVersion};
+use crate::routes::ParentSettings;
 use crate::tls::certificates::Pair;
 
 mod check;
@@ -80,6 +81,8 @@ pub struct HttpSettings {
     pub proxy_protocol: bool,
     /// Whose X-Forwarded-For is believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Nodes that have this one as a parent.
+    pub children: Vec<IpNet>,
     /// Bytes of a request head.
     pub head_bytes: usize,
     /// Header fields of a request.
@@ -139,6 +142,8 @@ pub struct UpstreamSettings {
     pub readahead_blocks: usize,
     /// File of the authorities trusted; none: the system's.
     pub roots: Option<PathBuf>,
+    /// Nodes to ask before the origins.
+    pub parents: Vec<ParentSettings>,
 }
 
 /// Section `admin`.

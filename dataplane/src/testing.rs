@@ -153,8 +153,9 @@ pub(crate) fn trusting_nobody() -> Arc<ClientConfig> {
 pub(crate) fn store(ring: &Ring, stats: &Arc<ShardStats>, ram: usize, block_bytes: usize) -> Rc<Store> {
     let clock = Clock::start();
     Rc::new(Store::new(StoreParts {
+        parents: Arc::default(),
         arena: Arena::with_huge_max(ram, 0).unwrap(),
-        upstreams: Upstreams::new(ring.clone(), clock.clone(), LIMITS, trusting_nobody()),
+        upstreams: Upstreams::new(ring.clone(), clock.clone(), LIMITS, trusting_nobody(), "shoal-n1".into()),
         limits: LIMITS,
         clock,
         stats: Arc::clone(stats),

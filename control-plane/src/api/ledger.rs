@@ -48,7 +48,7 @@ pub struct LedgerSum {
     /// Session; empty when unknown.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
-    /// `client`, `upstream` or `relay`.
+    /// `client`, `child`, `upstream` or `relay`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kind: Option<String>,
     /// Origin; empty for all but `upstream`.
@@ -80,7 +80,7 @@ struct LedgerParams {
     /// Of this session only.
     #[serde(default)]
     session: Option<String>,
-    /// Of this kind only: `client`, `upstream` or `relay`.
+    /// Of this kind only: `client`, `child`, `upstream` or `relay`.
     #[serde(default)]
     kind: Option<String>,
     /// Columns to group by, separated by commas: `hour`, `tenant`, `channel`, `session`, `kind`, `origin`. By default
@@ -127,7 +127,7 @@ fn query(params: LedgerParams) -> Result<LedgerQuery, FieldError> {
         KINDS
             .into_iter()
             .find(|kind| kind_name(*kind) == name)
-            .ok_or_else(|| FieldError::new("kind", name, "must be client, upstream or relay"))
+            .ok_or_else(|| FieldError::new("kind", name, "must be client, child, upstream or relay"))
     });
     let mut group = Vec::new();
     let names = params.group.as_deref().unwrap_or("channel,kind");

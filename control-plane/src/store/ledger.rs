@@ -9,7 +9,7 @@ use super::{Store, StoreError, now_ms};
 const HOUR_MS: u64 = 3_600_000;
 
 /// Every kind, in the order that [`Applied::body_bytes`] has.
-pub const KINDS: [Kind; 3] = [Kind::Client, Kind::Upstream, Kind::Relay];
+pub const KINDS: [Kind; 4] = [Kind::Client, Kind::Child, Kind::Upstream, Kind::Relay];
 
 /// What became of batches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -218,6 +218,7 @@ fn select(query: &LedgerQuery) -> (String, Vec<SqlValue>) {
 pub fn kind_name(kind: Kind) -> &'static str {
     match kind {
         Kind::Client => "client",
+        Kind::Child => "child",
         Kind::Upstream => "upstream",
         Kind::Relay => "relay",
     }

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use shoal_http::cdn_loop;
 use shoal_http::headers::Known;
 use shoal_http::path;
 use shoal_http::query;
@@ -15,6 +16,9 @@ use super::refusal::Refusal;
 use crate::routes::{AccessRequest, Channel};
 use crate::slices::is_playlist;
 use crate::slices::key::SliceKey;
+
+/// Bytes of CDN-Loop that are sent on.
+const CDN_LOOP_MAX: usize = 1 << 10;
 
 /// Methods served.
 pub const ALLOW: &str = "GET, HEAD, OPTIONS";
@@ -60,6 +64,20 @@ pub fn check_method(head: &RequestHead<'_>, passes: bool) -> Result<(), Refusal>
     }
 }
 
+/// The nodes that the request has passed, as it says; refused when this one is among them (RFC 8586), or too many are.
+pub fn check_loop(ctx: &Context, head: &RequestHead<'_>) -> Result<Option<Arc<str>>, Refusal> {
+    if head.headers.known(Known::CdnLoop).is_none() {
+        return Ok(None);
+    }
+    let lines = || head.headers.all(Known::CdnLoop);
+    let refusal = |message| Refusal::new(508, "loop", message);
+    if cdn_loop::names(lines(), &ctx.node) {
+        return Err(refusal("this request has come round to the node that sent it; check the parents and the origins"));
+    }
+    let passed = cdn_loop::joined(lines(), CDN_LOOP_MAX);
+    passed.map(|passed| Some(passed.into())).ok_or_else(|| refusal("this request has passed too many nodes"))
+}
+
 /// The channel that a request is for, whatever its rules.
 pub fn find_channel(ctx: &Context, head: &RequestHead<'_>) -> Option<Arc<Channel>> {
     let path = path::normalize(head.path).ok()?;
@@ -67,7 +85,9 @@ pub fn find_channel(ctx: &Context, head: &RequestHead<'_>) -> Option<Arc<Channel
 }
 
 /// Checks everything that has to be checked before an object may be looked for.
-pub fn admit(ctx: &Context, head: &RequestHead<'_>, client: IpAddr) -> Result<Admitted, Denial> {
+///
+/// A `child` has checked its viewer: nobody is to be let in twice.
+pub fn admit(ctx: &Context, head: &RequestHead<'_>, client: IpAddr, child: bool) -> Result<Admitted, Denial> {
     let path = path::normalize(head.path).map_err(Denial::unrouted)?;
     let routes = ctx.routes();
     let Some(found) = routes.find(head.host, &path) else {
@@ -82,7 +102,8 @@ pub fn admit(ctx: &Context, head: &RequestHead<'_>, client: IpAddr) -> Result<Ad
     };
     let channel = Arc::clone(found.channel);
     let rest = found.rest;
-    admit_to(ctx, head, &path, rest, &channel, client).map_err(|refusal| Denial { refusal, channel: Some(channel) })
+    let checked = if child { None } else { Some(client) };
+    admit_to(ctx, head, &path, rest, &channel, checked).map_err(|refusal| Denial { refusal, channel: Some(channel) })
 }
 
 fn admit_to(
@@ -91,20 +112,22 @@ fn admit_to(
     path: &str,
     rest: &str,
     channel: &Arc<Channel>,
-    client: IpAddr,
+    client: Option<IpAddr>,
 ) -> Result<Admitted, Refusal> {
     if !channel.enabled {
         return Err(Refusal::new(403, "channel_off", "this channel is switched off"));
     }
-    channel.access.check(&AccessRequest {
-        referer: head.headers.known(Known::Referer),
-        origin: head.headers.known(Known::Origin),
-        user_agent: head.headers.known(Known::UserAgent),
-        client,
-    })?;
+    if let Some(client) = client {
+        channel.access.check(&AccessRequest {
+            referer: head.headers.known(Known::Referer),
+            origin: head.headers.known(Known::Origin),
+            user_agent: head.headers.known(Known::UserAgent),
+            client,
+        })?;
+    }
     let text = |name| head.headers.known(name).and_then(|value| std::str::from_utf8(value).ok());
     let (mut session, mut playlist_ticket, mut rest) = (None, None, Cow::Borrowed(rest));
-    if let Some(verifier) = &channel.verifier {
+    if let Some((verifier, client)) = channel.verifier.as_ref().zip(client) {
         let presented = Presented {
             path,
             query: head.query,

@@ -53,13 +53,19 @@ pub struct Connection {
 }
 
 /// Whose usage it is.
-#[derive(Default)]
 struct Account {
+    kind: Kind,
     channel: Option<Arc<Channel>>,
     session: String,
     requests: u64,
     body_bytes: u64,
     first_byte: Option<Instant>,
+}
+
+impl Default for Account {
+    fn default() -> Self {
+        Self { kind: Kind::Client, channel: None, session: String::new(), requests: 0, body_bytes: 0, first_byte: None }
+    }
 }
 
 /// Why a connection ends.
@@ -204,10 +210,15 @@ impl Connection {
         self.peer.get()
     }
 
+    /// Whether the other end is a node that has this one as a parent.
+    pub fn is_child(&self) -> bool {
+        self.ctx.is_child(self.peer())
+    }
+
     fn count_address(&self) -> bool {
         let most = u32::try_from(self.ctx.settings.connections_per_address).unwrap_or(u32::MAX);
-        // Behind a trusted proxy all connections are the proxy's.
-        if self.ctx.trusts(self.peer()) || most == u32::MAX {
+        // Behind a trusted proxy, or a node that has this one as a parent, all connections are its own.
+        if self.ctx.trusts(self.peer()) || self.is_child() || most == u32::MAX {
             return true;
         }
         let admitted = self.ctx.addresses.enter(self.peer(), most);
@@ -431,6 +442,7 @@ impl Connection {
         let mut account = self.account.borrow_mut();
         account.channel = Some(Arc::clone(channel));
         account.requests = 1;
+        account.kind = if self.is_child() { Kind::Child } else { Kind::Client };
         account.session.clear();
         account.session.push_str(session);
     }
@@ -493,7 +505,7 @@ impl Connection {
         let usage = Usage { requests: std::mem::take(&mut account.requests), body_bytes: body, wire_bytes: wire };
         if let Some(channel) = &account.channel {
             let flow =
-                Flow { tenant: &channel.tenant, channel: &channel.id, kind: Kind::Client, origin: &self.ctx.no_origin };
+                Flow { tenant: &channel.tenant, channel: &channel.id, kind: account.kind, origin: &self.ctx.no_origin };
             self.ctx.ledger.borrow_mut().record(flow, &account.session, usage);
         }
     }

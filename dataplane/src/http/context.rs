@@ -30,6 +30,8 @@ const SPARE_HEAD_BYTES: usize = 8 << 10;
 pub struct Context {
     /// Index of the shard.
     pub shard: usize,
+    /// What this node is called in CDN-Loop and Via.
+    pub node: Arc<str>,
     /// The shard's ring.
     pub ring: Ring,
     /// The way to objects.
@@ -71,6 +73,8 @@ pub struct Context {
 pub struct ContextParts {
     /// See [`Context::shard`].
     pub shard: usize,
+    /// See [`Context::node`].
+    pub node: Arc<str>,
     /// See [`Context::ring`].
     pub ring: Ring,
     /// See [`Context::slices`].
@@ -112,6 +116,7 @@ impl Context {
         let routes = (parts.published.version(), parts.published.current());
         Context {
             shard: parts.shard,
+            node: parts.node,
             ring: parts.ring,
             slices: parts.slices,
             clock: parts.clock,
@@ -148,6 +153,11 @@ impl Context {
     pub fn trusts(&self, address: std::net::IpAddr) -> bool {
         let address = address.to_canonical();
         self.settings.trusted_proxies.iter().any(|network: &IpNet| network.contains(&address))
+    }
+
+    /// Whether this is the address of a node that has this one as a parent.
+    pub fn is_child(&self, address: std::net::IpAddr) -> bool {
+        self.settings.children.iter().any(|network: &IpNet| network.contains(&address))
     }
 
     /// An empty message to send.

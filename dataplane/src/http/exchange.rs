@@ -140,7 +140,11 @@ impl Exchange<'_> {
         if self.head.method == Method::Options {
             return (self.options().await, None);
         }
-        let admitted = match admission::admit(ctx, self.head, self.client) {
+        let cdn_loop = match admission::check_loop(ctx, self.head) {
+            Ok(passed) => passed,
+            Err(refusal) => return (self.refuse(&refusal, None).await, None),
+        };
+        let admitted = match admission::admit(ctx, self.head, self.client, self.connection.is_child()) {
             Ok(admitted) => admitted,
             Err(Denial { mut refusal, channel }) => {
                 // A body that nobody reads is in the way of the next request.
@@ -151,17 +155,17 @@ impl Exchange<'_> {
         let session = admitted.session.as_ref().map_or("", |session| session.as_str());
         self.connection.account_to(&admitted.channel, session);
         if passes {
-            return (self.pass(&admitted).await, Some(admitted));
+            return (self.pass(&admitted, cdn_loop).await, Some(admitted));
         }
         let outcome = match answer::asked_ranges(self.head, ctx.settings.ranges_per_request) {
-            Ok(ranges) => self.object(&admitted, ranges.as_ref()).await,
+            Ok(ranges) => self.object(&admitted, ranges.as_ref(), cdn_loop).await,
             Err(refusal) => self.refuse(&refusal, Some(&admitted.channel)).await,
         };
         (outcome, Some(admitted))
     }
 
     /// Passes the request to an origin, and throws away what it changed (RFC 9111 section 4.4).
-    async fn pass(&self, admitted: &Admitted) -> Outcome {
+    async fn pass(&self, admitted: &Admitted, cdn_loop: Option<Arc<str>>) -> Outcome {
         let ctx = self.connection.context();
         let forward = &admitted.channel.forward;
         let body = match self.connection.take_body(self.head, forward.body_bytes_max as usize).await {
@@ -179,6 +183,7 @@ impl Exchange<'_> {
             asked: asked.map(Arc::new),
             revalidate: false,
             private: true,
+            cdn_loop,
         };
         let opened = match ctx.slices.open(&request).await {
             Ok(opened) => opened,
@@ -200,7 +205,7 @@ impl Exchange<'_> {
     }
 
     /// Serves the object, of a newer version when the first one turns out to be broken off before anything was sent.
-    async fn object(&self, admitted: &Admitted, ranges: Option<&RangeSet>) -> Outcome {
+    async fn object(&self, admitted: &Admitted, ranges: Option<&RangeSet>, cdn_loop: Option<Arc<str>>) -> Outcome {
         let ctx = self.connection.context();
         let mut request = OpenRequest {
             key: admitted.key.clone(),
@@ -210,6 +215,7 @@ impl Exchange<'_> {
                 .map(Arc::new),
             revalidate: admitted.channel.cache.client_revalidation && wants_revalidation(self.head),
             private: false,
+            cdn_loop,
         };
         let mut left = VERSIONS_MAX;
         loop {

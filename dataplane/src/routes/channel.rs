@@ -24,6 +24,8 @@ pub struct Channel {
     pub tenant: Arc<str>,
     /// Path prefix, with a slash at both ends.
     pub prefix: Box<str>,
+    /// One of the host names it answers to; none: any will do.
+    pub host: Option<Box<str>>,
     /// Off: every request is refused.
     pub enabled: bool,
     /// What may be kept, and for how long.
@@ -60,6 +62,7 @@ impl Channel {
             id: raw.id.as_str().into(),
             tenant: raw.tenant.as_str().into(),
             prefix: raw.prefix.as_str().into(),
+            host: raw.hosts.first().map(|host| host.as_str().into()),
             enabled: raw.enabled,
             cache: raw.cache.clone(),
             forward: raw.forward.clone(),

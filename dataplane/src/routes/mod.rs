@@ -10,6 +10,7 @@ mod error;
 mod health;
 mod names;
 mod origin;
+mod parents;
 mod pick;
 mod published;
 mod router;
@@ -29,7 +30,9 @@ pub use channel::Channel;
 pub use cors::{AllowOrigin, Cors};
 pub use error::RoutesError;
 pub use health::{BACKOFF_MAX_MS, BACKOFF_MIN_MS, FAILURES_DOWN, Health, HealthEvent, HealthState};
+pub use names::host_and_port;
 pub use origin::{HttpTarget, OriginState, OriginTarget};
+pub use parents::{ParentFetch, ParentSettings, Parents};
 pub use pick::Pick;
 pub use published::Published;
 

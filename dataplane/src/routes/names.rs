@@ -51,7 +51,7 @@ pub(super) fn is_host(host: &str) -> bool {
 }
 
 /// Host and port of `host` or `host:port`, in lower case. `None` when it is neither.
-pub(super) fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
+pub fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     let (host, port) = match authority.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
         _ => (authority, None),

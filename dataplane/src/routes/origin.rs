@@ -8,6 +8,7 @@ use shoal_link::channel::Origin;
 use super::error::FieldError;
 use super::health::{Health, HealthEvent};
 use super::names::host_and_port;
+use super::parents::Parent;
 
 /// One origin, prepared, with its health.
 #[derive(Debug)]
@@ -30,6 +31,8 @@ pub struct OriginState {
     pub health_interval_ms: u32,
     /// Outlives the snapshot while channel, id and URL stay the same.
     pub health: Arc<Health>,
+    /// The parent that stands for the origin.
+    pub parent: Option<Arc<Parent>>,
 }
 
 /// What kind of origin it is.
@@ -98,6 +101,7 @@ impl OriginState {
             health_path,
             health_interval_ms: raw.health_interval_ms,
             health,
+            parent: None,
         })
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::config;
+use crate::routes::host_and_port;
 
 /// Folder of a node that is told no other.
 const DEFAULT_STATE_DIR: &str = "/var/lib/shoal/dataplane";
@@ -159,15 +160,8 @@ fn http(raw: &config::Http, alone: bool, problems: &mut Problems) -> HttpSetting
     if raw.listen.is_empty() && alone {
         problems.add("http.listen", "[]", "needs at least one address:port, here or in tls.listen");
     }
-    let remedy = "write a network such as 10.0.0.0/8 or fd00::/8";
-    let trusted_proxies = raw
-        .trusted_proxies
-        .iter()
-        .filter_map(|text| match text.parse::<IpAddr>() {
-            Ok(address) => Some(IpNet::from(address)),
-            Err(_) => problems.parse::<IpNet>("http.trusted_proxies", text, remedy),
-        })
-        .collect();
+    let trusted_proxies = networks("http.trusted_proxies", &raw.trusted_proxies, problems);
+    let children = networks("http.children", &raw.children, problems);
     let head_bytes = problems.within("http.head_bytes", raw.head_bytes, 1 << 10, 1 << 20, "bytes");
     let request_line_bytes = raw.request_line_bytes;
     if request_line_bytes < 64 || request_line_bytes > head_bytes {
@@ -179,6 +173,7 @@ fn http(raw: &config::Http, alone: bool, problems: &mut Problems) -> HttpSetting
         listen,
         proxy_protocol: raw.proxy_protocol,
         trusted_proxies,
+        children,
         head_bytes,
         headers: problems.within("http.headers", raw.headers, 4, 1_000, "fields"),
         request_line_bytes,
@@ -271,6 +266,49 @@ fn cache(raw: &config::Cache, shards: u64, machine: &Machine, problems: &mut Pro
     }
 }
 
+/// Networks; a plain address is one.
+fn networks(key: &str, list: &[String], problems: &mut Problems) -> Vec<IpNet> {
+    let remedy = "write a network such as 10.0.0.0/8 or fd00::/8";
+    let network = |text: &String| match text.parse::<IpAddr>() {
+        Ok(address) => Some(IpNet::from(address)),
+        Err(_) => problems.parse::<IpNet>(key, text, remedy),
+    };
+    list.iter().filter_map(network).collect()
+}
+
+/// Parents at most.
+const MAX_PARENTS: usize = 64;
+
+fn parents(list: &[config::Parent], problems: &mut Problems) -> Vec<ParentSettings> {
+    if list.len() > MAX_PARENTS {
+        problems.add("upstream.parents", list.len(), format_args!("give at most {MAX_PARENTS}"));
+    }
+    let mut parents: Vec<ParentSettings> = Vec::new();
+    for (at, config::Parent { address, weight }) in list.iter().enumerate() {
+        let key = format!("upstream.parents[{at}]");
+        let Some((host, port)) = host_and_port(address) else {
+            let problem = "is no host; write a name or address, with a port if it is not 80, as in parent1:8080";
+            problems.add(&format!("{key}.address"), format_args!("{address:?}"), problem);
+            continue;
+        };
+        if *weight == 0 {
+            problems.add(&format!("{key}.weight"), weight, "must be 1 or more; leave the parent out instead");
+        }
+        if parents.iter().any(|other| *other.authority == **address) {
+            problems.add(&format!("{key}.address"), format_args!("{address:?}"), "is in the list twice");
+        }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        parents.push(ParentSettings {
+            id: format!("parent:{address}").into(),
+            host: bare.into(),
+            port: port.unwrap_or(80),
+            authority: address.as_str().into(),
+            weight: *weight,
+        });
+    }
+    parents
+}
+
 fn upstream(raw: &config::Upstream, problems: &mut Problems) -> UpstreamSettings {
     let connections = raw.connections_per_origin;
     UpstreamSettings {
@@ -286,6 +324,7 @@ fn upstream(raw: &config::Upstream, problems: &mut Problems) -> UpstreamSettings
         retries: problems.within("upstream.retries", raw.retries, 0, 100, "attempts"),
         readahead_blocks: problems.within("upstream.readahead_blocks", raw.readahead_blocks, 0, 64, "blocks"),
         roots: (!raw.roots.is_empty()).then(|| PathBuf::from(&raw.roots)),
+        parents: parents(&raw.parents, problems),
     }
 }
 

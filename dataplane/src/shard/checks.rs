@@ -32,7 +32,7 @@ pub(super) async fn check_origins(
     limits: UpstreamLimits,
     tls: Arc<ClientConfig>,
 ) {
-    let upstreams = Rc::new(Upstreams::new(ring, clock.clone(), limits, tls));
+    let upstreams = Rc::new(Upstreams::new(ring, clock.clone(), limits, tls, Arc::clone(&ctx.node)));
     let mut due: HashMap<Checked, u64> = HashMap::new();
     let running: Rc<RefCell<HashSet<Checked>>> = Rc::default();
     while !ctx.draining.get() {
@@ -68,7 +68,16 @@ pub(super) async fn check_origins(
 
 async fn check(upstreams: Rc<Upstreams>, origin: Arc<OriginState>, clock: Clock) {
     let Some(path) = &origin.health_path else { return };
-    let ask = Ask { path, range: None, known: None, revalidate: false, own_cors: true, asked: None, follow: None };
+    let ask = Ask {
+        path,
+        range: None,
+        known: None,
+        revalidate: false,
+        own_cors: true,
+        asked: None,
+        follow: None,
+        cdn_loop: None,
+    };
     let event = match upstreams.fetch(&origin, &ask).await {
         Ok((head, body)) => {
             body.finish();

@@ -39,6 +39,7 @@ async fn prefetch(ctx: &Rc<Context>, channel: &str, path: &str) -> Result<u64, S
         asked: None,
         revalidate: false,
         private: false,
+        cdn_loop: None,
     };
     let opened = ctx.slices.open(&request).await.map_err(|error| error.to_string())?;
     if opened.version.status != 200 {

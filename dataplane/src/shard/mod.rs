@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::http::addresses::AddressCounts;
 use crate::ledger::LedgerSink;
-use crate::routes::Published;
+use crate::routes::{Parents, Published};
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
 use crate::telemetry::stats::ShardStats;
@@ -217,6 +217,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
     let node = Arc::new(run::Node {
         fabric: Arc::new(mesh::Fabric::new(listeners.len())),
         addresses: Arc::new(AddressCounts::new(seed)),
+        parents: Arc::new(Parents::new(&shared.settings.upstream.parents)),
         connections: Arc::default(),
         shards: listeners.len(),
         seed,

@@ -23,6 +23,7 @@ use crate::clock::Clock;
 use crate::http::addresses::AddressCounts;
 use crate::http::context::{Context, ContextParts};
 use crate::ledger::{FLUSH_INTERVAL, Recorder};
+use crate::routes::Parents;
 use crate::slices::Slices;
 use crate::slices::client::{Answer, Question};
 use crate::slices::store::{Store, StoreParts};
@@ -39,6 +40,8 @@ pub(super) struct Node {
     pub fabric: Arc<Fabric<Question, Answer>>,
     /// Connections per client.
     pub addresses: Arc<AddressCounts>,
+    /// Nodes to ask before the origins.
+    pub parents: Arc<Parents>,
     /// Open connections of all shards.
     pub connections: Arc<AtomicUsize>,
     /// How many shards there are.
@@ -85,16 +88,18 @@ pub(super) async fn run(
         retries: settings.upstream.retries as usize,
         readahead_blocks: u32::try_from(settings.upstream.readahead_blocks).unwrap_or(u32::MAX),
     };
+    let name: Arc<str> = format!("shoal-{}", settings.node.name).into();
     let ledger = Rc::new(RefCell::new(Recorder::new(node.shared.ledger.clone())));
     let store = Rc::new(Store::new(StoreParts {
         arena,
-        upstreams: Upstreams::new(ring.clone(), node.clock.clone(), limits, Arc::clone(&client_tls)),
+        upstreams: Upstreams::new(ring.clone(), node.clock.clone(), limits, Arc::clone(&client_tls), Arc::clone(&name)),
         limits,
         clock: node.clock.clone(),
         stats: Arc::clone(&stats),
         ledger: Rc::clone(&ledger),
         block_bytes: settings.cache.block_bytes as usize,
         published: Arc::clone(&node.shared.published),
+        parents: Arc::clone(&node.parents),
         seed: random_seed(),
     }));
     let mesh = Rc::new(Mesh::new(Arc::clone(&node.fabric), shard, bell.clone()));
@@ -102,6 +107,7 @@ pub(super) async fn run(
     let slices = Slices::new(shard, node.shards, store, Rc::clone(&mesh), front_bytes, Arc::clone(&stats));
     let ctx = Rc::new(Context::new(ContextParts {
         shard,
+        node: name,
         ring: ring.clone(),
         slices,
         clock: node.clock.clone(),

@@ -46,6 +46,11 @@ impl SliceKey {
         self.bytes.len()
     }
 
+    /// A hash that is the same on every node.
+    pub fn placement(&self) -> u64 {
+        shoal_packet::hash_key(0, &self.bytes)
+    }
+
     /// A hash for one block of the object.
     pub fn hash_of_block(&self, index: u32) -> u64 {
         shoal_packet::hash_key(self.hash, &index.to_ne_bytes())

@@ -65,7 +65,7 @@ type Answer = (Arc<Version>, CacheResult, Option<Forwarded>, Option<Transfer>);
 impl Question<'_> {
     async fn ask(&self, stale: Option<Arc<Version>>) -> Result<Answer, OpenError> {
         let channel = &self.request.channel;
-        let mut origins = Origins::new(self.store, channel);
+        let mut origins = Origins::new(self.store, channel, &self.request.key);
         let mut last = UpstreamError::NoOrigin;
         let mut ranged = self.request.want.ranged && stale.is_none();
         let mut known = stale.clone();
@@ -79,6 +79,7 @@ impl Question<'_> {
                 own_cors: channel.cors.enabled(),
                 asked: self.request.asked.as_deref(),
                 follow: channel.follows_redirects(),
+                cdn_loop: self.request.cdn_loop.as_deref(),
             };
             let mut meter = Meter::start(self.store, channel, &origin);
             let (head, body) = match self.store.upstreams.fetch(&origin, &ask).await {
@@ -92,6 +93,12 @@ impl Question<'_> {
                 }
             };
             meter.head(&head);
+            // What it says of us, not of the object: it does not know us as its child, or the request goes in a circle.
+            if origin.parent.is_some() && matches!(head.status, 401 | 403 | 421 | 508) {
+                last = UpstreamError::Status(head.status);
+                meter.failed(&last);
+                continue;
+            }
             let relays_errors =
                 channel.forward.server_errors && !origins.has_other() && !self.may_bridge(stale.as_deref());
             match self.judge(&head, range.map(|(first, _)| first), known.as_deref(), relays_errors) {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use shoal_link::ledger::Kind;
 
+use super::key::SliceKey;
 use super::store::Store;
 use crate::ledger::{Flow, Usage};
-use crate::routes::{Channel, HealthEvent, OriginState};
+use crate::routes::{Channel, HealthEvent, OriginState, ParentFetch};
 use crate::telemetry::stats::{OriginStats, UpstreamError as Kept};
 use crate::upstream::{Body, OriginHead, UpstreamError};
 
@@ -19,9 +20,13 @@ pub(super) struct Origins {
 }
 
 impl Origins {
-    pub(super) fn new(store: &Store, channel: &Channel) -> Origins {
-        let candidates: Vec<_> = channel.pick(store.clock.now_ms(), store.roll()).cloned().collect();
-        Origins { candidates, at: 0, tries_left: store.limits.retries + 1 }
+    /// Parents first, then the channel's own.
+    pub(super) fn new(store: &Store, channel: &Channel, key: &SliceKey) -> Origins {
+        let now_ms = store.clock.now_ms();
+        let mut candidates = store.parents.pick(channel, key, now_ms);
+        let tries_left = candidates.len() + store.limits.retries + 1;
+        candidates.extend(channel.pick(now_ms, store.roll()).cloned());
+        Origins { candidates, at: 0, tries_left }
     }
 
     /// The next one to try; none when all tries are used up.
@@ -78,6 +83,7 @@ pub(super) struct Meter {
     origin: Arc<OriginState>,
     stats: Arc<OriginStats>,
     usage: Usage,
+    _fetch: Option<ParentFetch>,
 }
 
 impl Meter {
@@ -85,7 +91,14 @@ impl Meter {
         let stats = store.stats.origin(&channel.id, &origin.id);
         stats.attempt();
         let usage = Usage { requests: 1, ..Usage::default() };
-        Meter { store: Rc::clone(store), channel: Arc::clone(channel), origin: Arc::clone(origin), stats, usage }
+        Meter {
+            store: Rc::clone(store),
+            channel: Arc::clone(channel),
+            origin: Arc::clone(origin),
+            stats,
+            usage,
+            _fetch: origin.parent.as_ref().map(|parent| parent.begin()),
+        }
     }
 
     pub(super) fn head(&mut self, head: &OriginHead) {

@@ -22,7 +22,7 @@ use super::transfer;
 use super::version::Version;
 use crate::clock::Clock;
 use crate::ledger::Recorder;
-use crate::routes::{Channel, Published};
+use crate::routes::{Channel, Parents, Published};
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::{CacheResult, ShardStats};
 use crate::upstream::{Asked, UpstreamLimits, Upstreams, within};
@@ -47,6 +47,7 @@ pub struct Store {
     pub(super) ledger: Rc<RefCell<Recorder>>,
     pub(super) block_bytes: usize,
     pub(super) published: Arc<Published>,
+    pub(super) parents: Arc<Parents>,
     pub(super) flights: Cell<u64>,
     memory: Notify,
     dice: Cell<u64>,
@@ -70,6 +71,8 @@ pub struct StoreParts {
     pub block_bytes: usize,
     /// The snapshot in force.
     pub published: Arc<Published>,
+    /// Nodes to ask before the origins.
+    pub parents: Arc<Parents>,
     /// For choices among equals.
     pub seed: u64,
 }
@@ -100,6 +103,8 @@ pub struct OpenRequest {
     pub revalidate: bool,
     /// The shared version could not be completed for this request, or it is no reading one: it gets a response of its own.
     pub private: bool,
+    /// CDN-Loop as the request brought it (RFC 8586).
+    pub cdn_loop: Option<Arc<str>>,
 }
 
 /// What a request serves.
@@ -128,6 +133,7 @@ impl Store {
             ledger: parts.ledger,
             block_bytes: parts.block_bytes,
             published: parts.published,
+            parents: parts.parents,
             flights: Cell::new(0),
             memory: Notify::default(),
             dice: Cell::new(parts.seed | 1),

@@ -52,7 +52,7 @@ pub(super) fn start_fill(
     if let Some(channel) = published.channel(&held.channel.id) {
         held.channel = Arc::clone(channel);
     }
-    let origins = Origins::new(store, &held.channel);
+    let origins = Origins::new(store, &held.channel, &held.key);
     let start = u64::from(index) * store.block_bytes as u64;
     let transfer = Transfer::new(store, held, start, end, origins, None);
     drop(table);
@@ -272,6 +272,7 @@ impl Transfer {
                 own_cors: self.channel.cors.enabled(),
                 asked: self.asked.as_deref(),
                 follow: self.channel.follows_redirects(),
+                cdn_loop: None,
             };
             let mut meter = Meter::start(&self.store, &self.channel, &origin);
             let joined = match self.store.upstreams.fetch(&origin, &ask).await {

@@ -43,6 +43,7 @@ pub struct HttpPool {
     clock: Clock,
     limits: UpstreamLimits,
     tls: Arc<ClientConfig>,
+    node: Arc<str>,
     resolver: Rc<Resolver>,
     origins: RefCell<HashMap<String, Rc<Connections>>>,
 }
@@ -88,8 +89,8 @@ enum Framing {
 
 impl HttpPool {
     /// An empty pool.
-    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits, tls: Arc<ClientConfig>) -> HttpPool {
-        HttpPool { ring, clock, limits, tls, resolver: Rc::default(), origins: RefCell::default() }
+    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits, tls: Arc<ClientConfig>, node: Arc<str>) -> HttpPool {
+        HttpPool { ring, clock, limits, tls, node, resolver: Rc::default(), origins: RefCell::default() }
     }
 
     /// Sends one request and reads the head of its response.
@@ -104,7 +105,7 @@ impl HttpPool {
         let place = format!("{}:{} {name}", target.host, target.port);
         let connections = Rc::clone(self.origins.borrow_mut().entry(place).or_default());
         let permit = self.admit(&connections).await?;
-        let request = write_request(origin, target, ask)?;
+        let request = write_request(origin, target, ask, &self.node)?;
         // What was sent on a connection that turns out to be closed must not be sent again if it may change things.
         if !ask.is_unsafe()
             && let Some(wire) = self.take_idle(&connections)
@@ -215,7 +216,12 @@ impl HttpPool {
 }
 
 /// The request as bytes.
-fn write_request(origin: &OriginState, target: &HttpTarget, ask: &Ask<'_>) -> Result<Vec<u8>, UpstreamError> {
+fn write_request(
+    origin: &OriginState,
+    target: &HttpTarget,
+    ask: &Ask<'_>,
+    node: &str,
+) -> Result<Vec<u8>, UpstreamError> {
     let bad = |error| UpstreamError::BadResponse(format!("cannot write the request for {}: {error}", origin.id));
     let mut path = String::with_capacity(target.base.len() + ask.path.len());
     path.push_str(&target.base);
@@ -236,7 +242,9 @@ fn write_request(origin: &OriginState, target: &HttpTarget, ask: &Ask<'_>) -> Re
             head.fixed(name, value);
         }
     }
-    head.fixed("Via", "1.1 shoal");
+    head.header("Via", format!("1.1 {node}")).map_err(bad)?;
+    let passed = ask.cdn_loop.map_or_else(|| node.to_owned(), |passed| format!("{passed}, {node}"));
+    head.header("CDN-Loop", passed).map_err(bad)?;
     if let Some(asked) = ask.asked.filter(|asked| asked.is_unsafe()) {
         head.number("Content-Length", asked.body.len() as u64);
     }

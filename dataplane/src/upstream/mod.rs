@@ -58,6 +58,8 @@ pub struct Ask<'a> {
     pub asked: Option<&'a Asked>,
     /// The channel whose redirects are to be followed, if it wants that.
     pub follow: Option<&'a Channel>,
+    /// Nodes that the request has passed already, as CDN-Loop tells them (RFC 8586).
+    pub cdn_loop: Option<&'a str>,
 }
 
 impl Ask<'_> {
@@ -82,9 +84,9 @@ pub struct Upstreams {
 }
 
 impl Upstreams {
-    /// Without any connection yet.
-    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits, tls: Arc<ClientConfig>) -> Upstreams {
-        Upstreams { http: HttpPool::new(ring, clock.clone(), limits, tls), clock }
+    /// Without any connection yet. `node` is what this one is called in CDN-Loop and Via.
+    pub fn new(ring: Ring, clock: Clock, limits: UpstreamLimits, tls: Arc<ClientConfig>, node: Arc<str>) -> Upstreams {
+        Upstreams { http: HttpPool::new(ring, clock.clone(), limits, tls, node), clock }
     }
 
     /// Asks `origin`; gives the head and a body to read.

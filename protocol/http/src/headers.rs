@@ -95,6 +95,7 @@ known! {
     Age = "age",
     Authorization = "authorization",
     CacheControl = "cache-control",
+    CdnLoop = "cdn-loop",
     Connection = "connection",
     ContentEncoding = "content-encoding",
     ContentLength = "content-length",

@@ -8,6 +8,7 @@
 
 pub mod cache_control;
 pub mod caching;
+pub mod cdn_loop;
 pub mod chunked;
 pub mod conditional;
 pub mod content_range;

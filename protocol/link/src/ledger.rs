@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 pub enum Kind {
     /// Sent to a viewer over HTTP.
     Client,
+    /// Sent to a shoal node that has this one as a parent.
+    Child,
     /// Fetched from an origin.
     Upstream,
     /// Relayed between peers.

@@ -206,7 +206,7 @@ pub(crate) struct Ledger {
     /// Of this session only.
     #[arg(long)]
     pub(crate) session: Option<String>,
-    /// Of this kind only: client, upstream or relay.
+    /// Of this kind only: client, child, upstream or relay.
     #[arg(long)]
     pub(crate) kind: Option<String>,
     /// From this time on: Unix seconds, or an age such as 90m, 24h or 7d. Hours count whole.

@@ -31,6 +31,7 @@ fn context(channels: Option<Value>) -> Context {
         published.publish(Routes::compile(&snapshot, None).unwrap());
     }
     Context::new(ContextParts {
+        node: "shoal-n1".into(),
         shard: 0,
         ring,
         slices: Slices::new(0, 1, store, Rc::new(mesh), 0, Arc::clone(&stats)),
@@ -63,7 +64,7 @@ fn with_head<T>(request_line: &str, lines: &str, then: impl FnOnce(&RequestHead<
 }
 
 fn admitted(ctx: &Context, target: &str, lines: &str) -> Result<Admitted, Denial> {
-    with_head(&format!("GET {target}"), lines, |head| admit(ctx, head, "192.0.2.9".parse().unwrap()))
+    with_head(&format!("GET {target}"), lines, |head| admit(ctx, head, "192.0.2.9".parse().unwrap(), false))
 }
 
 /// The object that a request is given.

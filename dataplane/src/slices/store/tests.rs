@@ -74,7 +74,15 @@ impl Lab {
 
     fn request(&self, path: &str, want: Want) -> OpenRequest {
         let key = SliceKey::new(1, "a", path, "");
-        OpenRequest { key, channel: Arc::clone(&self.channel), want, asked: None, revalidate: false, private: false }
+        OpenRequest {
+            key,
+            channel: Arc::clone(&self.channel),
+            want,
+            asked: None,
+            revalidate: false,
+            private: false,
+            cdn_loop: None,
+        }
     }
 
     async fn open(&self, path: &str) -> Result<Opened, Failed> {

@@ -30,7 +30,16 @@ fn media() -> (Folder, PathBuf) {
 }
 
 fn whole(path: &str) -> Ask<'_> {
-    Ask { path, range: None, known: None, revalidate: false, own_cors: false, asked: None, follow: None }
+    Ask {
+        path,
+        range: None,
+        known: None,
+        revalidate: false,
+        own_cors: false,
+        asked: None,
+        follow: None,
+        cdn_loop: None,
+    }
 }
 
 async fn status(root: &Path, path: &str) -> Result<u16, UpstreamError> {
