@@ -1,7 +1,6 @@
 //! A connection's bytes over TLS: handshake, receiving, sending.
 
 use std::sync::Arc;
-use std::task::Poll;
 
 use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use shoal_sys::ring::SendMsg;
@@ -119,8 +118,9 @@ pub(super) async fn send(
                 break;
             }
         }
+        // A client that takes everything at once must not keep the others waiting.
         if !msg.is_sent() {
-            yield_now().await;
+            connection.ctx.ring.next_turn().await;
         }
     }
     watched.switch(Phase::Working);
@@ -156,17 +156,4 @@ fn reason(error: &rustls::Error) -> Counter {
         rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => Counter::TlsIncompatible,
         _ => Counter::TlsMalformed,
     }
-}
-
-/// A client that takes everything at once must not keep the others waiting: between batches they have their turn.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }

@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
@@ -83,6 +83,8 @@ pub(crate) struct Inner {
     backlog: RefCell<VecDeque<squeue::Entry>>,
     eventfd: OwnedFd,
     driver: RefCell<Option<Waker>>,
+    /// Tasks that let the others go first.
+    yielded: RefCell<Vec<Waker>>,
     stats: Cell<RingStats>,
 }
 
@@ -119,6 +121,7 @@ impl Ring {
                 backlog: RefCell::default(),
                 eventfd,
                 driver: RefCell::new(None),
+                yielded: RefCell::default(),
                 stats: Cell::new(RingStats::default()),
             }),
         })
@@ -157,7 +160,25 @@ impl Ring {
             }
         }
         self.inner.count(|stats| stats.completed += handled as u64);
+        let yielded = std::mem::take(&mut *self.inner.yielded.borrow_mut());
+        handled += yielded.len();
+        yielded.into_iter().for_each(Waker::wake);
         Ok(handled)
+    }
+
+    /// Waits for the next turn, so that everybody else has one. A task that only woke itself would keep the executor from
+    /// ever being idle, and so from looking at its own rings.
+    pub async fn next_turn(&self) {
+        let mut waited = false;
+        std::future::poll_fn(|cx| {
+            if std::mem::replace(&mut waited, true) {
+                return Poll::Ready(());
+            }
+            self.inner.yielded.borrow_mut().push(cx.waker().clone());
+            self.inner.wake_driver();
+            Poll::Pending
+        })
+        .await;
     }
 
     /// Keeps the driver's waker: the next push wakes it.
@@ -179,8 +200,10 @@ impl Ring {
         // nothing: the kernel sets it after queueing, so it can stay set when the work has been run meanwhile.
         self.inner.enter()?;
         let mut uring = self.inner.uring.borrow_mut();
-        let idle =
-            self.inner.backlog.borrow().is_empty() && uring.submission().is_empty() && uring.completion().is_empty();
+        let idle = self.inner.backlog.borrow().is_empty()
+            && self.inner.yielded.borrow().is_empty()
+            && uring.submission().is_empty()
+            && uring.completion().is_empty();
         if !idle {
             uring.completion().disable_eventfd();
         }
@@ -257,6 +280,10 @@ impl Inner {
     unsafe fn push(&self, entry: squeue::Entry) {
         self.backlog.borrow_mut().push_back(entry);
         self.feed();
+        self.wake_driver();
+    }
+
+    fn wake_driver(&self) {
         if let Some(driver) = self.driver.borrow_mut().take() {
             driver.wake();
         }

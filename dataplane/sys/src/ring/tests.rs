@@ -199,3 +199,18 @@ fn the_bell_is_heard_by_a_sleeper_only() {
     bell.ring();
     assert!(signalled(&ring) && !signalled(&ring));
 }
+
+#[test]
+fn who_lets_the_others_go_first_is_woken_by_the_next_turn() {
+    let ring = small();
+    let mut cx = Context::from_waker(Waker::noop());
+    ring.set_driver(&cx);
+    let mut first = pin!(ring.next_turn());
+    assert!(first.as_mut().poll(&mut cx).is_pending());
+    assert!(!ring.prepare_sleep().unwrap(), "somebody waits for a turn");
+    assert_eq!(ring.turn().unwrap(), 1);
+    assert!(first.as_mut().poll(&mut cx).is_ready());
+    assert_eq!(ring.turn().unwrap(), 0);
+    assert!(ring.prepare_sleep().unwrap());
+    ring.awake();
+}
