@@ -297,6 +297,30 @@ fn behind_a_proxy(shards: u32) {
     });
 }
 
+/// A client may close its direction with the request; the answer still comes, and then the end.
+#[test]
+fn who_says_goodbye_early_is_answered() {
+    let (authority, origin) = (Authority::new(), Origin::start());
+    let object = Object::new("/a", 5 * BLOCK);
+    let truth = object.bytes(0);
+    origin.put(object);
+    let (settings, at) = settings(1, &[&authority.issue("a", &["edge.test"], NOW)]);
+    let lab = settings.start();
+    lab.channel("vod", &[&origin]);
+    let mut stream = tls::connect(at, &authority.client(&[&TLS13]), "edge.test").expect("a session");
+    let begun = Instant::now();
+    stream.write_all(b"GET /vod/a HTTP/1.1\r\nHost: edge.test\r\n\r\n").expect("open");
+    stream.conn.send_close_notify();
+    stream.flush().expect("open");
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).expect("an answer, and close_notify");
+    assert!(answer.starts_with(b"HTTP/1.1 200 ") && answer.ends_with(&truth), "another answer");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    until("it is counted as closed in order", Duration::from_secs(5), || {
+        lab.metrics().sum("shoal_http_connections_closed_total", &[("reason", "peer")]) >= 1.0
+    });
+}
+
 /// `--check` reads the files.
 #[test]
 fn files_are_checked() {

@@ -56,7 +56,8 @@ pub(super) async fn handshake(connection: &Connection, config: &Arc<ServerConfig
         // The sweep only ends what waits to receive.
         let limit = connection.ctx.settings.head_timeout;
         match within(limit, session.flush(&connection.watched.stream)).await {
-            Some(Ok(flushed)) => connection.count(0, flushed as u64),
+            // No request's bytes: nobody is accounted for them.
+            Some(Ok(flushed)) => stats.add(Counter::WireBytes, flushed as u64),
             Some(Err(_)) => return Err(failed(Broken::Reset)),
             None => return Err(failed(Broken::Expired(Expired::Head))),
         }
@@ -71,7 +72,8 @@ pub(super) async fn handshake(connection: &Connection, config: &Arc<ServerConfig
 
 /// Waits for plaintext and adds it to the input.
 pub(super) async fn receive(connection: &Connection, session: &Session) -> Result<(), Broken> {
-    loop {
+    // Who says goodbye after the last request need not hang up to be believed.
+    while !session.is_closed() {
         let before = connection.input.borrow().len();
         {
             let received = connection.receive_raw().await?;
@@ -80,18 +82,14 @@ pub(super) async fn receive(connection: &Connection, session: &Session) -> Resul
             }
         }
         // A change of keys wants its answer. One that finds no room now goes out before the next response.
-        if let Ok(flushed) = session.try_flush(&connection.watched.stream)
-            && flushed.bytes > 0
-        {
-            connection.count(0, flushed.bytes as u64);
+        if let Ok(flushed) = session.try_flush(&connection.watched.stream) {
+            connection.ctx.stats.add(Counter::WireBytes, flushed.bytes as u64);
         }
         if connection.input.borrow().len() > before {
             return Ok(());
         }
-        if session.is_closed() {
-            return Err(Broken::Closed);
-        }
     }
+    Err(Broken::Closed)
 }
 
 /// Sends all of the message: a batch of records at a time, straight from the block.
