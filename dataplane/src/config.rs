@@ -18,6 +18,8 @@ pub struct Config {
     pub tls: Tls,
     /// The RAM tier.
     pub cache: Cache,
+    /// The disk tier, behind the RAM tier: what is read again and again survives eviction and restarts.
+    pub disk: Disk,
     /// How origins are asked.
     pub upstream: Upstream,
     /// Metrics and health, for operators.
@@ -149,6 +151,33 @@ pub struct Cache {
     pub front_percent: u8,
 }
 
+/// Section `disk`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Disk {
+    /// Devices: `{ path = "/var/cache/shoal", bytes = 100000000000 }` each, a folder on a file system of its own (with
+    /// direct I/O and preallocation, such as ext4 and XFS), and the bytes that shoal may take there: it takes them at
+    /// once, in one file for each shard. A device that fails is left out until it works again. Empty: no disk tier.
+    pub paths: Vec<DiskPath>,
+    /// Uses of a block before it is written, 1 to 3. 1 writes everything once, also what nobody will ask for again; 2
+    /// spares the disk.
+    pub admit_uses: u8,
+    /// Bytes per second written, all devices together. What is beyond that is not kept, rather than slowing reads down.
+    pub write_bytes_per_s: u64,
+    /// Milliseconds that a read may take before the origin is asked instead.
+    pub read_timeout_ms: u64,
+}
+
+/// One device.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DiskPath {
+    /// Folder, absolute.
+    pub path: String,
+    /// Bytes to take there, all shards together.
+    pub bytes: u64,
+}
+
 /// Section `upstream`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -259,6 +288,12 @@ impl Default for Http {
 impl Default for Cache {
     fn default() -> Self {
         Self { ram_bytes: 512 << 20, block_bytes: 1 << 20, front_percent: 20 }
+    }
+}
+
+impl Default for Disk {
+    fn default() -> Self {
+        Self { paths: Vec::new(), admit_uses: 2, write_bytes_per_s: 100 << 20, read_timeout_ms: 500 }
     }
 }
 

@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+pub mod disk;
 pub mod housekeeping;
 pub mod http;
 pub mod ledger;

@@ -42,6 +42,8 @@ pub struct Settings {
     pub tls: TlsSettings,
     /// The RAM tier.
     pub cache: CacheSettings,
+    /// The disk tier.
+    pub disk: DiskSettings,
     /// Asking origins.
     pub upstream: UpstreamSettings,
     /// Metrics and health.
@@ -125,6 +127,19 @@ pub struct CacheSettings {
     pub block_bytes: u64,
     /// Percent of RAM for front indexes.
     pub front_percent: u8,
+}
+
+/// Section `disk`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DiskSettings {
+    /// Folders, and the bytes of each for all shards together; empty: no disk tier.
+    pub paths: Vec<(PathBuf, u64)>,
+    /// Uses of a block before it is written.
+    pub admit_uses: u8,
+    /// Bytes written in a second, all shards and devices together.
+    pub write_bytes_per_s: u64,
+    /// How long a read may take.
+    pub read_timeout: Duration,
 }
 
 /// Section `upstream`.

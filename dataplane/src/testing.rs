@@ -162,6 +162,8 @@ pub(crate) fn store(ring: &Ring, stats: &Arc<ShardStats>, ram: usize, block_byte
         ledger: Rc::new(RefCell::new(Recorder::new(crate::ledger::queue(1).0))),
         block_bytes,
         published: Arc::default(),
+        disk: None,
+        admit_uses: 2,
         seed: 1,
     }))
 }

@@ -17,9 +17,24 @@ const RAM: u64 = 8 << 20;
 /// Kind of objects whose blocks cannot be fetched again one by one.
 const UNREPEATABLE: &str = "good, unrepeatable";
 
-with_one_and_four_shards!(no_wrong_byte_ever);
+with_one_and_four_shards!(no_wrong_byte_ever, no_wrong_byte_from_disk);
 
 fn no_wrong_byte_ever(shards: u32) {
+    compare(shards, Settings::new(shards));
+}
+
+/// All that comes is written, on two devices, and the log goes round.
+fn no_wrong_byte_from_disk(shards: u32) {
+    let bytes = u64::from(shards) * (20 << 20);
+    let lab = compare(shards, Settings::new(shards).with_disks(&[bytes, bytes]).set("disk.admit_uses", "1"));
+    let metrics = lab.metrics();
+    let hits = metrics.sum("shoal_disk_lookups_total", &[("result", "hit")]);
+    println!("  {hits} blocks from disk, {} bytes written", metrics.sum("shoal_disk_bytes_total", &[("op", "write")]));
+    assert!(hits > 100.0, "the disk tier is meant to be used");
+    assert_eq!(metrics.sum("shoal_disk_lookups_total", &[("result", "corrupt")]), 0.0);
+}
+
+fn compare(shards: u32, settings: Settings) -> Lab {
     let mut rng = Rng::new(seed());
     let (good, bad, backup, moving) = (Origin::start(), Origin::start(), Origin::start(), Origin::start());
     let mut targets = Vec::new();
@@ -46,7 +61,7 @@ fn no_wrong_byte_ever(shards: u32) {
         moving.put(object.clone());
         targets.push(target("/moving", object, &moving, "changing", false));
     }
-    let lab = Settings::new(shards)
+    let lab = settings
         .set("cache.ram_bytes", &RAM.to_string())
         .set("cache.block_bytes", &BLOCK.to_string())
         .set("upstream.response_timeout_ms", "1000")
@@ -66,6 +81,7 @@ fn no_wrong_byte_ever(shards: u32) {
     let (all, broken) = (count(&|_| true), count(&|outcome| !outcome.starts_with("right")));
     assert!(broken * 10 < all, "{broken} of {all} answers of well-behaved origins broke off");
     report(&lab, shards);
+    lab
 }
 
 fn target<'a>(prefix: &'a str, object: Object, origin: &'a Origin, kind: &'a str, must_succeed: bool) -> Target<'a> {

@@ -95,6 +95,11 @@ impl<T> S3Fifo<T> {
         self.slab.get_mut(slot).map(|entry| &mut entry.value)
     }
 
+    /// Whether the value at `slot` has left the small queue behind: it was used there, or came back soon after it was evicted.
+    pub fn in_main(&self, slot: Slot) -> bool {
+        self.slab.get(slot).is_some_and(|entry| entry.in_main)
+    }
+
     /// Corrects the size of a value, for a block that took less than it was given.
     pub fn resize(&mut self, slot: Slot, bytes: usize) {
         if let Some(entry) = self.slab.get_mut(slot) {
@@ -229,7 +234,8 @@ mod tests {
             cache.insert(name, name, 1);
         }
         assert_eq!(cache.evict(uses), Some(0));
-        cache.insert(0, 0, 1);
+        let back = cache.insert(0, 0, 1);
+        assert!(cache.in_main(back));
         for name in 100..400 {
             cache.insert(name, name, 1);
             assert_ne!(cache.evict(uses), Some(0));

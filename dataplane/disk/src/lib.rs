@@ -17,8 +17,8 @@
 //! - **What was buried stays dead.** A [`Tombstone`] kills what lies before a position. Tombstones are kept outside of the
 //!   log, in a journal that must be on disk before anybody relies on them; a volume and its journal carry the same random
 //!   number, and a volume without its journal is not read.
-//! - **Positions are not used twice**, not even after a crash: a start opens a segment whose serial is above all that log and
-//!   journal know, and each start marks its entries with an epoch of its own.
+//! - **What is found at a position is what was placed there last.** A start goes on behind all that log and journal know of, and
+//!   marks its entries with an epoch of its own, higher than those before: what a crash has left further on is told by it.
 //!
 //! All I/O goes through a [`Medium`], so that everything here runs in tests on a disk that forgets, tears and flips.
 

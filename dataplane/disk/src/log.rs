@@ -27,10 +27,9 @@ impl Log {
         Log { geometry, index: Index::default(), serial, page: 0, records: Vec::new(), written: 0, sweeps: 0 }
     }
 
-    /// Goes on with segment `serial` instead: what was found is older.
-    pub(crate) fn continue_at(&mut self, serial: u64) {
-        (self.serial, self.page) = (serial, 0);
-        self.records.clear();
+    /// Goes on at this page of segment `serial`, which has these entries.
+    pub(crate) fn continue_at(&mut self, serial: u64, page: u32, records: Vec<Record>) {
+        (self.serial, self.page, self.records) = (serial, page, records);
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
@@ -53,7 +52,7 @@ impl Log {
 
     /// Whether the position will be overwritten before a quarter of the log has been written.
     pub(crate) fn is_old(&self, position: u64) -> bool {
-        position < self.first_live() + self.geometry.pages() / 4
+        position < self.head().saturating_sub(self.geometry.pages() / 4 * 3)
     }
 
     pub(crate) fn find(&self, hash: u64) -> Option<Place> {
@@ -119,6 +118,6 @@ impl Log {
 
     /// Opens the next segment: what lies there now is gone.
     pub(crate) fn next_segment(&mut self) {
-        self.continue_at(self.serial + 1);
+        self.continue_at(self.serial + 1, 0, Vec::new());
     }
 }

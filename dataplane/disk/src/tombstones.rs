@@ -9,9 +9,11 @@ const MAGIC: u64 = u64::from_le_bytes(*b"shoalJRN");
 /// Beyond this many everything written so far is given up instead.
 const OBJECTS_MAX: usize = 32 << 10;
 const PREFIXES_MAX: usize = 256;
+const TAGS_MAX: usize = 1024;
 
 const OBJECT: u8 = 1;
 const PREFIX: u8 = 2;
+const TAG: u8 = 3;
 
 /// What is dead.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,6 +22,8 @@ pub enum Tombstone {
     Object(u64),
     /// Every object whose key starts so; all, if it is empty.
     Prefix(Box<[u8]>),
+    /// Every object whose key starts so, up to its first NUL, and whose metadata has the tag that stands behind that NUL.
+    Tag(Box<[u8]>),
 }
 
 /// What lies dead in the log of one volume: each kills what was placed before it.
@@ -27,6 +31,7 @@ pub enum Tombstone {
 pub struct Tombstones {
     objects: HashMap<u64, u64>,
     prefixes: Vec<(Box<[u8]>, u64)>,
+    tags: Vec<(Box<[u8]>, u64)>,
 }
 
 impl Tombstones {
@@ -36,6 +41,15 @@ impl Tombstones {
             || self.prefixes.iter().any(|(prefix, before)| position < *before && key.starts_with(prefix))
     }
 
+    /// The tags under which the entry at `position` is dead.
+    pub fn tags<'a>(&'a self, key: &'a [u8], position: u64) -> impl Iterator<Item = &'a [u8]> {
+        let tags = self.tags.iter().filter(move |(_, before)| position < *before);
+        tags.filter_map(move |(scope, _)| {
+            let end = scope.iter().position(|&byte| byte == 0)? + 1;
+            key.starts_with(&scope[..end]).then(|| &scope[end..])
+        })
+    }
+
     /// From now on what lies before the position is dead. Returns the record to append to the journal; none when the journal
     /// is to be written anew instead.
     pub fn add(&mut self, tombstone: Tombstone, before: u64) -> Option<Vec<u8>> {
@@ -43,10 +57,12 @@ impl Tombstones {
         let full = match &tombstone {
             Tombstone::Object(hash) => self.objects.len() >= OBJECTS_MAX && !self.objects.contains_key(hash),
             Tombstone::Prefix(prefix) => self.prefixes.len() >= PREFIXES_MAX || prefix.is_empty(),
+            Tombstone::Tag(_) => self.tags.len() >= TAGS_MAX,
         };
         if full {
             self.objects.clear();
             self.prefixes.clear();
+            self.tags.clear();
             tombstone = Tombstone::Prefix(Box::default());
         }
         let mut record = Vec::new();
@@ -61,10 +77,8 @@ impl Tombstones {
                 let known = self.objects.entry(hash).or_default();
                 *known = before.max(*known);
             }
-            Tombstone::Prefix(prefix) => match self.prefixes.iter_mut().find(|(known, _)| *known == prefix) {
-                Some((_, known)) => *known = before.max(*known),
-                None => self.prefixes.push((prefix, before)),
-            },
+            Tombstone::Prefix(prefix) => raise(&mut self.prefixes, prefix, before),
+            Tombstone::Tag(tag) => raise(&mut self.tags, tag, before),
         }
     }
 
@@ -72,11 +86,13 @@ impl Tombstones {
     pub fn prune(&mut self, first_live: u64) {
         self.objects.retain(|_, before| *before > first_live);
         self.prefixes.retain(|(_, before)| *before > first_live);
+        self.tags.retain(|(_, before)| *before > first_live);
     }
 
     /// The highest position that any of them names.
     pub fn highest(&self) -> u64 {
-        self.objects.values().chain(self.prefixes.iter().map(|(_, before)| before)).copied().max().unwrap_or(0)
+        let scopes = self.prefixes.iter().chain(&self.tags).map(|(_, before)| before);
+        self.objects.values().chain(scopes).copied().max().unwrap_or(0)
     }
 
     /// A journal of a volume that holds all of them.
@@ -91,6 +107,9 @@ impl Tombstones {
         }
         for (prefix, before) in &self.prefixes {
             write(&mut out, &Tombstone::Prefix(prefix.clone()), *before);
+        }
+        for (tag, before) in &self.tags {
+            write(&mut out, &Tombstone::Tag(tag.clone()), *before);
         }
         out
     }
@@ -120,12 +139,20 @@ impl Tombstones {
             let tombstone = match *kind {
                 OBJECT => Tombstone::Object(u64::from_le_bytes(what.try_into().ok()?)),
                 PREFIX => Tombstone::Prefix(what.into()),
+                TAG => Tombstone::Tag(what.into()),
                 _ => return None,
             };
             tombstones.bury(tombstone, u64::from_le_bytes(*before));
             rest = more;
         }
         Some((word(8)?, tombstones))
+    }
+}
+
+fn raise(scopes: &mut Vec<(Box<[u8]>, u64)>, scope: Box<[u8]>, before: u64) {
+    match scopes.iter_mut().find(|(known, _)| *known == scope) {
+        Some((_, known)) => *known = before.max(*known),
+        None => scopes.push((scope, before)),
     }
 }
 
@@ -139,6 +166,10 @@ fn write(out: &mut Vec<u8>, tombstone: &Tombstone, before: u64) {
         Tombstone::Prefix(prefix) => {
             kind = PREFIX;
             &**prefix
+        }
+        Tombstone::Tag(tag) => {
+            kind = TAG;
+            &**tag
         }
     };
     let start = out.len() + 8;
@@ -171,6 +202,11 @@ mod tests {
         assert_eq!(killed(99), [true, true, false]);
         assert_eq!(killed(100), [false, true, false]);
         assert_eq!(killed(200), [false, false, false]);
+        tombstones.add(Tombstone::Tag(b"a\0news".as_slice().into()), 150);
+        let tags =
+            |key: &str, position| tombstones.tags(key.as_bytes(), position).map(<[u8]>::to_vec).collect::<Vec<_>>();
+        assert_eq!((tags("a\0x", 149), tags("a\0x", 150)), (vec![b"news".to_vec()], vec![]));
+        assert_eq!(tags("ab\0x", 0), [b""; 0]);
         tombstones.prune(100);
         assert_eq!((tombstones.objects.len(), tombstones.prefixes.len()), (0, 1));
         assert_eq!(tombstones.highest(), 200);
@@ -192,7 +228,9 @@ mod tests {
         let mut tombstones = Tombstones::default();
         let mut journal = tombstones.journal(42);
         let mut ends = vec![(journal.len(), tombstones.clone())];
-        for (n, tombstone) in [Tombstone::Object(1), prefix("a\0"), Tombstone::Object(2)].into_iter().enumerate() {
+        for (n, tombstone) in
+            [Tombstone::Object(1), prefix("a\0"), Tombstone::Tag(b"b\0t".as_slice().into())].into_iter().enumerate()
+        {
             journal.extend(tombstones.add(tombstone, 10 * (n as u64 + 1)).unwrap());
             ends.push((journal.len(), tombstones.clone()));
         }

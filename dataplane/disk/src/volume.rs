@@ -47,6 +47,7 @@ pub struct Volume<M> {
 #[derive(Debug)]
 pub struct Found<B> {
     bytes: B,
+    position: u64,
     meta: Range<usize>,
     payload: Range<usize>,
 }
@@ -88,7 +89,8 @@ impl<M: Medium> Volume<M> {
         Ok(Volume { medium, id: superblock.volume, epoch, log, tombstones: RefCell::default() })
     }
 
-    /// The volume that `superblock` describes, with what is on it; the medium comes back when it is another one, or none.
+    /// The volume that `superblock` describes, with what is on it; the medium comes back when it is another one, or none. The
+    /// epoch is to be higher than those before.
     ///
     /// # Errors
     /// The device's, when it fails again and again.
@@ -96,7 +98,7 @@ impl<M: Medium> Volume<M> {
         medium: M,
         superblock: Superblock,
         mut tombstones: Tombstones,
-        epoch: u64,
+        mut epoch: u64,
     ) -> io::Result<Result<Volume<M>, M>> {
         let page = medium.read(0, PAGE).await?;
         if Superblock::read(&page) != Some(superblock) {
@@ -105,13 +107,15 @@ impl<M: Medium> Volume<M> {
         drop(page);
         let Superblock { volume, geometry, .. } = superblock;
         let mut log = Log::new(geometry, 1);
-        let (mut newest, mut errors) = (0, 0);
+        let (mut newest, mut errors) = (Segment::default(), 0);
         for slot in 0..geometry.segments {
             match segment(&medium, volume, geometry, slot).await {
                 Ok(None) => {}
-                Ok(Some((serial, records))) => {
-                    newest = newest.max(serial);
-                    records.into_iter().for_each(|record| log.recovered(serial, record));
+                Ok(Some(segment)) => {
+                    segment.records.iter().for_each(|&record| log.recovered(segment.serial, record));
+                    if segment.serial > newest.serial {
+                        newest = segment;
+                    }
                 }
                 Err(error) => {
                     errors += 1;
@@ -121,8 +125,20 @@ impl<M: Medium> Volume<M> {
                 }
             }
         }
-        let buried = tombstones.highest() / u64::from(geometry.segment_pages);
-        log.continue_at(newest.max(buried) + 1);
+        // Behind all that was found, and never before what a tombstone kills.
+        let buried = tombstones.highest();
+        let open =
+            newest.end.filter(|&page| buried <= newest.serial * u64::from(geometry.segment_pages) + u64::from(page));
+        match open {
+            Some(page) => {
+                epoch = epoch.max(newest.epoch + 1);
+                log.continue_at(newest.serial, page, newest.records);
+            }
+            None => {
+                let serial = newest.serial.max(buried / u64::from(geometry.segment_pages)) + 1;
+                log.continue_at(serial, 0, Vec::new());
+            }
+        }
         tombstones.prune(log.first_live());
         let (log, tombstones) = (RefCell::new(log), RefCell::new(tombstones));
         Ok(Ok(Volume { medium, id: volume, epoch, log, tombstones }))
@@ -172,7 +188,12 @@ impl<M: Medium> Volume<M> {
             // Another block with the same hash: that one may stay.
             return Err(Miss::Absent);
         }
-        Ok(Found { bytes, meta, payload })
+        Ok(Found { bytes, position: place.position, meta, payload })
+    }
+
+    /// Whether what was found is dead under one of its tags.
+    pub fn is_buried(&self, key: &[u8], found: &Found<M::Bytes>, mut has_tag: impl FnMut(&[u8]) -> bool) -> bool {
+        self.tombstones.borrow().tags(key, found.position).any(&mut has_tag)
     }
 
     /// Forgets a block that turned out to be of no use.
@@ -264,13 +285,19 @@ impl<M: Medium> Volume<M> {
     }
 }
 
-/// What one segment of the file holds, and its serial number: from its table, or by going from entry to entry.
-async fn segment<M: Medium>(
-    medium: &M,
-    volume: u64,
-    geometry: Geometry,
-    slot: u32,
-) -> io::Result<Option<(u64, Vec<Record>)>> {
+/// What was found in one segment.
+#[derive(Debug, Default)]
+struct Segment {
+    serial: u64,
+    records: Vec<Record>,
+    /// The page behind the last entry; none when it is sealed.
+    end: Option<u32>,
+    /// The epoch of the last entry.
+    epoch: u64,
+}
+
+/// What one segment of the file holds: from its table, or by going from entry to entry.
+async fn segment<M: Medium>(medium: &M, volume: u64, geometry: Geometry, slot: u32) -> io::Result<Option<Segment>> {
     let pages = geometry.segment_pages;
     let start = u64::from(slot) * u64::from(pages);
     let belongs = |serial: u64| serial % u64::from(geometry.segments) == u64::from(slot);
@@ -290,26 +317,30 @@ async fn segment<M: Medium>(
         let len = table_pages(foot.entries);
         let table = medium.read(geometry.offset(start + u64::from(pages - len)), len as usize * PAGE).await?;
         if let Some(records) = foot.records(&table) {
-            return Ok(Some((foot.serial, records)));
+            return Ok(Some(Segment { serial: foot.serial, records, end: None, epoch: 0 }));
         }
     }
     let (Some(serial), Some(first)) = (begun, first) else { return Ok(None) };
-    let (mut records, mut page, mut head) = (Vec::new(), 0, Some(first));
+    let mut found = Segment { serial, records: Vec::new(), end: None, epoch: first.epoch };
+    let (mut page, mut head) = (0, Some(first));
+    // What an earlier start had left further on has a lower epoch than what was written over its beginning.
     while let Some(entry) = head.filter(|entry| {
-        entry.epoch == first.epoch
+        entry.epoch >= found.epoch
             && entry.position == first.position + u64::from(page)
             && entry.pages() <= pages - page
     }) {
         // One that was cut off must not stand in for an older one that is whole.
         let bytes = medium.read(geometry.offset(entry.position), entry.pages() as usize * PAGE).await?;
         if entry.parts(&bytes).is_some() {
-            records.push(Record { hash: entry.hash, page, pages: entry.pages() });
+            found.records.push(Record { hash: entry.hash, page, pages: entry.pages() });
         }
+        found.epoch = entry.epoch;
         page += entry.pages();
         head = match page < pages {
             true => EntryHead::read(volume, &medium.read(geometry.offset(start + u64::from(page)), PAGE).await?),
             false => None,
         };
     }
-    Ok(Some((serial, records)))
+    found.end = Some(page);
+    Ok(Some(found))
 }

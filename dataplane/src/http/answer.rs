@@ -312,6 +312,11 @@ fn write_cache_status(out: &mut Vec<u8>, answer: &AnswerHead<'_>) {
             out.extend_from_slice(b"; hit");
             ttl(out);
         }
+        CacheResult::Disk => {
+            out.extend_from_slice(b"; hit");
+            ttl(out);
+            out.extend_from_slice(b"; detail=disk");
+        }
         CacheResult::Stale => {
             out.extend_from_slice(b"; hit");
             ttl(out);
@@ -351,6 +356,7 @@ fn write_cache_status(out: &mut Vec<u8>, answer: &AnswerHead<'_>) {
 fn server_timing(cache: CacheResult) -> &'static str {
     match cache {
         CacheResult::Hit => "cache;desc=hit",
+        CacheResult::Disk => "cache;desc=disk",
         CacheResult::Miss => "cache;desc=miss",
         CacheResult::Stale => "cache;desc=stale",
         CacheResult::Revalidated => "cache;desc=revalidated",

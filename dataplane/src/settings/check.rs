@@ -55,13 +55,14 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let http = http(&config.http, config.tls.listen.is_empty(), &mut problems);
     let tls = tls(&config.tls, &http, &mut problems);
     let cache = cache(&config.cache, shards.cpus.len() as u64, machine, &mut problems);
+    let disk = disk(&config.disk, shards.cpus.len() as u64, &mut problems);
     let upstream = upstream(&config.upstream, &mut problems);
     let admin = admin(&config.admin, &http, &tls, &mut problems);
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {
         Some(admin) if problems.0.is_empty() => {
-            Ok(Settings { node, shards, http, tls, cache, upstream, admin, link, log })
+            Ok(Settings { node, shards, http, tls, cache, disk, upstream, admin, link, log })
         }
         _ => Err(ConfigError { problems: problems.0 }),
     }
@@ -307,6 +308,32 @@ fn parents(list: &[config::Parent], problems: &mut Problems) -> Vec<ParentSettin
         });
     }
     parents
+}
+
+fn disk(raw: &config::Disk, shards: u64, problems: &mut Problems) -> DiskSettings {
+    let least = shards * shoal_disk::Geometry::MIN_BYTES;
+    let mut paths: Vec<(PathBuf, u64)> = Vec::new();
+    for config::DiskPath { path, bytes } in &raw.paths {
+        let shown = format_args!("{path:?}").to_string();
+        let path = PathBuf::from(path);
+        if !path.is_absolute() {
+            problems.add("disk.paths", &shown, "must be an absolute path, starting with /");
+        }
+        if paths.iter().any(|(other, _)| *other == path) {
+            problems.add("disk.paths", &shown, "is there twice; name each device once");
+        }
+        if *bytes < least {
+            let problem = format_args!("{shards} shards need at least {least} bytes; raise it, or lower shards.count");
+            problems.add("disk.paths", format_args!("{shown} with bytes = {bytes}"), problem);
+        }
+        paths.push((path, *bytes));
+    }
+    DiskSettings {
+        paths,
+        admit_uses: problems.within("disk.admit_uses", raw.admit_uses, 1, shoal_sys::arena::MAX_USES, "uses"),
+        write_bytes_per_s: problems.within("disk.write_bytes_per_s", raw.write_bytes_per_s, 1 << 20, 1 << 40, "bytes"),
+        read_timeout: problems.timeout("disk.read_timeout_ms", raw.read_timeout_ms),
+    }
 }
 
 fn upstream(raw: &config::Upstream, problems: &mut Problems) -> UpstreamSettings {

@@ -78,6 +78,16 @@ fn limits_that_depend_on_each_other_are_checked_together() {
     assert_eq!(problems(|config| config.cache.ram_bytes = 64 << 20), [""; 0]);
     refused("cache.ram_bytes = 8589934593", "has 8589934592", |config| config.cache.ram_bytes = (8 << 30) + 1);
     refused("cache.front_percent = 51", "from 0 to 50", |config| config.cache.front_percent = 51);
+    let path = |path: &str, bytes| crate::config::DiskPath { path: path.to_owned(), bytes };
+    refused("disk.paths = \"cache\"", "absolute", |config| config.disk.paths = vec![path("cache", 1 << 40)]);
+    refused("disk.paths = \"/a\" with bytes = 1000", "raise it", |config| config.disk.paths = vec![path("/a", 1000)]);
+    refused("disk.paths = \"/a\"", "twice", |config| {
+        config.disk.paths = vec![path("/a", 1 << 40), path("/a", 1 << 40)]
+    });
+    assert_eq!(problems(|config| config.disk.paths = vec![path("/a", 1 << 40), path("/b", 1 << 40)]), [""; 0]);
+    refused("disk.admit_uses = 0", "from 1 to 3", |config| config.disk.admit_uses = 0);
+    refused("disk.write_bytes_per_s = 5", "from 1048576", |config| config.disk.write_bytes_per_s = 5);
+    refused("disk.read_timeout_ms = 0", "from 1", |config| config.disk.read_timeout_ms = 0);
     refused("http.request_line_bytes = 16385", "http.head_bytes (16384)", |config| {
         config.http.request_line_bytes = 16_385;
     });

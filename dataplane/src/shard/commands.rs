@@ -12,8 +12,15 @@ use crate::slices::store::{OpenRequest, Want};
 pub(super) fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
     match command {
         ShardCommand::Purge { scope, done } => {
-            // An answer that nobody waits for any more needs no receiver.
-            let _ = done.send(ctx.slices.store().purge(&scope));
+            let (purged, burial) = ctx.slices.store().purge(&scope);
+            glommio::spawn_local(async move {
+                if let Some(burial) = burial {
+                    burial.done().await;
+                }
+                // An answer that nobody waits for any more needs no receiver.
+                let _ = done.send(purged);
+            })
+            .detach();
         }
         ShardCommand::Prefetch { channel, path, done } => {
             let ctx = Rc::clone(ctx);

@@ -213,7 +213,14 @@ impl ShardHandle {
 /// What keeps a shard from starting.
 pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shards, ShardError> {
     let clock = Clock::start();
-    let seed = run::random_seed();
+    let disk = &shared.settings.disk;
+    let seed = match disk.paths.is_empty() {
+        true => run::random_seed(),
+        false => crate::disk::seed(&shared.settings.node.state_dir).unwrap_or_else(|error| {
+            tracing::error!(%error, "node.state_dir: cannot keep the disk tier's seed; it starts empty");
+            run::random_seed()
+        }),
+    };
     let node = Arc::new(run::Node {
         fabric: Arc::new(mesh::Fabric::new(listeners.len())),
         addresses: Arc::new(AddressCounts::new(seed)),

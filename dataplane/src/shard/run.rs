@@ -20,6 +20,7 @@ use super::driver::{self, Sources};
 use super::mesh::{Fabric, Mesh};
 use super::{Inbox, Listener, ShardError, ShardListeners, Shared, checks, commands, listener};
 use crate::clock::Clock;
+use crate::disk::{Disk, DiskParts};
 use crate::http::addresses::AddressCounts;
 use crate::http::context::{Context, ContextParts};
 use crate::ledger::{FLUSH_INTERVAL, Recorder};
@@ -89,6 +90,22 @@ pub(super) async fn run(
         readahead_blocks: u32::try_from(settings.upstream.readahead_blocks).unwrap_or(u32::MAX),
     };
     let name: Arc<str> = format!("shoal-{}", settings.node.name).into();
+    let disk = match settings.disk.paths.is_empty() {
+        true => None,
+        false => Some(
+            Disk::start(DiskParts {
+                settings: &settings.disk,
+                state_dir: &settings.node.state_dir,
+                shard,
+                shards: node.shards,
+                block_bytes: settings.cache.block_bytes as usize,
+                ram_bytes,
+                seed: node.seed,
+                stats: Arc::clone(&stats),
+            })
+            .await,
+        ),
+    };
     let ledger = Rc::new(RefCell::new(Recorder::new(node.shared.ledger.clone())));
     let store = Rc::new(Store::new(StoreParts {
         arena,
@@ -100,6 +117,8 @@ pub(super) async fn run(
         block_bytes: settings.cache.block_bytes as usize,
         published: Arc::clone(&node.shared.published),
         parents: Arc::clone(&node.parents),
+        disk: disk.clone(),
+        admit_uses: settings.disk.admit_uses,
         seed: random_seed(),
     }));
     let mesh = Rc::new(Mesh::new(Arc::clone(&node.fabric), shard, bell.clone()));
@@ -147,7 +166,12 @@ pub(super) async fn run(
     // The driver ends only when its ring fails, and nothing works without it.
     let failed = std::pin::pin!(driver);
     match first_of(served, failed).await {
-        First::Served => Ok(()),
+        First::Served => {
+            if let Some(disk) = disk {
+                disk.close().await;
+            }
+            Ok(())
+        }
         First::Failed(Some(error)) => Err(kernel("its io_uring failed")(error)),
         First::Failed(None) => Err(kernel("its driver ended")(std::io::ErrorKind::Other.into())),
     }

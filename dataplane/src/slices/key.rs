@@ -51,6 +51,16 @@ impl SliceKey {
         shoal_packet::hash_key(0, &self.bytes)
     }
 
+    /// All of it: the channel's id, a NUL, the path.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// A hash for the object.
+    pub fn hash(&self) -> u64 {
+        self.hash
+    }
+
     /// A hash for one block of the object.
     pub fn hash_of_block(&self, index: u32) -> u64 {
         shoal_packet::hash_key(self.hash, &index.to_ne_bytes())

@@ -8,9 +8,12 @@
 //!                                                  │                             │ 200, 206, 404 …: a new version
 //!                                                  │                             ▼
 //!                                                  └ block: table ─ miss ─▶ transfer ─▶ blocks, as they arrive
+//!
+//!  before the origins are asked, the disk tier is (crate::disk), if there is one
 //! ```
 
 pub mod client;
+mod disk;
 pub mod flight;
 pub mod joint;
 pub mod key;

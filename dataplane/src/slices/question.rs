@@ -32,7 +32,14 @@ pub(super) fn start_opening(
     let store = Rc::clone(store);
     glommio::spawn_local(async move {
         let asked = Question { store: &store, request: &request, opening: &opening, private };
-        let answer = asked.ask(stale).await;
+        let on_disk = match &stale {
+            None if !private => store.open_from_disk(&request, &opening).await,
+            _ => None,
+        };
+        let answer = match on_disk {
+            Some(version) if version.is_fresh(store.clock.now_ms()) => Ok((version, CacheResult::Disk, None, None)),
+            version => asked.ask(stale.or(version)).await,
+        };
         let (answer, transfer) = match answer {
             Ok((version, cache, forwarded, transfer)) => (Ok((version, cache, forwarded)), transfer),
             Err(error) => (Err(error), None),

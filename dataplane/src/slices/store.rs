@@ -21,6 +21,7 @@ use super::table::{Evicted, Table};
 use super::transfer;
 use super::version::Version;
 use crate::clock::Clock;
+use crate::disk::{Burial, Disk};
 use crate::ledger::Recorder;
 use crate::routes::{Channel, Parents, Published};
 use crate::telemetry::metrics::{Counter, Gauge};
@@ -49,6 +50,8 @@ pub struct Store {
     pub(super) published: Arc<Published>,
     pub(super) parents: Arc<Parents>,
     pub(super) flights: Cell<u64>,
+    pub(super) disk: Option<Rc<Disk>>,
+    pub(super) admit_uses: u8,
     memory: Notify,
     dice: Cell<u64>,
 }
@@ -73,6 +76,10 @@ pub struct StoreParts {
     pub published: Arc<Published>,
     /// Nodes to ask before the origins.
     pub parents: Arc<Parents>,
+    /// The disk tier, if there is one.
+    pub disk: Option<Rc<Disk>>,
+    /// Uses of a block before it goes there.
+    pub admit_uses: u8,
     /// For choices among equals.
     pub seed: u64,
 }
@@ -124,7 +131,7 @@ impl Store {
     /// An empty store.
     pub fn new(parts: StoreParts) -> Store {
         Store {
-            table: RefCell::default(),
+            table: RefCell::new(if parts.disk.is_some() { Table::with_disk() } else { Table::default() }),
             arena: parts.arena,
             upstreams: parts.upstreams,
             limits: parts.limits,
@@ -135,6 +142,8 @@ impl Store {
             published: parts.published,
             parents: parts.parents,
             flights: Cell::new(0),
+            disk: parts.disk,
+            admit_uses: parts.admit_uses,
             memory: Notify::default(),
             dice: Cell::new(parts.seed | 1),
         }
@@ -163,7 +172,12 @@ impl Store {
             (false, true) => CacheResult::Hit,
             (false, false) => CacheResult::Miss,
         };
-        Some(Opened { version: Arc::clone(&held.version), cache, forwarded: None, block })
+        let version = Arc::clone(&held.version);
+        drop(table);
+        let from_disk =
+            cache == CacheResult::Miss && version.is_combinable() && self.is_on_disk(&request.key, want.first);
+        let cache = if from_disk { CacheResult::Disk } else { cache };
+        Some(Opened { version, cache, forwarded: None, block })
     }
 
     /// The version that answers the request, fetched or confirmed when it has to be.
@@ -233,7 +247,10 @@ impl Store {
         if block.filled() <= have {
             return None;
         }
-        block.touch();
+        // Who reads a block as it fills asks many times, and uses it once.
+        if have == 0 {
+            block.touch();
+        }
         Some(block.clone())
     }
 
@@ -269,7 +286,10 @@ impl Store {
             let flight = flight.filter(|flight| !version.is_combinable() || index - flight.next() <= JOIN_DISTANCE);
             let flight = match flight {
                 Some(flight) => flight,
-                None if version.is_combinable() => transfer::start_fill(self, version, index, last)?,
+                None if version.is_combinable() => match self.start_read(version, index, last) {
+                    Some(flight) => flight,
+                    None => transfer::start_fill(self, version, index, last)?,
+                },
                 None => {
                     // Its bytes came in one response, and that is over: they cannot be completed from another one.
                     self.table.borrow_mut().detach(version.slot);
@@ -283,17 +303,19 @@ impl Store {
         }
     }
 
-    /// Retires what `scope` names. Returns objects.
-    pub fn purge(&self, scope: &PurgeScope) -> u64 {
+    /// Retires what `scope` names. Returns objects, and what to wait for before that survives a restart.
+    pub fn purge(&self, scope: &PurgeScope) -> (u64, Option<Burial>) {
+        let burial = self.purge_disk(scope);
         let purged = self.table.borrow_mut().purge(scope);
         self.stats.add(Counter::PurgedObjects, purged);
         self.table.borrow_mut().collect();
-        purged
+        (purged, burial)
     }
 
     /// The object has been changed at its origin: what is kept of it is not served any more (RFC 9111 section 4.4).
     pub fn invalidate(&self, key: &SliceKey) {
         self.table.borrow_mut().invalidate(key);
+        self.invalidate_disk(key);
     }
 
     /// Memory for a block of `len` bytes, taken from what will be missed least.
@@ -331,6 +353,7 @@ impl Store {
 
     fn evict(&self, forced: bool) -> Option<()> {
         let evicted = self.table.borrow_mut().evict(forced)?;
+        self.offer_left();
         self.stats.add(Counter::EvictedBlocks, 1);
         if evicted == Evicted::Object {
             self.stats.add(Counter::EvictedObjects, 1);
@@ -350,6 +373,7 @@ impl Store {
             }
         }
         self.memory.notify();
+        self.feed_disk();
         let table = self.table.borrow();
         self.stats.set(Gauge::CacheBytes, table.evictable_bytes() as u64);
         self.stats.set(Gauge::CacheObjects, table.objects() as u64);

@@ -1,5 +1,6 @@
 //! What a shard owns: names, versions, blocks, and the order in which they may have to go.
 
+use std::cell::Cell;
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
@@ -36,6 +37,8 @@ pub struct Table {
     free: Vec<u32>,
     policy: S3Fifo<BlockId>,
     detached: Vec<VersionSlot>,
+    /// What the disk tier is to be told, if there is one.
+    news: Option<News>,
     /// Names that are passed by, by the time when that ends.
     passes: VecDeque<(u64, SliceKey)>,
     blocks: usize,
@@ -72,9 +75,48 @@ pub struct Held {
     current: bool,
 }
 
+/// What has happened since the disk tier was told the last time.
+#[derive(Default)]
+struct News {
+    left: Option<Left>,
+    outdated: Vec<(SliceKey, Option<u64>)>,
+    /// How far the walk has come: place of a version, and the first block of it that was not looked at.
+    walked: (usize, u32),
+}
+
+/// A complete block.
+pub struct Kept<'a> {
+    /// Of which version.
+    pub version: &'a Arc<Version>,
+    /// Its name.
+    pub key: &'a SliceKey,
+    /// Which block.
+    pub index: u32,
+    /// The bytes.
+    pub block: &'a BlockRef,
+    /// How often it was used, as far as was counted.
+    pub uses: u8,
+}
+
+/// A block that was evicted.
+pub struct Left {
+    /// See [`Kept`].
+    pub version: Arc<Version>,
+    /// See [`Kept`].
+    pub key: SliceKey,
+    /// See [`Kept`].
+    pub index: u32,
+    /// See [`Kept`].
+    pub block: BlockRef,
+    /// See [`Kept`].
+    pub uses: u8,
+}
+
 struct Placed {
     index: u32,
     block: BlockRef,
+    /// Uses before the last look at the block.
+    uses: Cell<u8>,
     /// Its place in the eviction order; none while it fills.
     place: Option<Slot>,
 }
@@ -95,6 +137,11 @@ pub enum Evicted {
 }
 
 impl Table {
+    /// An empty table that takes notes for a disk tier.
+    pub fn with_disk() -> Table {
+        Table { news: Some(News::default()), ..Table::default() }
+    }
+
     /// What is known under `key`.
     pub fn name(&self, key: &SliceKey) -> Option<&Name> {
         self.keys.get(key)
@@ -175,7 +222,13 @@ impl Table {
         } else {
             let asked = asked.map(|asked| &**asked);
             while let Some(before) = self.find(key, asked).map(|held| held.version.slot) {
-                self.detach(before);
+                let same = self.held(before).is_some_and(|held| {
+                    held.version.total() == version.total() && held.version.validators.same_bytes(&version.validators)
+                });
+                if !same {
+                    self.note_outdated(before);
+                }
+                self.take_away(before);
             }
             let variants = &mut self.name_mut(key).variants;
             variants.insert(0, slot);
@@ -202,8 +255,26 @@ impl Table {
         Some(version)
     }
 
-    /// Takes a version away from its name: those who have it may finish, nobody new gets it. It goes when they are done.
+    /// Takes a version that is not right any more away from its name: those who have it may finish, nobody new gets it. It goes
+    /// when they are done, and is not to come back from disk.
     pub fn detach(&mut self, slot: VersionSlot) {
+        self.note_outdated(slot);
+        self.take_away(slot);
+    }
+
+    fn note_outdated(&mut self, slot: VersionSlot) {
+        let Some((key, total)) =
+            self.held(slot).filter(|held| held.current).map(|held| (held.key.clone(), held.version.total()))
+        else {
+            return;
+        };
+        if let Some(news) = &mut self.news {
+            news.outdated.push((key, total));
+        }
+    }
+
+    /// As [`Table::detach`], of a version that is as good as ever.
+    fn take_away(&mut self, slot: VersionSlot) {
         let Some(held) = self.held_mut(slot) else { return };
         held.version.retire();
         if !std::mem::replace(&mut held.current, false) {
@@ -269,7 +340,7 @@ impl Table {
         let empty = held.empty.take();
         match held.blocks.binary_search_by_key(&index, |placed| placed.index) {
             Ok(_) => return false,
-            Err(at) => held.blocks.insert(at, Placed { index, block, place: None }),
+            Err(at) => held.blocks.insert(at, Placed { index, block, uses: Cell::new(0), place: None }),
         }
         self.blocks += 1;
         if let Some(empty) = empty {
@@ -286,8 +357,11 @@ impl Table {
         let bytes = placed.block.footprint() + if held.blocks.len() == 1 { held.overhead() } else { 0 };
         let key = held.key.hash_of_block(index);
         let place = self.policy.insert(BlockId { slot, index }, key, bytes);
+        // It was known from before: somebody wanted it again.
+        let uses = u8::from(self.policy.in_main(place));
         if let Some(placed) = self.held_mut(slot).and_then(|held| held.find_mut(index)) {
             placed.place = Some(place);
+            placed.uses.set(uses);
         }
     }
 
@@ -329,7 +403,7 @@ impl Table {
             match held {
                 Some(held) if id.index == NO_BLOCK && !held.flights.is_empty() => Look::Busy,
                 Some(held) if !forced && !held.version.is_combinable() && held.is_read() => Look::Busy,
-                Some(held) => Look::Uses(held.find(id.index).map_or(0, |placed| placed.block.take_uses())),
+                Some(held) => Look::Uses(held.find(id.index).map_or(0, Placed::take_uses)),
                 None => Look::Uses(0),
             }
         })?;
@@ -337,7 +411,13 @@ impl Table {
         if id.index == NO_BLOCK {
             held.empty = None;
         } else if let Ok(at) = held.blocks.binary_search_by_key(&id.index, |placed| placed.index) {
-            held.blocks.remove(at).block.retire();
+            let Placed { index, block, uses, .. } = held.blocks.remove(at);
+            block.retire();
+            let left =
+                Left { version: Arc::clone(&held.version), key: held.key.clone(), index, block, uses: uses.get() };
+            if let Some(news) = &mut self.news {
+                news.left = Some(left);
+            }
             self.blocks -= 1;
         }
         let Some(held) = self.held(id.slot) else { return Some(Evicted::Block) };
@@ -346,7 +426,7 @@ impl Table {
             return Some(Evicted::Block);
         }
         // Nothing is left of it: those who hold the version may ask for blocks again, so it is only detached.
-        self.detach(id.slot);
+        self.take_away(id.slot);
         Some(Evicted::Object)
     }
 
@@ -374,7 +454,7 @@ impl Table {
             name.openings.iter().for_each(|(opening, _)| opening.purge());
         }
         for &slot in &slots {
-            self.detach(slot);
+            self.take_away(slot);
         }
         slots.len() as u64
     }
@@ -418,6 +498,41 @@ impl Table {
         }
     }
 
+    /// The block that the last eviction took.
+    pub fn take_left(&mut self) -> Option<Left> {
+        self.news.as_mut()?.left.take()
+    }
+
+    /// The objects that were replaced or turned out broken, with their lengths.
+    pub fn take_outdated(&mut self) -> Vec<(SliceKey, Option<u64>)> {
+        self.news.as_mut().map(|news| std::mem::take(&mut news.outdated)).unwrap_or_default()
+    }
+
+    /// Shows the next `steps` blocks of all, in turn, those that are complete and whose version is current.
+    pub fn walk(&mut self, steps: usize, mut show: impl FnMut(Kept<'_>)) {
+        let Some(News { walked: (mut place, mut from), .. }) = self.news else { return };
+        for _ in 0..steps.min(self.blocks + self.versions.len()) {
+            let held = self.versions.get(place).and_then(|(_, held)| held.as_ref()).filter(|held| held.current);
+            let next = held.and_then(|held| {
+                let at = held.blocks.partition_point(|placed| placed.index < from);
+                Some((held, held.blocks.get(at)?))
+            });
+            let Some((held, placed)) = next else {
+                (place, from) = ((place + 1) % self.versions.len().max(1), 0);
+                continue;
+            };
+            from = placed.index.saturating_add(1);
+            if placed.place.is_some() {
+                let uses = placed.uses.get().saturating_add(placed.block.uses());
+                let Placed { index, block, .. } = placed;
+                show(Kept { version: &held.version, key: &held.key, index: *index, block, uses });
+            }
+        }
+        if let Some(news) = &mut self.news {
+            news.walked = (place, from);
+        }
+    }
+
     fn place_empty(&mut self, slot: VersionSlot) {
         let Some(held) = self.held(slot) else { return };
         let (key, bytes) = (held.key.hash_of_block(NO_BLOCK), held.overhead());
@@ -440,6 +555,14 @@ impl Table {
     /// Bytes that may be evicted.
     pub fn evictable_bytes(&self) -> usize {
         self.policy.bytes()
+    }
+}
+
+impl Placed {
+    fn take_uses(&self) -> u8 {
+        let uses = self.block.take_uses();
+        self.uses.set(self.uses.get().saturating_add(uses));
+        uses
     }
 }
 

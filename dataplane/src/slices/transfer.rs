@@ -48,6 +48,7 @@ pub(super) fn start_fill(
     if let Some(claimed) = held.next_claimed(index) {
         end = end.min(claimed.max(index + 1));
     }
+    end = store.next_on_disk(&held.key, index + 1, end);
     // The origins of today, not those of the day when the version was fetched.
     if let Some(channel) = published.channel(&held.channel.id) {
         held.channel = Arc::clone(channel);

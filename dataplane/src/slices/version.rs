@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use serde::{Deserialize, Serialize};
 use shoal_http::caching::Staleness;
 
 use crate::upstream::Asked;
@@ -56,8 +57,9 @@ pub struct VersionSlot {
     pub generation: u32,
 }
 
-/// What a version is made of.
-#[derive(Debug, Clone)]
+/// What a version is made of. Blocks on disk carry it in this form: a change of it needs another
+/// [`crate::disk::META_FORMAT`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VersionParts {
     /// See [`Version::status`].
     pub status: u16,
@@ -86,9 +88,18 @@ pub struct VersionParts {
     /// See [`Version::selecting`].
     pub selecting: Box<[u8]>,
     /// See [`Version::stale`].
+    #[serde(with = "StalenessOnDisk")]
     pub stale: Staleness,
     /// See [`Version::tags`].
     pub tags: Box<str>,
+}
+
+/// [`Staleness`] for serde.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Staleness")]
+struct StalenessOnDisk {
+    while_revalidate_ms: u64,
+    if_error_ms: Option<u64>,
 }
 
 impl Version {
@@ -123,6 +134,27 @@ impl Version {
             born_ms: AtomicU64::new(parts.born_ms),
             fresh_until_ms: AtomicU64::new(parts.fresh_until_ms),
             retired: AtomicBool::new(false),
+        }
+    }
+
+    /// What it is made of, as it stands.
+    pub fn parts(&self) -> VersionParts {
+        VersionParts {
+            status: self.status,
+            total: self.total(),
+            validators: self.validators.clone(),
+            relay: self.relay.clone(),
+            version_lines: self.version_lines.clone(),
+            content_type: self.content_type.clone(),
+            cache_control: self.cache_control.clone(),
+            born_ms: self.born_ms.load(Ordering::Relaxed),
+            date_s: self.date_s(),
+            fresh_until_ms: self.fresh_until_ms(),
+            exclusive: self.exclusive,
+            expires: self.expires.clone(),
+            selecting: self.selecting.clone(),
+            tags: self.tags.clone(),
+            stale: self.stale,
         }
     }
 

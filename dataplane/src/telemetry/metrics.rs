@@ -129,6 +129,22 @@ families! {
         "Bytes of other shards' blocks pinned by the front index.";
     FrontLookups: Counter Count "shoal_cache_front_lookups_total" ["result"]
         "Lookups in the front index.";
+    DiskBytes: Counter Bytes "shoal_disk_bytes_total" ["op"]
+        "Bytes read from and written to the devices of the disk tier.";
+    DiskLookups: Counter Count "shoal_disk_lookups_total" ["result"]
+        "Reads of the disk tier, by what came of them; all but hits are fetched from the origin.";
+    DiskErrors: Counter Count "shoal_disk_errors_total" ["op"]
+        "Failed operations of the disk tier; a device that goes on failing is left out.";
+    DiskWriteDrops: Counter Count "shoal_disk_write_drops_total" []
+        "Blocks not written to disk because too many waited, or their device failed.";
+    DiskEntries: Gauge Count "shoal_disk_entries" ["shard"]
+        "Blocks in the index of the disk tier.";
+    DiskQueued: Gauge Bytes "shoal_disk_queued_bytes" ["shard"]
+        "Bytes of blocks that wait to be written to disk.";
+    DiskDevices: Gauge Count "shoal_disk_devices" ["shard", "state"]
+        "Devices of the disk tier, by whether they are in use.";
+    DiskRecovery: Gauge Seconds "shoal_disk_recovery_seconds" ["shard"]
+        "Time that the last start took to find what is on disk.";
     ArenaUsed: Gauge Bytes "shoal_arena_used_bytes" ["shard"]
         "Bytes of the arena in use, blocks in flight to the kernel included.";
     ArenaCapacity: Gauge Bytes "shoal_arena_capacity_bytes" ["shard"]
@@ -260,6 +276,18 @@ series! {
         PurgedObjects: CachePurged [] "An object was purged.";
         FrontHits: FrontLookups ["hit"] "A block of another shard was at hand.";
         FrontMisses: FrontLookups ["miss"] "A block of another shard had to be asked for.";
+        DiskRead: DiskBytes ["read"] "Bytes read from disk.";
+        DiskWritten: DiskBytes ["write"] "Bytes written to disk.";
+        DiskHits: DiskLookups ["hit"] "A block came from disk.";
+        DiskMisses: DiskLookups ["miss"] "A block was not there any more, or another one was.";
+        DiskCorrupt: DiskLookups ["corrupt"] "A checksum was wrong.";
+        DiskTimeouts: DiskLookups ["timeout"] "A read took too long.";
+        DiskBusy: DiskLookups ["busy"] "Too many reads were under way.";
+        DiskReadErrors: DiskLookups ["error"] "A read failed.";
+        DiskOpenErrors: DiskErrors ["open"] "A volume could not be opened.";
+        DiskWriteErrors: DiskErrors ["write"] "A write failed.";
+        DiskJournalErrors: DiskErrors ["journal"] "What was purged could not be written down.";
+        DiskWriteDrops: DiskWriteDrops [] "A block was not written.";
         ArenaFailures: ArenaFailures [] "No block could be had.";
         FlightsStarted: FlightsStarted [] "A fetch was started.";
         FlightWaiters: FlightWaiters [] "A request joined a fetch.";
@@ -284,6 +312,11 @@ series! {
         CacheObjects: CacheObjects [] "Objects known.";
         CacheBlocks: CacheBlocks [] "Blocks in RAM.";
         FrontBytes: FrontBytes [] "Bytes pinned by the front index.";
+        DiskEntries: DiskEntries [] "Blocks on disk.";
+        DiskQueued: DiskQueued [] "Bytes that wait to be written.";
+        DiskUp: DiskDevices ["up"] "Devices in use.";
+        DiskDown: DiskDevices ["down"] "Devices that fail.";
+        DiskRecovery: DiskRecovery [] "Time to find what is on disk, microseconds.";
         ArenaUsed: ArenaUsed [] "Bytes of the arena in use.";
         ArenaCapacity: ArenaCapacity [] "Bytes of the arena.";
         Flights: Flights [] "Fetches under way.";

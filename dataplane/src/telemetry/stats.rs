@@ -49,6 +49,7 @@ labels! {
     /// Where an answer's body came from.
     CacheResult {
         Hit = "hit" "All of it was in RAM and fresh.";
+        Disk = "disk" "It was fresh, and its first block came from disk.";
         Miss = "miss" "At least one block had to be fetched by this request.";
         Stale = "stale" "Served stale while its origins fail.";
         Revalidated = "revalidated" "The origin said that what RAM held is still right.";
@@ -131,7 +132,7 @@ impl ShardStats {
             bump(cell, 1);
         }
         let latency = match cache {
-            CacheResult::Hit | CacheResult::Stale => 0,
+            CacheResult::Hit | CacheResult::Disk | CacheResult::Stale => 0,
             CacheResult::Miss | CacheResult::Revalidated | CacheResult::Coalesced | CacheResult::Bypass => 1,
             CacheResult::None => 2,
         };

@@ -1,5 +1,6 @@
 //! What an origin's response says, copied out of its head.
 
+use serde::{Deserialize, Serialize};
 use shoal_http::caching::{Vary, tags};
 use shoal_http::content_range::ContentRange;
 use shoal_http::date;
@@ -7,7 +8,7 @@ use shoal_http::entity_tag::EntityTag;
 use shoal_http::response::{BodyFraming, Known, ResponseHead};
 
 /// What tells one version of an object from another (RFC 9110 section 8.8).
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Validators {
     /// ETag as sent.
     pub etag: Option<Box<str>>,

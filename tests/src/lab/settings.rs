@@ -13,12 +13,13 @@ pub struct Settings {
     edge: BTreeMap<(String, String), String>,
     listen_ip: Option<IpAddr>,
     access_log: bool,
+    disks: Vec<u64>,
 }
 
 impl Settings {
     /// `shards` shards on the first two CPUs, small blocks, a RAM tier that holds everything.
     pub fn new(shards: u32) -> Self {
-        let settings = Self { shards, edge: BTreeMap::new(), listen_ip: None, access_log: false };
+        let settings = Self { shards, edge: BTreeMap::new(), listen_ip: None, access_log: false, disks: Vec::new() };
         settings
             .set("node.name", "\"lab\"")
             .set("shards.count", &shards.to_string())
@@ -44,6 +45,12 @@ impl Settings {
     /// Writes an access log, `access.log` in the node's folder.
     pub fn with_access_log(mut self) -> Self {
         self.access_log = true;
+        self
+    }
+
+    /// A disk tier on devices of so many bytes: the folders `disk-0`, `disk-1` … of the node's.
+    pub fn with_disks(mut self, bytes: &[u64]) -> Self {
+        self.disks = bytes.to_vec();
         self
     }
 
@@ -74,6 +81,10 @@ impl Settings {
             true => places.set("log.access_log", &format!("\"{dir}/access.log\"")),
             false => places,
         };
+        let disks = self.disks.iter().enumerate();
+        let disks = disks.map(|(at, bytes)| format!("{{ path = \"{dir}/disk-{at}\", bytes = {bytes} }}"));
+        let disks = disks.collect::<Vec<_>>().join(", ");
+        let places = if disks.is_empty() { places } else { places.set("disk.paths", &format!("[{disks}]")) };
         let mut text = String::new();
         let mut current = "";
         for ((section, key), value) in &places.edge {

@@ -424,7 +424,7 @@ fn each_cache_result_is_told_as_rfc_9211_writes_it() {
     for &cache in CacheResult::ALL {
         Case { cache, ..Case::of(whole()) }.read(|head| {
             let status = head.header_str("Cache-Status").unwrap();
-            let hit = matches!(cache, CacheResult::Hit | CacheResult::Stale);
+            let hit = matches!(cache, CacheResult::Hit | CacheResult::Disk | CacheResult::Stale);
             assert!(status.starts_with("shoal; hit") == hit && status.starts_with("shoal; fwd=") != hit, "{status}");
             let timing = format!("cache;desc={}", cache.label());
             assert_eq!(head.header_str("Server-Timing"), Some(&*timing));

@@ -240,6 +240,11 @@ impl BlockRef {
         }
     }
 
+    /// The uses since they were taken.
+    pub fn uses(&self) -> u8 {
+        self.extent.uses.load(Relaxed)
+    }
+
     /// The uses since the last call.
     pub fn take_uses(&self) -> u8 {
         self.extent.uses.swap(0, Relaxed)
