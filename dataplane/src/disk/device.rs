@@ -14,7 +14,7 @@ use shoal_disk::{Entry, Found, Geometry, Miss, Superblock, Tombstone, Tombstones
 use shoal_sys::arena::BlockRef;
 
 use super::file::File;
-use super::journal::{Change, Journal, off_shard};
+use super::journal::{Change, Journal};
 use crate::slices::key::SliceKey;
 use crate::slices::notify::Notify;
 use crate::telemetry::metrics::Counter;
@@ -203,8 +203,6 @@ impl Device {
     }
 
     async fn open(&self) -> io::Result<Volume<File>> {
-        let folder = self.parts.path.parent().map(PathBuf::from).unwrap_or_default();
-        off_shard(move || std::fs::create_dir_all(folder)).await?;
         let DeviceParts { path, geometry, identity, stats, .. } = &self.parts;
         let mut file = File::open(path, geometry.file_bytes(), stats).await?;
         let (geometry, identity, epoch) = (*geometry, *identity, epoch());

@@ -1,13 +1,15 @@
 //! A volume's file, read and written past the page cache.
 
 use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
-use shoal_disk::Medium;
+use rustix::fs::FallocateFlags;
+use shoal_disk::{Medium, PAGE};
 
-use super::journal::off_shard;
+use super::off_shard;
 use crate::telemetry::metrics::Counter;
 use crate::telemetry::stats::ShardStats;
 
@@ -25,24 +27,9 @@ pub(super) struct File {
 impl File {
     /// Opens the file, makes it when it is missing, and gives it all the room it will ever need.
     pub(super) async fn open(path: &Path, bytes: u64, stats: &Arc<ShardStats>) -> io::Result<File> {
-        let file = OpenOptions::new().read(true).write(true).create(true).mode(MODE).dma_open(path).await?;
-        let stat = file.stat().await?;
-        if stat.file_size > bytes {
-            file.truncate(bytes).await?;
-        }
-        let missing = bytes.saturating_sub(stat.allocated_file_size);
-        let above = path.to_owned();
-        // Asked before, for an attempt takes what there is.
-        let free = off_shard(move || rustix::fs::statvfs(above)).await?;
-        let free = free.f_bavail.saturating_mul(free.f_frsize);
-        if missing > free {
-            let remedy = "lower its bytes in disk.paths, or make room";
-            return Err(io::Error::new(
-                io::ErrorKind::StorageFull,
-                format!("it needs {missing} bytes more, and its file system has {free} free; {remedy}"),
-            ));
-        }
-        file.pre_allocate(bytes, false).await?;
+        let prepared = path.to_owned();
+        off_shard(move || prepare(&prepared, bytes)).await?;
+        let file = OpenOptions::new().read(true).write(true).dma_open(path).await?;
         Ok(File {
             file,
             stats: Arc::clone(stats),
@@ -50,6 +37,42 @@ impl File {
             faults: super::tests::faults(),
         })
     }
+}
+
+/// Makes folder and file, and takes the bytes. Blocks.
+fn prepare(path: &Path, bytes: u64) -> io::Result<()> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    let mut options = std::fs::OpenOptions::new();
+    let file = options.read(true).write(true).create(true).truncate(false).mode(MODE).open(path)?;
+    let meta = file.metadata()?;
+    if meta.len() > bytes {
+        file.set_len(bytes)?;
+    }
+    // Asked before, for an attempt takes what there is.
+    let missing = bytes.saturating_sub(meta.blocks() * 512);
+    let free = rustix::fs::fstatvfs(&file)?;
+    let free = free.f_bavail.saturating_mul(free.f_frsize);
+    if missing > free {
+        return Err(io::Error::new(
+            io::ErrorKind::StorageFull,
+            format!(
+                "it needs {missing} bytes more, and its file system has {free} free: lower its bytes in disk.paths, or \
+                 make room"
+            ),
+        ));
+    }
+    rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, bytes)?;
+    // glommio finds out by reading the start of a device's first file whether the device is one to be polled. What was never
+    // written is read without asking the device, and every read after that would fail.
+    let mut page = [0; PAGE];
+    file.read_exact_at(&mut page, 0)?;
+    if page == [0; PAGE] {
+        file.write_all_at(&page, 0)?;
+        file.sync_data()?;
+    }
+    Ok(())
 }
 
 impl Medium for File {

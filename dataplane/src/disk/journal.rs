@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use shoal_disk::Tombstones;
 
+use super::off_shard;
 use crate::slices::notify::Notify;
 use crate::telemetry::metrics::Counter;
 use crate::telemetry::stats::ShardStats;
@@ -182,9 +183,4 @@ fn remove(path: &Path) -> io::Result<()> {
 
 fn sync_folder(path: &Path) -> io::Result<()> {
     path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
-}
-
-/// The result of `work`, done on another thread.
-pub(super) async fn off_shard<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    glommio::executor().spawn_blocking(work).await
 }

@@ -41,7 +41,7 @@ use crate::upstream::within;
 const START_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An end waits so long for what waits to be written.
-const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A purge waits so long for the journal; it is said in the log when that was not enough.
 const PURGE_PATIENCE: Duration = Duration::from_secs(5);
@@ -268,14 +268,13 @@ impl Disk {
 }
 
 /// The seed of the hashes of keys, which says what is on which shard's volumes: the same at each start, known to nobody
-/// outside. Drawn when the state folder has none.
+/// outside. Drawn when the state folder has none. Blocks: for before the shards start.
 ///
 /// # Errors
 /// The state folder's: then nothing on disk can be found again.
 pub fn seed(state_dir: &Path) -> io::Result<u64> {
     let folder = state_dir.join(STATE_FOLDER);
     let path = folder.join("seed");
-    // tidy(blocking-call): before any shard runs
     match fs::read(&path) {
         Ok(bytes) => {
             if let Ok(seed) = bytes.try_into().map(u64::from_le_bytes) {
@@ -293,4 +292,9 @@ pub fn seed(state_dir: &Path) -> io::Result<u64> {
     file.sync_all()?;
     fs::rename(&temporary, &path)?;
     Ok(seed)
+}
+
+/// The result of `work`, done on another thread.
+async fn off_shard<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    glommio::executor().spawn_blocking(work).await
 }

@@ -413,10 +413,9 @@ impl Table {
         } else if let Ok(at) = held.blocks.binary_search_by_key(&id.index, |placed| placed.index) {
             let Placed { index, block, uses, .. } = held.blocks.remove(at);
             block.retire();
-            let left =
-                Left { version: Arc::clone(&held.version), key: held.key.clone(), index, block, uses: uses.get() };
+            let (version, key) = (Arc::clone(&held.version), held.key.clone());
             if let Some(news) = &mut self.news {
-                news.left = Some(left);
+                news.left = Some(Left { version, key, index, block, uses: uses.get() });
             }
             self.blocks -= 1;
         }
