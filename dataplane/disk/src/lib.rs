@@ -25,6 +25,8 @@
 #![forbid(unsafe_code)]
 
 mod format;
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod log;
 mod tombstones;

@@ -279,9 +279,9 @@ impl<M: Medium> Volume<M> {
         self.log.borrow().entries()
     }
 
-    /// What it lies on.
-    pub fn medium(&self) -> &M {
-        &self.medium
+    /// What it lies on; the volume is over.
+    pub fn into_medium(self) -> M {
+        self.medium
     }
 }
 
