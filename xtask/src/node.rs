@@ -38,6 +38,8 @@ pub(crate) struct Place {
     pub(crate) cpus: Vec<usize>,
     /// Where viewers are served by TLS, and the certificate.
     pub(crate) tls: Option<(SocketAddr, Certificate)>,
+    /// More of the data plane's configuration, from `[section]` on.
+    pub(crate) edge_more: String,
 }
 
 /// The running node; stops when dropped, but `stop` does it gently.
@@ -51,7 +53,15 @@ impl Place {
     /// A folder, and ports that are free now.
     pub(crate) fn somewhere(dir: PathBuf, cpus: Vec<usize>) -> anyhow::Result<Self> {
         let local = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Ok(Self { dir, http: free(local)?, admin: free(local)?, control: free(local)?, cpus, tls: None })
+        Ok(Self {
+            dir,
+            http: free(local)?,
+            admin: free(local)?,
+            control: free(local)?,
+            cpus,
+            tls: None,
+            edge_more: String::new(),
+        })
     }
 
     fn socket(&self) -> PathBuf {
@@ -83,12 +93,13 @@ impl Place {
              [http]\nlisten = [\"{http}\"]\ndrain_ms = {DRAIN_MS}\n\n\
              {tls}\
              [admin]\nlisten = \"{admin}\"\n\n\
-             [link]\ncontrol = [{socket}]\n",
+             [link]\ncontrol = [{socket}]\n{more}",
             quoted(&dir),
             http = self.http,
             cpus = self.cpus,
             admin = self.admin,
             socket = json!(format!("unix:{}", self.socket().display())),
+            more = self.edge_more,
         )
     }
 

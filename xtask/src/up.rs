@@ -106,6 +106,7 @@ impl Options {
             control: SocketAddr::new(local, self.control_port),
             cpus: Vec::new(),
             tls: None,
+            edge_more: String::new(),
         })
     }
 

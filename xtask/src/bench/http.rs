@@ -1,4 +1,4 @@
-//! The cases, and both servers that they are run on.
+//! The cases that are hot in RAM, and both servers that they are run on.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,14 +22,14 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     pub(crate) bytes: usize,
     pub(crate) connections: usize,
-    files: usize,
+    pub(super) files: usize,
     /// By TLS 1.3 with AES-128-GCM.
-    tls: bool,
+    pub(super) tls: bool,
     /// Our requests per second over nginx's.
-    target: f64,
+    pub(super) target: f64,
 }
 
-/// The cases of `bench http`, all hot in RAM.
+/// The cases of `bench http` that are hot in RAM.
 pub(crate) const CASES: &[Case] = &[
     Case { name: "ram-16k-c32", bytes: 16 << 10, connections: 32, files: 64, tls: false, target: 1.5 },
     Case { name: "ram-16k-c4", bytes: 16 << 10, connections: 4, files: 64, tls: false, target: 1.3 },
@@ -39,7 +39,7 @@ pub(crate) const CASES: &[Case] = &[
     Case { name: "tls-1m", bytes: 1 << 20, connections: 16, files: 8, tls: true, target: 1.0 },
 ];
 
-const SERVER_CPU: usize = 0;
+pub(super) const SERVER_CPU: usize = 0;
 const LOAD_CPU: usize = 1;
 
 /// Share of the cores that others may use before the figures are marked.
@@ -48,9 +48,9 @@ const QUIET: f64 = 0.05;
 const CHANNEL: &str = "bench";
 
 /// How often and how long.
-struct Length {
-    runs: usize,
-    seconds: f64,
+pub(super) struct Length {
+    pub(super) runs: usize,
+    pub(super) seconds: f64,
     warmup: f64,
 }
 
@@ -63,7 +63,7 @@ impl Case {
     }
 
     /// The URLs of the case's objects at a plain server.
-    fn urls(&self, base: &str) -> Vec<String> {
+    pub(super) fn urls(&self, base: &str) -> Vec<String> {
         (0..self.files).map(|number| format!("{base}/{}", self.file(number))).collect()
     }
 }
@@ -71,20 +71,30 @@ impl Case {
 /// Our node with the benchmark's files behind a channel that asks for tickets.
 pub(crate) struct Edge {
     pub(crate) node: Node,
-    files: PathBuf,
+    pub(super) files: PathBuf,
     ticket: String,
 }
 
 impl Edge {
     /// Writes the files below `dir` and starts the node.
     pub(crate) fn start(bin: &Path, dir: &Path, stop: &Stop) -> anyhow::Result<Self> {
-        let files = dir.join("files");
-        for case in CASES {
-            write_files(&files, case)?;
-        }
         let certificate = Certificate::within(dir);
         certificate.make()?;
         let place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?.with_tls(certificate)?;
+        Self::start_with(bin, place, &dir.join("files"), CASES, stop)
+    }
+
+    /// The same somewhere else, with the files of these cases.
+    pub(super) fn start_with(
+        bin: &Path,
+        place: Place,
+        files: &Path,
+        cases: &[Case],
+        stop: &Stop,
+    ) -> anyhow::Result<Self> {
+        for case in cases {
+            write_files(files, case)?;
+        }
         let mut node = Node::start(bin, place, stop)?;
         let key = json!({"id": "k1", "secret": up::random_hex()?});
         node.put_channel(&json!({
@@ -96,9 +106,9 @@ impl Edge {
         // One ticket opens the whole channel, as one viewer's does.
         let signed = node.sign(CHANNEL, "x", "", 24 * 3600)?;
         let ticket = signed.split_once('?').context("a signed URL has a query")?.1.to_owned();
-        let case = CASES.first().context("there are cases")?;
+        let case = cases.first().context("there are cases")?;
         node.await_path(&format!("/bench/{}?{ticket}", case.file(0)), stop)?;
-        Ok(Self { node, files, ticket })
+        Ok(Self { node, files: files.to_owned(), ticket })
     }
 
     /// The signed URLs of a case's objects.
@@ -136,9 +146,14 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
     }
     nginx.stop()?;
     edge.node.stop()?;
+    let mut unmeasured = String::new();
+    match super::disk::run(&bin, &dir, &length, &load, &stop) {
+        Ok(disk) => rows.extend(disk),
+        Err(error) => unmeasured = format!("\nNOT MEASURED, and so failed: the disk cases: {error:#}\n"),
+    }
     drop(fs::remove_dir_all(&dir));
 
-    let text = table::markdown(&rows);
+    let text = table::markdown(&rows) + &unmeasured;
     let command = if quick { "cargo xtask bench http --quick" } else { "cargo xtask bench http" };
     let about = format!(
         "`{command}`, {}; server on core {SERVER_CPU}, load on core {LOAD_CPU}, loopback; median of {} interleaved \
@@ -161,7 +176,7 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
             .with_context(|| format!("--json {}: cannot write it", file.display()))?;
     }
     // A case that the generator bounded was not measured.
-    Ok(if rows.iter().all(|row| row.valid) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if unmeasured.is_empty() && rows.iter().all(|row| row.valid) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn compare(case: &Case, length: &Length, load: &Load, edge: &Edge, nginx: &Nginx, stop: &Stop) -> anyhow::Result<Row> {

@@ -1,6 +1,7 @@
 //! `cargo xtask bench http`: the data plane beside nginx, on the same core, in one run.
 
 mod certificate;
+mod disk;
 mod http;
 mod load;
 mod machine;
@@ -35,7 +36,7 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
-    /// Slices hot in RAM, with ticket check, ledger and metrics on, against nginx's sendfile.
+    /// Slices hot in RAM, and slices on disk, with ticket check, ledger and metrics on, against nginx.
     Http,
 }
 

@@ -35,11 +35,22 @@ pub(super) fn program() -> PathBuf {
 impl Nginx {
     /// Serves the files in `root`, with one worker on core `cpu`.
     pub(super) fn start(dir: &Path, root: &Path, cpu: usize, certificate: &Certificate) -> anyhow::Result<Self> {
+        Self::start_with(dir, root, cpu, certificate, "")
+    }
+
+    /// The same, with more directives.
+    pub(super) fn start_with(
+        dir: &Path,
+        root: &Path,
+        cpu: usize,
+        certificate: &Certificate,
+        more: &str,
+    ) -> anyhow::Result<Self> {
         let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         let secure = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
         fs::create_dir_all(dir)?;
         let config = dir.join("nginx.conf");
-        fs::write(&config, configuration(dir, root, [address, secure], certificate))?;
+        fs::write(&config, configuration(dir, root, [address, secure], certificate, more))?;
         let mut command = Command::new("taskset");
         command.arg("--cpu-list").arg(cpu.to_string()).arg(program());
         command.arg("-p").arg(dir).arg("-c").arg(&config).arg("-e").arg(dir.join("error.log"));
@@ -53,13 +64,22 @@ impl Nginx {
         Ok(Self { address, secure, process })
     }
 
+    /// Its master and its worker.
+    pub(super) fn processes(&self) -> anyhow::Result<Vec<u32>> {
+        let master = self.process.id();
+        let file = format!("/proc/{master}/task/{master}/children");
+        let workers = fs::read_to_string(&file).with_context(|| format!("cannot read {file}"))?;
+        let workers = workers.split_ascii_whitespace().filter_map(|id| id.parse().ok());
+        Ok(std::iter::once(master).chain(workers).collect())
+    }
+
     /// Stops it.
     pub(super) fn stop(self) -> anyhow::Result<()> {
         self.process.stop(STOP).map(drop).context("nginx")
     }
 }
 
-fn configuration(dir: &Path, root: &Path, [address, secure]: [SocketAddr; 2], tls: &Certificate) -> String {
+fn configuration(dir: &Path, root: &Path, [address, secure]: [SocketAddr; 2], tls: &Certificate, more: &str) -> String {
     let dir = dir.display();
     // As root nginx would give its worker to `nobody`, who may not read the files.
     let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
@@ -71,7 +91,7 @@ fn configuration(dir: &Path, root: &Path, [address, secure]: [SocketAddr; 2], tl
          \x20 open_file_cache max=10000 inactive=300s;\n  open_file_cache_valid 300s;\n\
          \x20 client_body_temp_path \"{dir}/body\";\n  proxy_temp_path \"{dir}/proxy\";\n\
          \x20 fastcgi_temp_path \"{dir}/fastcgi\";\n  uwsgi_temp_path \"{dir}/uwsgi\";\n\
-         \x20 scgi_temp_path \"{dir}/scgi\";\n\
+         \x20 scgi_temp_path \"{dir}/scgi\";\n  {more}\n\
          \x20 server {{ listen {address} reuseport; root \"{root}\"; }}\n\
          \x20 server {{ listen {secure} ssl reuseport; root \"{root}\"; ssl_protocols TLSv1.3;\n\
          \x20   ssl_certificate \"{certificate}\"; ssl_certificate_key \"{key}\"; }}\n}}\n",
