@@ -304,6 +304,13 @@ fn check_forward(forward: &ForwardPolicy, errors: &mut Errors) {
         let message = format!("must be at most {MAX_REDIRECTS}: each one is a request more that a viewer waits for");
         errors.push(FieldError::new("forward.redirects", forward.redirects, message));
     }
+    for (name, percent) in
+        [("hedge_percentile", forward.hedge_percentile), ("hedge_budget_percent", forward.hedge_budget_percent)]
+    {
+        if percent > 100 {
+            errors.push(FieldError::new(format!("forward.{name}"), percent, "is a percentage; write 0 to 100"));
+        }
+    }
     if forward.body_bytes_max > MAX_BODY {
         let message = format!("must be at most {MAX_BODY}: a request body waits in memory until it is whole");
         errors.push(FieldError::new("forward.body_bytes_max", forward.body_bytes_max, message));

@@ -18,6 +18,7 @@ with_one_and_four_shards!(
     redirects_are_followed_within_the_channel,
     viewers_may_ask_for_validation_where_they_are_allowed_to,
     cookies_and_authorized_answers_are_for_one_viewer,
+    an_unusually_slow_origin_is_outrun_by_the_next,
 );
 
 const SIZE: u64 = 50_000;
@@ -291,4 +292,29 @@ fn cookies_and_authorized_answers_are_for_one_viewer(shards: u32) {
     assert_eq!(ask("/cookie").1.as_deref(), Some("a=b"));
     assert_eq!(ask("/public").1, None, "nobody gets another viewer's cookie");
     assert_eq!(origin.seen()[0].header("authorization"), Some("Basic eDp5"));
+}
+
+fn an_unusually_slow_origin_is_outrun_by_the_next(shards: u32) {
+    let (first, second) = (Origin::start(), Origin::start());
+    let slow = Duration::from_secs(5);
+    let usual: Vec<String> = (0..200).map(|nth| format!("/{nth}.ts")).collect();
+    for path in &usual {
+        first.put(Object::new(path, 100));
+        second.put(Object::new(path, 100));
+    }
+    first.put(Object::new("/slow.ts", SIZE).fault(When::Always, Fault::SlowHead(slow)));
+    second.put(Object::new("/slow.ts", SIZE));
+    let policy = json!({"forward": {"hedge_percentile": 95, "hedge_budget_percent": 20}});
+    let lab = lab(shards, &[&first, &second], &policy);
+    for path in &usual {
+        assert_eq!(get(&lab, &format!("/vod{path}")).status(), 200);
+    }
+    let started = Instant::now();
+    let answer = get(&lab, "/vod/slow.ts");
+    assert!(Object::new("/slow.ts", SIZE).is_right(0, 0, &answer.body) && answer.body.len() as u64 == SIZE);
+    assert!(started.elapsed() < slow / 2, "{:?}", started.elapsed());
+    assert_eq!((first.requests("/slow.ts"), second.requests("/slow.ts")), (1, 1));
+    let hedges = lab.metrics().sum("shoal_upstream_hedges_total", &[]);
+    println!("{hedges} of 201 questions were asked twice");
+    assert!((1.0..=41.0).contains(&hedges), "{hedges} hedges with a budget of a fifth");
 }

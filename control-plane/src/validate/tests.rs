@@ -131,6 +131,8 @@ fn bad_values_are_named() {
         ("/cors/expose_headers", "cors.expose_headers[0]", vec![json!(["a b"]), json!([""]), json!(["a:"])]),
         ("/forward/headers", "forward.headers[0]", vec![json!(["a b"]), json!([""]), json!(["a:"])]),
         ("/forward/redirects", "forward.redirects", vec![json!(11)]),
+        ("/forward/hedge_percentile", "forward.hedge_percentile", vec![json!(101)]),
+        ("/forward/hedge_budget_percent", "forward.hedge_budget_percent", vec![json!(101)]),
         ("/forward/body_bytes_max", "forward.body_bytes_max", vec![json!(1_000_000_000)]),
         ("/cache/query_allow", "cache.query_allow[0]", vec![json!([""]), json!(["a=b"]), json!(["a&b"])]),
         ("/access/referer/deny", "access.referer.deny[0]", vec![json!(["http://a"]), json!(["*"]), json!(["a/b"])]),

@@ -15,6 +15,7 @@
 pub mod client;
 mod disk;
 pub mod flight;
+mod hedge;
 pub mod joint;
 pub mod key;
 pub mod notify;

@@ -1,19 +1,24 @@
 //! What the origins have under a name: one question however many wait for the answer.
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use shoal_http::caching::{Vary, merge_lines};
 
 use super::flight::{Forwarded, OpenError, Opening, Why};
+use super::hedge::{Side, first_of};
 use super::sources::{Meter, Origins, Source};
 use super::store::{OpenRequest, Store, Want};
 use super::terms::{Terms, Words};
 use super::transfer::Transfer;
 use super::version::{Version, VersionParts};
+use crate::routes::OriginState;
+use crate::telemetry::metrics::Counter;
 use crate::telemetry::stats::CacheResult;
 use crate::upstream::asked::selecting;
-use crate::upstream::{Ask, OriginHead, UpstreamError, Validators};
+use crate::upstream::{Ask, Body, OriginHead, UpstreamError, Validators, within};
 
 /// How long a name is passed by after its origin said that the answer is not to be shared.
 const PASS_MS: u64 = 10_000;
@@ -67,6 +72,9 @@ struct Question<'a> {
     private: bool,
 }
 
+/// The head of an answer, and the body to read.
+type Fetched = Result<(OriginHead, Body), UpstreamError>;
+
 type Answer = (Arc<Version>, CacheResult, Option<Forwarded>, Option<Transfer>);
 
 impl Question<'_> {
@@ -88,8 +96,8 @@ impl Question<'_> {
                 follow: channel.follows_redirects(),
                 cdn_loop: self.request.cdn_loop.as_deref(),
             };
-            let mut meter = Meter::start(self.store, channel, &origin);
-            let (head, body) = match self.store.upstreams.fetch(&origin, &ask).await {
+            let (mut meter, fetched) = self.fetch(&origin, &ask, &mut origins).await;
+            let (head, body) = match fetched {
                 Ok(response) => response,
                 Err(error) => {
                     meter.failed(&error);
@@ -144,6 +152,55 @@ impl Question<'_> {
         self.give_up(stale, &last)
     }
 
+    /// Asks `origin`, and one more when that takes unusually long: the first good answer counts.
+    async fn fetch(&self, origin: &Arc<OriginState>, ask: &Ask<'_>, origins: &mut Origins) -> (Meter, Fetched) {
+        let Question { store, request, .. } = self;
+        let (channel, policy) = (&request.channel, &request.channel.forward);
+        let meter = Meter::start(store, channel, origin);
+        let started = Instant::now();
+        let took = |origin: &OriginState, since: Instant| {
+            store.hedging.borrow_mut().took(policy, &channel.id, &origin.id, since.elapsed());
+        };
+        let usual = store.hedging.borrow_mut().begin(policy, &channel.id, &origin.id).filter(|_| !self.is_unsafe());
+        let mut first = pin!(store.upstreams.fetch(origin, ask));
+        let in_time = match usual {
+            Some(usual) => within(usual, first.as_mut()).await,
+            None => Some(first.as_mut().await),
+        };
+        if let Some(fetched) = in_time {
+            took(origin, started);
+            return (meter, fetched);
+        }
+        let other = match store.hedging.borrow_mut().spend(&channel.id) {
+            true => origins.beside(origin.range),
+            false => None,
+        };
+        let Some(other) = other else {
+            let fetched = first.await;
+            took(origin, started);
+            return (meter, fetched);
+        };
+        store.stats.add(Counter::Hedges, 1);
+        let other_meter = Meter::start(store, channel, &other);
+        let other_started = Instant::now();
+        let mut second = pin!(store.upstreams.fetch(&other, ask));
+        let (side, fetched) = first_of(first.as_mut(), second.as_mut()).await;
+        took(origin, started);
+        took(&other, other_started);
+        match (side, fetched) {
+            (Side::First, Err(error)) => {
+                meter.failed(&error);
+                (other_meter, second.await)
+            }
+            (Side::Second, Err(error)) => {
+                other_meter.failed(&error);
+                (meter, first.await)
+            }
+            (Side::First, fetched) => (meter, fetched),
+            (Side::Second, fetched) => (other_meter, fetched),
+        }
+    }
+
     fn give_up(&self, stale: Option<Arc<Version>>, last: &UpstreamError) -> Result<Answer, OpenError> {
         if let Some(version) = stale.filter(|version| self.may_bridge(Some(version))) {
             version.hold_stale(self.store.clock.now_ms() + STALE_HOLD_MS);
@@ -153,10 +210,11 @@ impl Question<'_> {
         Err(OpenError { status, reason: last.kind(), message: format!("no origin could answer: {last}") })
     }
 
-    /// Whether a stale version may be served because no origin answers.
+    /// Whether a stale version may be served because no origin answers, or is served already.
     fn may_bridge(&self, stale: Option<&Version>) -> bool {
         let grace_ms = u64::from(self.request.channel.cache.stale_if_error_ms);
-        stale.is_some_and(|version| version.may_bridge_errors(self.store.clock.now_ms(), grace_ms))
+        let now_ms = self.store.clock.now_ms();
+        stale.is_some_and(|version| version.may_bridge_errors(now_ms, grace_ms) || version.may_revalidate_later(now_ms))
     }
 
     fn is_unsafe(&self) -> bool {

@@ -47,6 +47,15 @@ impl Origins {
         self.may_try() && self.at < self.candidates.len()
     }
 
+    /// One to ask beside the one that was given last, which asks for ranges as that one does.
+    pub(super) fn beside(&mut self, ranges: bool) -> Option<Arc<OriginState>> {
+        let other = self.candidates.get(self.at).filter(|other| self.may_try() && other.range == ranges)?;
+        let other = Arc::clone(other);
+        self.at += 1;
+        self.tries_left -= 1;
+        Some(other)
+    }
+
     /// The same one once more, without costing a try.
     pub(super) fn again(&mut self) {
         self.at -= 1;

@@ -14,6 +14,7 @@ use shoal_link::message::PurgeScope;
 use shoal_sys::arena::{Arena, BlockRef, BlockWriter, Progress};
 
 use super::flight::{BlockError, Flight, Forwarded, OpenError, Opening};
+use super::hedge::Hedging;
 use super::key::SliceKey;
 use super::notify::Notify;
 use super::question;
@@ -52,6 +53,7 @@ pub struct Store {
     pub(super) flights: Cell<u64>,
     pub(super) disk: Option<Rc<Disk>>,
     pub(super) admit_uses: u8,
+    pub(super) hedging: RefCell<Hedging>,
     memory: Notify,
     dice: Cell<u64>,
 }
@@ -144,6 +146,7 @@ impl Store {
             flights: Cell::new(0),
             disk: parts.disk,
             admit_uses: parts.admit_uses,
+            hedging: RefCell::default(),
             memory: Notify::default(),
             dice: Cell::new(parts.seed | 1),
         }

@@ -157,6 +157,8 @@ families! {
         "Fetches started.";
     FlightWaiters: Counter Count "shoal_flight_coalesced_waiters_total" []
         "Requests that joined a fetch already under way.";
+    UpstreamHedges: Counter Count "shoal_upstream_hedges_total" []
+        "Questions asked of a second origin because the first was slower than usual.";
     UpstreamAttempts: Counter Count "shoal_upstream_attempts_total" ["channel", "origin"]
         "Requests sent, or tried to send, to an origin.";
     UpstreamErrors: Counter Count "shoal_upstream_errors_total" ["channel", "origin", "kind"]
@@ -291,6 +293,7 @@ series! {
         ArenaFailures: ArenaFailures [] "No block could be had.";
         FlightsStarted: FlightsStarted [] "A fetch was started.";
         FlightWaiters: FlightWaiters [] "A request joined a fetch.";
+        Hedges: UpstreamHedges [] "A second origin was asked.";
         ShardCpu: ShardCpu [] "CPU time of the shard's thread, microseconds.";
         HandoverLookup: Handovers ["lookup"] "A request's question to the owner of its object.";
         HandoverReply: Handovers ["reply"] "The owner's answer.";

@@ -12,6 +12,9 @@ use crate::clock::Clock;
 /// How long an answer is used. The system's resolver does not tell the record's own lifetime.
 const KEEP_MS: u64 = 30_000;
 
+/// How much longer an old answer serves those who do not wait for a new one.
+const OLD_MS: u64 = 5 * 60_000;
+
 /// Names remembered; origins are few.
 const NAMES_MAX: usize = 4096;
 
@@ -42,11 +45,19 @@ impl Resolver {
         let key = (host.to_owned(), port);
         let old = self.known.borrow().get(&key).cloned();
         if let Some((until, addresses)) = old {
-            if clock.now_ms() >= until {
-                self.refresh(key, clock.clone());
+            let now_ms = clock.now_ms();
+            // An answer that is a little old is better than waiting for a new one.
+            if now_ms < until.saturating_add(OLD_MS) {
+                if now_ms >= until {
+                    self.refresh(key, clock.clone());
+                }
+                return Ok(addresses);
             }
-            // An old answer is better than waiting for a new one.
-            return Ok(addresses);
+            return match look_up(key.clone()).await {
+                Ok(found) if !found.is_empty() => Ok(self.remember(key, found, clock)),
+                // One that is very old is still better than none.
+                _ => Ok(addresses),
+            };
         }
         match look_up(key.clone()).await {
             Ok(addresses) if addresses.is_empty() => {
@@ -134,6 +145,20 @@ mod tests {
             }
             assert!(Rc::ptr_eq(&first, &place(NO_NAME).1), "better than none");
             assert!(!Rc::ptr_eq(&first, &place("localhost").1) && place("localhost").0 > clock.now_ms());
+        });
+    }
+
+    #[test]
+    fn a_very_old_answer_serves_only_where_there_is_no_other() {
+        in_executor(|| async {
+            let (resolver, clock) = (Rc::new(Resolver::default()), Clock::start());
+            let old: Rc<[SocketAddr]> = Rc::new(["192.0.2.1:81".parse().unwrap()]);
+            for name in [NO_NAME, "localhost"] {
+                resolver.known.borrow_mut().insert((name.to_owned(), 81), (0, Rc::clone(&old)));
+            }
+            assert!(Rc::ptr_eq(&old, &resolver.resolve(NO_NAME, 81, &clock).await.unwrap()));
+            let found = resolver.resolve("localhost", 81, &clock).await.unwrap();
+            assert!(found.iter().all(|address| address.ip().is_loopback()), "{found:?}");
         });
     }
 

@@ -117,6 +117,11 @@ pub struct ForwardPolicy {
     /// (one of weight 0 is only led to); what is found is kept under the URL that was asked for. 0, and any other redirect: the
     /// viewer gets it.
     pub redirects: u8,
+    /// When an origin has not answered within the time in which this percentage of its last answers began, the next origin is
+    /// asked as well, and the first answer counts. 0: only an origin that fails is followed by another.
+    pub hedge_percentile: u8,
+    /// Percentage of a channel's questions to its origins that may be asked twice so.
+    pub hedge_budget_percent: u8,
 }
 
 /// Cross-origin answers (Fetch standard, CORS protocol).
@@ -193,7 +198,15 @@ impl Default for CachePolicy {
 
 impl Default for ForwardPolicy {
     fn default() -> Self {
-        Self { headers: Vec::new(), unsafe_methods: false, body_bytes_max: 1 << 20, server_errors: false, redirects: 0 }
+        Self {
+            headers: Vec::new(),
+            unsafe_methods: false,
+            body_bytes_max: 1 << 20,
+            server_errors: false,
+            redirects: 0,
+            hedge_percentile: 0,
+            hedge_budget_percent: 5,
+        }
     }
 }
 
