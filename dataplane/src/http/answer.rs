@@ -184,6 +184,8 @@ pub struct AnswerHead<'a> {
     pub keep_alive: bool,
     /// The request's version.
     pub http: HttpVersion,
+    /// The other end is a node that keeps the object too: it is told what else that can be purged by.
+    pub child: bool,
 }
 
 impl AnswerHead<'_> {
@@ -226,6 +228,10 @@ impl AnswerHead<'_> {
             head.fixed("Connection", "close");
         } else if self.http == HttpVersion::Http10 {
             head.fixed("Connection", "keep-alive");
+        }
+        if self.child && !self.version.tags.is_empty() {
+            // Only visible ASCII has been let in.
+            let _ = head.header("Surrogate-Key", self.version.tags.as_bytes());
         }
         let out = head.lines();
         self.channel.cors.response_lines(self.origin, out);

@@ -297,6 +297,7 @@ impl Exchange<'_> {
             rewritten: rewritten.as_ref().map(|(bytes, etag)| (bytes.len() as u64, etag.as_deref())),
             keep_alive,
             http: self.head.version,
+            child: self.connection.is_child(),
         }
         .write(&mut msg.head);
         let sent = match rewritten.filter(|_| plan.selection == Selection::Whole) {

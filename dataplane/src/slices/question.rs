@@ -109,7 +109,7 @@ impl Question<'_> {
             };
             meter.head(&head);
             // What it says of us, not of the object: it does not know us as its child, or the request goes in a circle.
-            if origin.parent.is_some() && matches!(head.status, 401 | 403 | 421 | 508) {
+            if meter.origin().parent.is_some() && matches!(head.status, 401 | 403 | 421 | 508) {
                 last = UpstreamError::Status(head.status);
                 meter.failed(&last);
                 continue;

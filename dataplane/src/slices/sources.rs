@@ -110,6 +110,11 @@ impl Meter {
         }
     }
 
+    /// Who was asked.
+    pub(super) fn origin(&self) -> &OriginState {
+        &self.origin
+    }
+
     pub(super) fn head(&mut self, head: &OriginHead) {
         self.usage.wire_bytes += head.head_bytes as u64;
         self.stats.received(head.head_bytes as u64);

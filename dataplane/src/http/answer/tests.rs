@@ -225,6 +225,7 @@ struct Case {
     forwarded: Option<Forwarded>,
     keep_alive: bool,
     http: HttpVersion,
+    child: bool,
     rewritten: Option<(u64, Option<&'static str>)>,
     origin: Option<&'static [u8]>,
     is_head: bool,
@@ -240,6 +241,7 @@ impl Case {
             forwarded: None,
             keep_alive: true,
             http: HttpVersion::Http11,
+            child: false,
             rewritten: None,
             origin: None,
             is_head: false,
@@ -263,6 +265,7 @@ impl Case {
             rewritten: self.rewritten,
             keep_alive: self.keep_alive,
             http: self.http,
+            child: self.child,
         }
         .write(&mut out);
         let bytes = out.strip_prefix(b"before").unwrap();
@@ -480,4 +483,14 @@ fn cache_status_says_why_and_for_how_long() {
         Case { cache, forwarded, version: version(parts), ..Case::of(whole()) }
             .read(|head| assert_eq!(head.header_str("Cache-Status"), Some(wanted)));
     }
+}
+
+#[test]
+fn tags_are_told_to_other_nodes_and_to_no_viewer() {
+    for (child, told) in [(false, None), (true, Some("news sport"))] {
+        let tagged = version(VersionParts { tags: "news sport".into(), ..parts() });
+        Case { child, version: tagged, ..Case::of(whole()) }
+            .read(|head| assert_eq!(head.header_str("Surrogate-Key"), told));
+    }
+    Case { child: true, ..Case::of(whole()) }.read(|head| assert_eq!(head.header("Surrogate-Key"), None));
 }
