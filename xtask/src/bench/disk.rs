@@ -19,8 +19,8 @@ use crate::signals::Stop;
 /// Bytes of our RAM tier; the objects of a case are four times as many.
 const RAM: usize = 32 << 20;
 
-/// What each server may use in all, page cache included.
-const LIMIT: usize = RAM + (64 << 20);
+/// What each server may use in all, page cache included: each is in a group of its own.
+const LIMIT: usize = RAM + (96 << 20);
 
 /// Bytes for the disk tier: all objects, and some room.
 const DISK: usize = 8 * RAM;
@@ -35,7 +35,7 @@ const CASES: &[Case] = &[
 const WAYS: &[(&str, &str)] = &[
     ("nginx sendfile", ""),
     ("nginx aio threads", "aio threads;"),
-    ("nginx directio", "aio threads; directio 4k; output_buffers 2 1m;"),
+    ("nginx directio", "aio threads; directio 4k; output_buffers 1 512k;"),
 ];
 
 /// Time for all objects to be written to disk.
@@ -43,7 +43,8 @@ const FILL: Duration = Duration::from_secs(60);
 
 /// Runs the cases, or says why that cannot be done here.
 pub(super) fn run(bin: &Path, dir: &Path, length: &Length, load: &Load, stop: &Stop) -> anyhow::Result<Vec<Row>> {
-    let group = Group::new().context("the disk cases need the memory controller of cgroup v1, and root")?;
+    let group = |name| Group::new(name).context("the disk cases need the memory controller of cgroup v1, and root");
+    let (ours, theirs) = (group("shoal")?, group("nginx")?);
     drop_caches().context("the disk cases drop the page cache, as root")?;
     let mut rows = Vec::new();
     for case in CASES {
@@ -57,11 +58,11 @@ pub(super) fn run(bin: &Path, dir: &Path, length: &Length, load: &Load, stop: &S
             folder.join("disk"),
         );
         let edge = Edge::start_with(bin, place, &folder.join("files"), std::slice::from_ref(case), stop)?;
-        group.add(edge.node.edge_id())?;
+        ours.add(edge.node.edge_id())?;
         fill(&edge, case, load, stop)?;
         for &(name, directives) in WAYS {
             let nginx = Nginx::start_with(&folder.join("nginx"), &edge.files, SERVER_CPU, &certificate, directives)?;
-            nginx.processes()?.into_iter().try_for_each(|id| group.add(id))?;
+            nginx.processes()?.into_iter().try_for_each(|id| theirs.add(id))?;
             let urls = [edge.urls(case), case.urls(&format!("http://{}", nginx.address))];
             let (mut rates, mut valid) = ([Vec::new(), Vec::new()], true);
             for _ in 0..length.runs {
@@ -75,11 +76,19 @@ pub(super) fn run(bin: &Path, dir: &Path, length: &Length, load: &Load, stop: &S
                 }
             }
             nginx.stop()?;
-            let [ours, peer] = rates.map(median);
-            println!("{}: {ours:.0} to {name}'s {peer:.0} requests/s", case.name);
+            let [our_rate, peer_rate] = rates.map(median);
+            println!("{}: {our_rate:.0} to {name}'s {peer_rate:.0} requests/s", case.name);
             let target = if directives.is_empty() { case.target } else { 1.0 };
             let case = case.name.to_owned();
-            rows.push(Row { case, ours, peer, peer_name: name, unit: "requests/s", target, valid });
+            rows.push(Row {
+                case,
+                ours: our_rate,
+                peer: peer_rate,
+                peer_name: name,
+                unit: "requests/s",
+                target,
+                valid,
+            });
         }
         edge.node.stop()?;
         fs::remove_dir_all(&folder)?;
@@ -116,8 +125,8 @@ fn drop_caches() -> anyhow::Result<()> {
 struct Group(PathBuf);
 
 impl Group {
-    fn new() -> anyhow::Result<Self> {
-        let folder = PathBuf::from(format!("/sys/fs/cgroup/memory/shoal-bench-{}", std::process::id()));
+    fn new(name: &str) -> anyhow::Result<Self> {
+        let folder = PathBuf::from(format!("/sys/fs/cgroup/memory/bench-{name}-{}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let group = Self(folder);
         fs::write(group.0.join("memory.limit_in_bytes"), LIMIT.to_string()).context("memory.limit_in_bytes")?;
@@ -131,7 +140,12 @@ impl Group {
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Its processes have been stopped; one that was not keeps it.
-        drop(fs::remove_dir(&self.0));
+        // Its processes have been stopped, but may take a moment; one that was not keeps it.
+        for _ in 0..20 {
+            if fs::remove_dir(&self.0).is_ok() {
+                break;
+            }
+            thread::sleep(Duration::from_millis(50));
+        }
     }
 }
