@@ -42,7 +42,9 @@ pub(super) fn start_opening(
             _ => None,
         };
         let answer = match on_disk {
-            Some(version) if version.is_fresh(store.clock.now_ms()) => Ok((version, CacheResult::Disk, None, None)),
+            Some(version) if version.is_fresh(store.clock.now_ms()) && !request.revalidate => {
+                Ok((version, CacheResult::Disk, None, None))
+            }
             version => asked.ask(stale.or(version)).await,
         };
         let (answer, transfer) = match answer {
