@@ -283,6 +283,7 @@ const MAX_PARENTS: usize = 64;
 fn parents(list: &[config::Parent], problems: &mut Problems) -> Vec<ParentSettings> {
     if list.len() > MAX_PARENTS {
         problems.add("upstream.parents", list.len(), format_args!("give at most {MAX_PARENTS}"));
+        return Vec::new();
     }
     let mut parents: Vec<ParentSettings> = Vec::new();
     for (at, config::Parent { address, weight }) in list.iter().enumerate() {

@@ -120,6 +120,33 @@ fn networks_are_parsed_and_single_addresses_taken() {
 }
 
 #[test]
+fn parents_are_hosts_and_children_networks() {
+    let parents = |list: &[(&str, u16)]| {
+        let parent = |&(address, weight): &(&str, u16)| crate::config::Parent { address: address.to_owned(), weight };
+        let list: Vec<_> = list.iter().map(parent).collect();
+        move |config: &mut Config| config.upstream.parents = list
+    };
+    let mut config = Config::default();
+    parents(&[("P1.test", 1), ("[::1]:8080", 3)])(&mut config);
+    config.http.children = vec!["192.0.2.7".into()];
+    let settings = config.validate_on(&machine()).unwrap();
+    let places: Vec<_> = settings.upstream.parents.iter().map(|parent| (&*parent.host, parent.port)).collect();
+    assert_eq!(places, [("p1.test", 80), ("::1", 8080)]);
+    assert_eq!(settings.http.children, ["192.0.2.7/32".parse::<IpNet>().unwrap()]);
+    refused(
+        "upstream.parents[1].address = \"http://p2/\"",
+        "a port if it is not 80",
+        parents(&[("a", 1), ("http://p2/", 1)]),
+    );
+    refused("upstream.parents[0].weight = 0", "leave the parent out", parents(&[("a", 0)]));
+    refused("upstream.parents[1].address = \"a\"", "twice", parents(&[("a", 1), ("a", 1)]));
+    refused("upstream.parents = 65", "at most 64", parents(&[("a", 1); 65]));
+    refused("http.children = \"10.0.0.0/33\"", "10.0.0.0/8", |config| {
+        config.http.children = vec!["10.0.0.0/33".into()]
+    });
+}
+
+#[test]
 fn the_state_folder_must_be_one_that_this_user_can_fill() {
     let folder = folder();
     let file = folder.path().join("file");

@@ -47,11 +47,12 @@ pub(super) async fn drive(
             stepped_aside = Instant::now();
         }
         if handled > 0 {
-            yield_now().await;
+            // Every other task that is ready runs first.
+            glommio::executor().yield_now().await;
             continue;
         }
         // Tasks that were woken by others may be about to push: they run before we look again.
-        yield_now().await;
+        glommio::executor().yield_now().await;
         bell.doze();
         let asleep = match sources.is_idle() {
             true => ring.prepare_sleep(),
@@ -114,17 +115,4 @@ impl Sleep {
         self.wait = None;
         Poll::Ready(rung)
     }
-}
-
-/// Lets every other task that is ready run first.
-async fn yield_now() {
-    let mut yielded = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
