@@ -9,14 +9,14 @@ use twox_hash::XxHash3_64;
 pub const PAGE: usize = 4096;
 
 /// Changes with every change of what is written: a volume of another format is made anew.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 
 const SUPERBLOCK_MAGIC: u64 = u64::from_le_bytes(*b"shoalVOL");
 const ENTRY_MAGIC: u64 = u64::from_le_bytes(*b"shoalENT");
 const FOOT_MAGIC: u64 = u64::from_le_bytes(*b"shoalTAB");
 
 /// Bytes of an entry's fixed part.
-pub(crate) const HEAD: usize = 72;
+pub(crate) const HEAD: usize = 80;
 /// Bytes of a table's record.
 const RECORD: usize = 16;
 /// Bytes at the end of a sealed segment.
@@ -116,24 +116,48 @@ pub struct Entry<'a> {
 }
 
 impl Entry<'_> {
+    /// Whether it can be written at all: what is in front of the bytes has to fit into the first page.
+    pub(crate) fn fits(&self) -> bool {
+        front_fits(self.key.len() + self.meta.len())
+    }
+
     pub(crate) fn pages(&self) -> u32 {
-        (HEAD + self.key.len() + self.meta.len() + self.payload.len()).div_ceil(PAGE) as u32
+        pages(self.key.len() + self.meta.len(), self.payload.len())
     }
 
     /// Fills `out`, [`Entry::pages`] long.
     pub(crate) fn write(&self, volume: u64, epoch: u64, position: u64, out: &mut [u8]) {
-        let mut at = HEAD;
-        for part in [self.key, self.meta, self.payload] {
-            out[at..at + part.len()].copy_from_slice(part);
-            at += part.len();
-        }
-        out[at..].fill(0);
-        let body_sum = checksum(&out[HEAD..at]);
+        let meta_at = HEAD + self.key.len();
+        let front = meta_at + self.meta.len();
+        let payload_at = payload_at(front - HEAD, self.payload.len());
+        out[HEAD..meta_at].copy_from_slice(self.key);
+        out[meta_at..front].copy_from_slice(self.meta);
+        out[front..payload_at].fill(0);
+        let (payload, rest) = out[payload_at..].split_at_mut(self.payload.len());
+        payload.copy_from_slice(self.payload);
+        rest.fill(0);
+        let sums = [checksum(&out[HEAD..front]), checksum(self.payload)];
         let sizes = u64::from(self.block) << 32 | self.key.len() as u64;
         let more = (self.meta.len() as u64) << 32 | self.payload.len() as u64;
-        put(out, &[ENTRY_MAGIC, volume, epoch, position, self.hash, sizes, more, body_sum]);
-        seal(out, 64);
+        put(out, &[ENTRY_MAGIC, volume, epoch, position, self.hash, sizes, more, sums[0], sums[1]]);
+        seal(out, HEAD - 8);
     }
+}
+
+/// Whether key and metadata of so many bytes fit into an entry's first page.
+pub(crate) fn front_fits(front: usize) -> bool {
+    HEAD + front <= PAGE
+}
+
+/// Pages of an entry with so many bytes of key and metadata, and of payload.
+pub(crate) fn pages(front: usize, payload: usize) -> u32 {
+    (payload_at(front, payload) + payload).div_ceil(PAGE) as u32
+}
+
+/// Where the payload begins: on a page of its own, so that it can be read to where it will be used, unless all of the entry fits
+/// into one.
+fn payload_at(front: usize, payload: usize) -> usize {
+    if HEAD + front + payload <= PAGE { HEAD + front } else { PAGE }
 }
 
 /// The fixed part of an entry, as found.
@@ -146,14 +170,15 @@ pub(crate) struct EntryHead {
     key: u32,
     meta: u32,
     payload: u32,
-    body_sum: u64,
+    front_sum: u64,
+    payload_sum: u64,
 }
 
 impl EntryHead {
     /// The head of an entry of this volume.
     pub(crate) fn read(volume: u64, page: &[u8]) -> Option<EntryHead> {
-        let [magic, of, epoch, position, hash, sizes, more, body_sum] = checked::<8>(page)?;
-        (magic == ENTRY_MAGIC && of == volume).then_some(EntryHead {
+        let [magic, of, epoch, position, hash, sizes, more, front_sum, payload_sum] = checked::<9>(page)?;
+        let head = EntryHead {
             epoch,
             position,
             hash,
@@ -161,27 +186,45 @@ impl EntryHead {
             key: sizes as u32,
             meta: (more >> 32) as u32,
             payload: more as u32,
-            body_sum,
-        })
+            front_sum,
+            payload_sum,
+        };
+        (magic == ENTRY_MAGIC && of == volume && front_fits(head.front())).then_some(head)
     }
 
-    fn len(&self) -> usize {
-        HEAD + self.key as usize + self.meta as usize + self.payload as usize
+    fn front(&self) -> usize {
+        self.key as usize + self.meta as usize
     }
 
+    /// Pages of the entry.
     pub(crate) fn pages(&self) -> u32 {
-        self.len().div_ceil(PAGE) as u32
+        pages(self.front(), self.payload as usize)
     }
 
-    /// Where key, metadata and payload lie in `bytes`, when they are whole.
-    pub(crate) fn parts(&self, bytes: &[u8]) -> Option<[Range<usize>; 3]> {
-        if checksum(bytes.get(HEAD..self.len())?) != self.body_sum {
+    /// Where key and metadata lie in the first page, when they are whole.
+    pub(crate) fn key_and_meta(&self, page: &[u8]) -> Option<[Range<usize>; 2]> {
+        let end = HEAD + self.front();
+        if checksum(page.get(HEAD..end)?) != self.front_sum {
             return None;
         }
         let key = HEAD..HEAD + self.key as usize;
-        let meta = key.end..key.end + self.meta as usize;
-        let payload = meta.end..self.len();
-        Some([key, meta, payload])
+        Some([key.clone(), key.end..end])
+    }
+
+    /// Where the payload lies in the entry. From [`PAGE`] on it is the first of what is there.
+    pub(crate) fn payload(&self) -> Range<usize> {
+        let at = payload_at(self.front(), self.payload as usize);
+        at..at + self.payload as usize
+    }
+
+    /// Whether these bytes are the payload that was written.
+    pub(crate) fn is_payload(&self, bytes: &[u8]) -> bool {
+        checksum(bytes) == self.payload_sum
+    }
+
+    /// Whether these bytes are all of the entry, and as it was written.
+    pub(crate) fn is_whole(&self, bytes: &[u8]) -> bool {
+        self.key_and_meta(bytes).is_some() && bytes.get(self.payload()).is_some_and(|payload| self.is_payload(payload))
     }
 }
 
@@ -275,21 +318,38 @@ mod tests {
 
     #[test]
     fn every_flipped_bit_of_an_entry_is_noticed() {
-        let payload = [7; 100];
-        let live = Cell::new(true);
-        let entry = Entry { hash: 5, block: 3, key: b"channel\0path", meta: b"meta", payload: &payload, live: &live };
-        let mut page = vec![0; PAGE];
-        entry.write(1, 2, 9, &mut page);
-        let whole = |page: &[u8]| EntryHead::read(1, page).and_then(|head| head.parts(page));
-        let [key, meta, body] = whole(&page).unwrap();
-        assert_eq!((&page[key], &page[meta], &page[body.clone()]), (entry.key, entry.meta, entry.payload));
-        assert_eq!(EntryHead::read(2, &page), None, "another volume's");
-        for bit in 0..body.end * 8 {
-            page[bit / 8] ^= 1 << (bit % 8);
-            assert_eq!(whole(&page), None, "bit {bit}");
-            page[bit / 8] ^= 1 << (bit % 8);
+        for (payload, pages) in [(vec![7; 100], 1), (vec![7; PAGE - HEAD - 16], 1), (vec![7; PAGE - HEAD - 15], 2)] {
+            let (live, key) = (Cell::new(true), b"channel\0path");
+            let entry = Entry { hash: 5, block: 3, key, meta: b"meta", payload: &payload, live: &live };
+            let mut bytes = vec![0xa5; entry.pages() as usize * PAGE];
+            assert_eq!(bytes.len() / PAGE, pages);
+            entry.write(1, 2, 9, &mut bytes);
+            let whole = |bytes: &[u8]| EntryHead::read(1, bytes).filter(|head| head.is_whole(bytes));
+            let head = whole(&bytes).unwrap();
+            let [key, meta] = head.key_and_meta(&bytes).unwrap();
+            let body = head.payload();
+            let parts = (&bytes[key], &bytes[meta.clone()], &bytes[body.clone()]);
+            assert_eq!(parts, (entry.key, entry.meta, entry.payload));
+            assert_eq!(
+                (head.pages() as usize, EntryHead::read(2, &bytes)),
+                (pages, None),
+                "and none of another volume"
+            );
+            for bit in (0..meta.end * 8).chain(body.start * 8..body.end * 8) {
+                bytes[bit / 8] ^= 1 << (bit % 8);
+                assert_eq!(whole(&bytes), None, "bit {bit}");
+                bytes[bit / 8] ^= 1 << (bit % 8);
+            }
+            assert!(whole(&bytes[..body.end - 1]).is_none());
         }
-        assert!(whole(&page[..body.end - 1]).is_none());
+    }
+
+    #[test]
+    fn what_does_not_fit_into_the_first_page_is_not_written() {
+        let (live, meta) = (Cell::new(true), [0; PAGE - HEAD - 1]);
+        let entry = |key| Entry { hash: 5, block: 3, key, meta: &meta, payload: b"p", live: &live };
+        assert!(entry(b"k").fits() && !entry(b"ke").fits());
+        assert_eq!(entry(b"k").pages(), 2);
     }
 
     #[test]

@@ -21,6 +21,9 @@ struct Memory(RefCell<Vec<u8>>);
 impl Medium for Memory {
     type Buffer = Vec<u8>;
     type Bytes = Vec<u8>;
+    type Page = Vec<u8>;
+    type Room = ();
+    type Block = Vec<u8>;
 
     fn buffer(&self, len: usize) -> Vec<u8> {
         vec![0; len]
@@ -34,6 +37,10 @@ impl Medium for Memory {
         let bytes = self.0.borrow();
         let bytes = bytes.get(offset as usize..offset as usize + len);
         Ok(bytes.ok_or(io::ErrorKind::UnexpectedEof)?.to_vec())
+    }
+
+    async fn read_block(&self, offset: u64, len: usize, (): ()) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        Ok((self.read(offset, PAGE).await?, self.read(offset + PAGE as u64, len).await?))
     }
 
     async fn write(&self, offset: u64, buffer: Vec<u8>) -> io::Result<()> {
@@ -80,7 +87,7 @@ fn damaged(input: &[u8]) -> io::Result<()> {
         return Ok(());
     };
     let check = |hash: u64| {
-        let read = now(volume.read(hash, 7, b"c\0key", 0))?;
+        let read = now(volume.read(hash, 7, b"c\0key", 0, async |_| Some(())))?;
         if let Ok(found) = read {
             assert!(found.payload() == payload(hash) && found.meta() == b"meta", "wrong bytes under {hash}");
             return io::Result::Ok(true);

@@ -10,6 +10,9 @@
 //! times its pages, plus the page); what a page of the file holds follows from it, and of two entries of the same block the
 //! one with the higher position counts.
 //!
+//! An entry's first page has what is known about the block: checksums, key, metadata. The block follows on pages of its own, so
+//! that it is read to where it will be sent from; only a short one shares the first page.
+//!
 //! What must stay true:
 //!
 //! - **A wrong byte is never given out.** An entry is found by a 64-bit hash, and believed only when its checksums, volume,
@@ -34,7 +37,7 @@ mod volume;
 
 pub use format::{Entry, Geometry, PAGE, Superblock};
 pub use tombstones::{Tombstone, Tombstones};
-pub use volume::{Found, Medium, Miss, Volume};
+pub use volume::{Found, Medium, Miss, Payload, Volume};
 
 #[cfg(test)]
 mod simulation;

@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use crate::{Entry, Found, Geometry, Medium, Miss, PAGE, Superblock, Tombstone, Tombstones, Volume};
+use crate::{Entry, Found, Geometry, Medium, Miss, PAGE, Payload, Superblock, Tombstone, Tombstones, Volume};
 
 /// The same numbers in each run (SplitMix64).
+#[derive(Debug)]
 struct Random(u64);
 
 impl Random {
@@ -27,6 +28,7 @@ impl Random {
 }
 
 /// What survives a crash.
+#[derive(Debug)]
 struct Platter {
     bytes: Vec<u8>,
     random: Random,
@@ -35,7 +37,7 @@ struct Platter {
 }
 
 /// A way to the platter, until the power goes.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 struct Disk(Rc<RefCell<Platter>>);
 
 impl Disk {
@@ -91,6 +93,9 @@ impl Future for Writing<'_> {
 impl Medium for Disk {
     type Buffer = Vec<u8>;
     type Bytes = Vec<u8>;
+    type Page = Vec<u8>;
+    type Room = ();
+    type Block = Vec<u8>;
 
     fn buffer(&self, len: usize) -> Vec<u8> {
         // Not zeros: what is not written must not be relied upon.
@@ -119,6 +124,12 @@ impl Medium for Disk {
             bytes.extend_from_slice(&platter.bytes[half.start as usize..half.end as usize]);
         }
         Ok(bytes)
+    }
+
+    async fn read_block(&self, offset: u64, len: usize, (): ()) -> io::Result<(Vec<u8>, Vec<u8>)> {
+        let mut page = self.read(offset, PAGE + len).await?;
+        let block = page.split_off(PAGE);
+        Ok((page, block))
     }
 
     async fn write(&self, offset: u64, buffer: Vec<u8>) -> io::Result<()> {
@@ -158,6 +169,10 @@ fn payload(object: u64, block: u64, generation: u64) -> Vec<u8> {
     let mut bytes: Vec<u8> = generation.to_le_bytes().into();
     bytes.extend((0..len).map(|_| random.next() as u8));
     bytes
+}
+
+async fn fetch(volume: &Volume<Disk>, object: u64, block: u64) -> Result<Found<Vec<u8>>, Miss> {
+    volume.read(hash(object, block), object, &key(object), block as u32, async |_| Some(())).await
 }
 
 type Task<T> = Pin<Box<dyn Future<Output = T>>>;
@@ -218,7 +233,7 @@ impl World {
             4..7 => {
                 let (object, block) = (self.random.below(OBJECTS), self.random.below(BLOCKS));
                 let volume = Rc::clone(&self.volume);
-                let read = async move { volume.read(hash(object, block), object, &key(object), block as u32).await };
+                let read = async move { fetch(&volume, object, block).await };
                 self.reading.push((object, block, Box::pin(read)));
             }
             7..11 => {
@@ -292,7 +307,7 @@ impl World {
                 self.found += 1;
             }
             Err(Miss::Corrupt) => self.corrupt += 1,
-            Err(Miss::Absent | Miss::Io(_)) => {}
+            Err(Miss::Absent | Miss::NoRoom | Miss::Io(_)) => {}
         }
     }
 
@@ -322,7 +337,7 @@ impl World {
             }
         }
         for (object, block) in before {
-            let read = run(self.volume.read(hash(object, block), object, &key(object), block as u32));
+            let read = run(fetch(&self.volume, object, block));
             assert!(read.is_ok() || !expect_warm, "{object}.{block} was there before the crash: {read:?}");
             self.check(object, block, read);
         }
@@ -364,6 +379,22 @@ fn flipped_bits_and_failing_operations_only_cost_hits() {
         corrupt += world.corrupt;
     }
     assert!(found > 5_000 && corrupt > 100, "{found} found, {corrupt} corrupt");
+}
+
+#[test]
+fn a_block_for_which_there_is_no_room_stays() {
+    let volume = run(Volume::create(Disk::new(GEOMETRY, 5), SUPERBLOCK, 0)).unwrap();
+    let (live, key) = (Cell::new(true), key(1));
+    let write = |hash, payload: &[u8]| {
+        let entry = Entry { hash, block: 0, key: &key, meta: b"meta", payload, live: &live };
+        run(volume.write(&[entry])).unwrap();
+    };
+    write(1, &[1; PAGE]);
+    write(2, &[2; 100]);
+    let read = |hash, room| run(volume.read(hash, 7, &key, 0, async |_| room));
+    assert!(matches!(read(1, None), Err(Miss::NoRoom)));
+    assert_eq!(read(1, Some(())).unwrap().payload(), [1; PAGE]);
+    assert!(matches!(read(2, None).unwrap().into_payload(), Payload::Short(bytes) if *bytes == [2; 100]));
 }
 
 #[test]

@@ -5,7 +5,9 @@ use std::future::Future;
 use std::io;
 use std::ops::{Deref, Range};
 
-use crate::format::{Entry, EntryHead, Foot, Geometry, PAGE, Record, Superblock, table_pages, write_table};
+use crate::format::{
+    Entry, EntryHead, Foot, Geometry, PAGE, Record, Superblock, front_fits, pages, table_pages, write_table,
+};
 use crate::index::Place;
 use crate::log::Log;
 use crate::tombstones::{Tombstone, Tombstones};
@@ -22,6 +24,12 @@ pub trait Medium {
     type Buffer;
     /// Bytes that were read.
     type Bytes: Deref<Target = [u8]>;
+    /// A page that was read with the block behind it.
+    type Page: Deref<Target = [u8]>;
+    /// Memory for a block, given by who wants to read it.
+    type Room;
+    /// The same, with the block in it.
+    type Block: Deref<Target = [u8]>;
 
     /// A buffer of `len` bytes.
     fn buffer(&self, len: usize) -> Self::Buffer;
@@ -29,6 +37,13 @@ pub trait Medium {
     fn bytes_mut(buffer: &mut Self::Buffer) -> &mut [u8];
     /// Reads `len` bytes, or fails.
     fn read(&self, offset: u64, len: usize) -> impl Future<Output = io::Result<Self::Bytes>>;
+    /// Reads a page, and the `len` bytes behind it to where they are wanted, or fails. There is room for them.
+    fn read_block(
+        &self,
+        offset: u64,
+        len: usize,
+        room: Self::Room,
+    ) -> impl Future<Output = io::Result<(Self::Page, Self::Block)>>;
     /// Writes all of the buffer, or fails: then nobody knows what is there.
     fn write(&self, offset: u64, buffer: Self::Buffer) -> impl Future<Output = io::Result<()>>;
 }
@@ -46,21 +61,37 @@ pub struct Volume<M> {
 /// An entry that was read and checked.
 #[derive(Debug)]
 pub struct Found<B> {
-    bytes: B,
     position: u64,
-    meta: Range<usize>,
-    payload: Range<usize>,
+    meta: Box<[u8]>,
+    payload: Payload<B>,
+}
+
+/// A block's bytes.
+#[derive(Debug)]
+pub enum Payload<B> {
+    /// Few enough to share a page with what is known about them.
+    Short(Box<[u8]>),
+    /// So many at the beginning of what was read.
+    Long(B, usize),
 }
 
 impl<B: Deref<Target = [u8]>> Found<B> {
     /// What is known about the object.
     pub fn meta(&self) -> &[u8] {
-        &self.bytes[self.meta.clone()]
+        &self.meta
     }
 
     /// The block's bytes.
     pub fn payload(&self) -> &[u8] {
-        &self.bytes[self.payload.clone()]
+        match &self.payload {
+            Payload::Short(bytes) => bytes,
+            Payload::Long(block, len) => &block[..*len],
+        }
+    }
+
+    /// The block.
+    pub fn into_payload(self) -> Payload<B> {
+        self.payload
     }
 }
 
@@ -69,6 +100,8 @@ impl<B: Deref<Target = [u8]>> Found<B> {
 pub enum Miss {
     /// It is not there, or not any more.
     Absent,
+    /// There is no memory to read it to.
+    NoRoom,
     /// What is there is not what was written.
     Corrupt,
     /// The device failed.
@@ -144,10 +177,9 @@ impl<M: Medium> Volume<M> {
         Ok(Ok(Volume { medium, id: volume, epoch, log, tombstones }))
     }
 
-    /// Whether an entry of so many bytes, key and metadata included, can be written at all.
-    pub fn admits(&self, bytes: usize) -> bool {
-        let entry = (bytes + crate::format::HEAD).div_ceil(PAGE);
-        u32::try_from(entry).is_ok_and(|pages| self.log.borrow().admits(pages))
+    /// Whether an entry with so many bytes of key and metadata together, and of payload, can be written at all.
+    pub fn admits(&self, front: usize, payload: usize) -> bool {
+        front_fits(front) && self.log.borrow().admits(pages(front, payload))
     }
 
     /// Whether the block is there, as far as the index knows. `lasting`: and will not be overwritten soon.
@@ -159,40 +191,48 @@ impl<M: Medium> Volume<M> {
         })
     }
 
-    /// Reads a block.
+    /// Reads a block, to where `room` says that there is room for so many bytes; a short one needs none.
     ///
     /// # Errors
     /// Why there is none. What is not to be believed is forgotten.
-    pub async fn read(&self, hash: u64, key_hash: u64, key: &[u8], block: u32) -> Result<Found<M::Bytes>, Miss> {
+    pub async fn read(
+        &self,
+        hash: u64,
+        key_hash: u64,
+        key: &[u8],
+        block: u32,
+        room: impl AsyncFnOnce(usize) -> Option<M::Room>,
+    ) -> Result<Found<M::Block>, Miss> {
         let place = self.log.borrow().find(hash).ok_or(Miss::Absent)?;
         let offset = self.log.borrow().geometry().offset(place.position);
-        let read = self.medium.read(offset, place.pages as usize * PAGE).await;
+        let len = (place.pages as usize).saturating_sub(1) * PAGE;
+        let wanted = Wanted { volume: self.id, place, hash, key, block };
+        let read = if len == 0 {
+            self.medium.read(offset, PAGE).await.map(|page| wanted.short(&page))
+        } else {
+            let room = room(len).await.ok_or(Miss::NoRoom)?;
+            self.medium.read_block(offset, len, room).await.map(|(page, bytes)| wanted.long(&page, bytes))
+        };
         let mut log = self.log.borrow_mut();
-        if place.position < log.first_live() || self.tombstones.borrow().kills(key_hash, key, place.position) {
-            log.forget(hash, place.position);
-            return Err(Miss::Absent);
-        }
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            Err(error) => {
-                log.forget(hash, place.position);
-                return Err(Miss::Io(error));
-            }
-        };
-        let head = EntryHead::read(self.id, &bytes).filter(|head| head.position == place.position && head.hash == hash);
-        let Some((head, [key_at, meta, payload])) = head.and_then(|head| Some((head, head.parts(&bytes)?))) else {
-            log.forget(hash, place.position);
-            return Err(Miss::Corrupt);
-        };
-        if head.block != block || bytes.get(key_at) != Some(key) {
+        let found =
+            if place.position < log.first_live() || self.tombstones.borrow().kills(key_hash, key, place.position) {
+                Err(Miss::Absent)
+            } else {
+                read.unwrap_or_else(|error| Err(Miss::Io(error)))
+            };
+        match found {
             // Another block with the same hash: that one may stay.
-            return Err(Miss::Absent);
+            Ok(None) => Err(Miss::Absent),
+            Ok(Some(found)) => Ok(found),
+            Err(miss) => {
+                log.forget(hash, place.position);
+                Err(miss)
+            }
         }
-        Ok(Found { bytes, position: place.position, meta, payload })
     }
 
     /// Whether what was found is dead under one of its tags.
-    pub fn is_buried(&self, key: &[u8], found: &Found<M::Bytes>, mut has_tag: impl FnMut(&[u8]) -> bool) -> bool {
+    pub fn is_buried(&self, key: &[u8], found: &Found<M::Block>, mut has_tag: impl FnMut(&[u8]) -> bool) -> bool {
         self.tombstones.borrow().tags(key, found.position).any(&mut has_tag)
     }
 
@@ -212,7 +252,7 @@ impl<M: Medium> Volume<M> {
         let mut rest: Vec<&Entry<'_>> = entries.iter().collect();
         loop {
             // Between this and the reservation nothing can be buried: what is, is killed by its position or not written.
-            rest.retain(|entry| entry.live.get() && self.log.borrow().admits(entry.pages()));
+            rest.retain(|entry| entry.live.get() && entry.fits() && self.log.borrow().admits(entry.pages()));
             if rest.is_empty() {
                 return Ok(());
             }
@@ -285,6 +325,48 @@ impl<M: Medium> Volume<M> {
     }
 }
 
+/// What a read is to find.
+struct Wanted<'a> {
+    volume: u64,
+    place: Place,
+    hash: u64,
+    key: &'a [u8],
+    block: u32,
+}
+
+/// What was read, checked; nothing when it is another block's.
+type Checked<B> = Result<Option<Found<B>>, Miss>;
+
+impl Wanted<'_> {
+    /// From an entry of one page.
+    fn short<B: Deref<Target = [u8]>>(&self, page: &[u8]) -> Checked<B> {
+        self.check(page, |at| page.get(at).map(|bytes| Payload::Short(bytes.into())))
+    }
+
+    /// From an entry's first page, and what is behind it.
+    fn long<B: Deref<Target = [u8]>>(&self, page: &[u8], bytes: B) -> Checked<B> {
+        self.check(page, |at| (at.len() <= bytes.len()).then(|| Payload::Long(bytes, at.len())))
+    }
+
+    fn check<B: Deref<Target = [u8]>>(
+        &self,
+        page: &[u8],
+        payload: impl FnOnce(Range<usize>) -> Option<Payload<B>>,
+    ) -> Checked<B> {
+        let Place { position, pages } = self.place;
+        let head = EntryHead::read(self.volume, page)
+            .filter(|head| head.position == position && head.hash == self.hash && head.pages() == pages)
+            .ok_or(Miss::Corrupt)?;
+        let [key, meta] = head.key_and_meta(page).ok_or(Miss::Corrupt)?;
+        if head.block != self.block || page.get(key) != Some(self.key) {
+            return Ok(None);
+        }
+        let payload = payload(head.payload()).ok_or(Miss::Corrupt)?;
+        let found = Found { position, meta: page.get(meta).ok_or(Miss::Corrupt)?.into(), payload };
+        if head.is_payload(found.payload()) { Ok(Some(found)) } else { Err(Miss::Corrupt) }
+    }
+}
+
 /// What was found in one segment.
 #[derive(Debug, Default)]
 struct Segment {
@@ -331,7 +413,7 @@ async fn segment<M: Medium>(medium: &M, volume: u64, geometry: Geometry, slot: u
     }) {
         // One that was cut off must not stand in for an older one that is whole.
         let bytes = medium.read(geometry.offset(entry.position), entry.pages() as usize * PAGE).await?;
-        if entry.parts(&bytes).is_some() {
+        if entry.is_whole(&bytes) {
             found.records.push(Record { hash: entry.hash, page, pages: entry.pages() });
         }
         found.epoch = entry.epoch;

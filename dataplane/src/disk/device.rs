@@ -8,10 +8,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use glommio::io::ReadResult;
 use glommio::timer::sleep;
 use shoal_disk::{Entry, Found, Geometry, Miss, Superblock, Tombstone, Tombstones, Volume};
-use shoal_sys::arena::BlockRef;
+use shoal_sys::arena::{BlockRef, BlockWriter};
+use shoal_sys::ring::{Landed, Ring};
 
 use super::file::File;
 use super::journal::{Change, Journal};
@@ -70,6 +70,8 @@ pub(super) struct DeviceParts {
     pub(super) queue_bytes: usize,
     /// How long a read may take.
     pub(super) read_patience: Duration,
+    /// The shard's ring.
+    pub(super) ring: Ring,
     /// The shard's figures.
     pub(super) stats: Arc<ShardStats>,
 }
@@ -203,8 +205,8 @@ impl Device {
     }
 
     async fn open(&self) -> io::Result<Volume<File>> {
-        let DeviceParts { path, geometry, identity, stats, .. } = &self.parts;
-        let mut file = File::open(path, geometry.file_bytes(), stats).await?;
+        let DeviceParts { path, geometry, identity, ring, stats, .. } = &self.parts;
+        let mut file = File::open(path, geometry.file_bytes(), ring, stats).await?;
         let (geometry, identity, epoch) = (*geometry, *identity, epoch());
         if let Some((volume, tombstones)) = self.journal.read().await.filter(|_| !self.distrusted.get()) {
             let superblock = Superblock { volume, identity, geometry };
@@ -313,7 +315,7 @@ impl Device {
     /// Has a block written some time. A block too many is not.
     pub(super) fn offer(&self, key: &SliceKey, index: u32, hash: u64, meta: Vec<u8>, block: &BlockRef) {
         let bytes = self.offered_bytes.get() + block.footprint();
-        let admits = self.volume().is_some_and(|volume| volume.admits(key.len() + meta.len() + block.filled()));
+        let admits = self.volume().is_some_and(|volume| volume.admits(key.len() + meta.len(), block.filled()));
         if bytes > self.parts.queue_bytes || !admits || self.closing.get() {
             return self.parts.stats.add(Counter::DiskWriteDrops, 1);
         }
@@ -324,8 +326,14 @@ impl Device {
         self.changed.notify();
     }
 
-    /// Reads a block; `None` is a miss, whatever the reason.
-    pub(super) async fn read(&self, key: &SliceKey, index: u32, hash: u64) -> Option<Found<ReadResult>> {
+    /// Reads a block to where `room` has room for it; `None` is a miss, whatever the reason.
+    pub(super) async fn read(
+        &self,
+        key: &SliceKey,
+        index: u32,
+        hash: u64,
+        room: impl AsyncFnOnce(usize) -> Option<BlockWriter>,
+    ) -> Option<Found<Landed>> {
         let volume = self.volume()?;
         let stats = &self.parts.stats;
         if self.reads.get() >= READS_MAX {
@@ -334,7 +342,7 @@ impl Device {
         }
         self.reads.set(self.reads.get() + 1);
         let under_way = Reading(&self.reads);
-        let read = within(self.parts.read_patience, volume.read(hash, key.hash(), key.bytes(), index)).await;
+        let read = within(self.parts.read_patience, volume.read(hash, key.hash(), key.bytes(), index, room)).await;
         drop(under_way);
         match read {
             Some(Ok(found)) => {
@@ -342,7 +350,7 @@ impl Device {
                 stats.add(Counter::DiskHits, 1);
                 return Some(found);
             }
-            Some(Err(Miss::Absent)) => stats.add(Counter::DiskMisses, 1),
+            Some(Err(Miss::Absent | Miss::NoRoom)) => stats.add(Counter::DiskMisses, 1),
             Some(Err(Miss::Corrupt)) => {
                 stats.add(Counter::DiskCorrupt, 1);
                 tracing::debug!(volume = %self.parts.path.display(), "a checksum was wrong; the block is fetched anew");

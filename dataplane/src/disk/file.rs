@@ -1,13 +1,17 @@
 //! A volume's file, read and written past the page cache.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use glommio::io::{DmaBuffer, DmaFile, OpenOptions, ReadResult};
-use rustix::fs::FallocateFlags;
+use rustix::fs::{FallocateFlags, Mode, OFlags};
 use shoal_disk::{Medium, PAGE};
+use shoal_sys::arena::BlockWriter;
+use shoal_sys::ring::{Landed, Page, Ring};
 
 use super::off_shard;
 use crate::telemetry::metrics::Counter;
@@ -19,6 +23,9 @@ const MODE: u32 = 0o600;
 /// A pre-allocated file.
 pub(super) struct File {
     file: DmaFile,
+    /// The same file for the shard's own ring, which reads into blocks: glommio reads only into buffers of its own.
+    direct: Rc<OwnedFd>,
+    ring: Ring,
     stats: Arc<ShardStats>,
     #[cfg(test)]
     faults: std::rc::Rc<super::tests::Faults>,
@@ -26,16 +33,31 @@ pub(super) struct File {
 
 impl File {
     /// Opens the file, makes it when it is missing, and gives it all the room it will ever need.
-    pub(super) async fn open(path: &Path, bytes: u64, stats: &Arc<ShardStats>) -> io::Result<File> {
+    pub(super) async fn open(path: &Path, bytes: u64, ring: &Ring, stats: &Arc<ShardStats>) -> io::Result<File> {
         let prepared = path.to_owned();
-        off_shard(move || prepare(&prepared, bytes)).await?;
+        let direct = off_shard(move || {
+            prepare(&prepared, bytes)?;
+            open_direct(&prepared)
+        });
+        let direct = Rc::new(direct.await?);
         let file = OpenOptions::new().read(true).write(true).dma_open(path).await?;
         Ok(File {
             file,
+            direct,
+            ring: ring.clone(),
             stats: Arc::clone(stats),
             #[cfg(test)]
             faults: super::tests::faults(),
         })
+    }
+}
+
+/// For reading past the page cache, where the file system can do that. Blocks.
+fn open_direct(path: &Path) -> io::Result<OwnedFd> {
+    let open = |flags| rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC | flags, Mode::empty());
+    match open(OFlags::DIRECT) {
+        Err(rustix::io::Errno::INVAL) => Ok(open(OFlags::empty())?),
+        opened => Ok(opened?),
     }
 }
 
@@ -78,6 +100,9 @@ fn prepare(path: &Path, bytes: u64) -> io::Result<()> {
 impl Medium for File {
     type Buffer = DmaBuffer;
     type Bytes = ReadResult;
+    type Page = Page;
+    type Room = BlockWriter;
+    type Block = Landed;
 
     fn buffer(&self, len: usize) -> DmaBuffer {
         self.file.alloc_dma_buffer(len)
@@ -99,6 +124,20 @@ impl Medium for File {
         }
         self.stats.add(Counter::DiskRead, len as u64);
         Ok(bytes)
+    }
+
+    async fn read_block(&self, offset: u64, len: usize, room: BlockWriter) -> io::Result<(Page, Landed)> {
+        #[cfg(test)]
+        self.faults.before_read().await?;
+        let (page, block) = self.ring.read_block(&self.direct, offset, len, room).await?;
+        if block.len() != len {
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                format!("{} bytes instead of {len}", block.len()),
+            ));
+        }
+        self.stats.add(Counter::DiskRead, (PAGE + len) as u64);
+        Ok((page, block))
     }
 
     async fn write(&self, offset: u64, buffer: DmaBuffer) -> io::Result<()> {

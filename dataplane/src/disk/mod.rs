@@ -23,11 +23,11 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use glommio::io::ReadResult;
-use shoal_disk::{Found, Geometry, Tombstone};
+use shoal_disk::{Found, Geometry, Payload, Tombstone};
 use shoal_http::caching::has_tag;
 use shoal_link::message::PurgeScope;
-use shoal_sys::arena::BlockRef;
+use shoal_sys::arena::{BlockRef, BlockWriter};
+use shoal_sys::ring::{Landed, Ring};
 
 use self::device::{Device, DeviceParts};
 use crate::settings::DiskSettings;
@@ -71,6 +71,8 @@ pub struct DiskParts<'a> {
     pub ram_bytes: usize,
     /// Of the hashes of keys; see [`seed`].
     pub seed: u64,
+    /// The shard's ring.
+    pub ring: &'a Ring,
     /// The shard's figures.
     pub stats: Arc<ShardStats>,
 }
@@ -84,7 +86,7 @@ pub struct Disk {
 
 /// A block from disk, and what is known about its object.
 pub struct Fetched {
-    found: Found<ReadResult>,
+    found: Found<Landed>,
     /// The version it is of; the times are the shard clock's, which is near the wall clock also after a restart.
     pub parts: VersionParts,
 }
@@ -93,6 +95,22 @@ impl Fetched {
     /// The block's bytes.
     pub fn payload(&self) -> &[u8] {
         self.found.payload()
+    }
+
+    /// The block, complete, and what is known about its object. Only a short one needs more memory, which `room` has.
+    pub async fn into_block(
+        self,
+        room: impl AsyncFnOnce(usize) -> Option<BlockWriter>,
+    ) -> Option<(BlockWriter, VersionParts)> {
+        let block = match self.found.into_payload() {
+            Payload::Long(landed, len) => landed.keep(len),
+            Payload::Short(bytes) => {
+                let mut block = room(bytes.len()).await?;
+                block.append(&bytes);
+                block
+            }
+        };
+        Some((block, self.parts))
     }
 }
 
@@ -136,6 +154,7 @@ impl Disk {
                 bytes_per_s: settings.write_bytes_per_s / (shards * count) as u64,
                 queue_bytes: parts.ram_bytes / QUEUE_SHARE / count,
                 read_patience: settings.read_timeout,
+                ring: parts.ring.clone(),
                 stats: Arc::clone(&stats),
             }))
         };
@@ -178,11 +197,16 @@ impl Disk {
         volume.is_some_and(|volume| volume.has(hash, key.hash(), key.bytes(), false))
     }
 
-    /// Reads a block; `None` is a miss, whatever the reason.
-    pub async fn fetch(&self, key: &SliceKey, index: u32) -> Option<Fetched> {
+    /// Reads a block to where `room` has room for so many bytes; `None` is a miss, whatever the reason.
+    pub async fn fetch(
+        &self,
+        key: &SliceKey,
+        index: u32,
+        room: impl AsyncFnOnce(usize) -> Option<BlockWriter>,
+    ) -> Option<Fetched> {
         let hash = key.hash_of_block(index);
         let device = Rc::clone(self.device(hash)?);
-        let found = device.read(key, index, hash).await?;
+        let found = device.read(key, index, hash, room).await?;
         match postcard::from_bytes::<VersionParts>(found.meta()) {
             Ok(parts) => {
                 let has = |tag: &[u8]| str::from_utf8(tag).is_ok_and(|tag| has_tag(&parts.tags, tag));

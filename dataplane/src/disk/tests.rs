@@ -8,6 +8,7 @@ use glommio::timer::sleep;
 use rustix::io::Errno;
 use shoal_http::caching::Staleness;
 use shoal_sys::arena::Arena;
+use shoal_sys::ring::RingConfig;
 
 use super::*;
 use crate::testing::{Folder, folder, in_executor};
@@ -48,21 +49,22 @@ const BLOCK: usize = 64 << 10;
 struct Lab {
     folder: Folder,
     arena: Arena,
+    ring: Ring,
     stats: Arc<ShardStats>,
     disk: Rc<Disk>,
 }
 
 impl Lab {
     async fn start() -> Lab {
-        let (folder, stats) = (folder(), Arc::new(ShardStats::default()));
-        let disk = start(&folder, &stats).await;
-        Lab { folder, arena: Arena::with_huge_max(8 << 20, 0).unwrap(), stats, disk }
+        let (folder, stats, ring) = (folder(), Arc::new(ShardStats::default()), turning_ring());
+        let disk = start(&folder, &ring, &stats).await;
+        Lab { folder, arena: Arena::with_huge_max(8 << 20, 0).unwrap(), ring, stats, disk }
     }
 
     /// As after a kill: nothing is closed or sealed.
     async fn restart(&mut self) {
         self.stats = Arc::new(ShardStats::default());
-        self.disk = start(&self.folder, &self.stats).await;
+        self.disk = start(&self.folder, &self.ring, &self.stats).await;
     }
 
     fn device(&self, index: usize) -> PathBuf {
@@ -83,9 +85,12 @@ impl Lab {
     async fn found(&self, objects: std::ops::Range<u64>) -> usize {
         let mut found = 0;
         for object in objects {
-            if let Some(fetched) = self.disk.fetch(&key(object), 0).await {
+            if let Some(fetched) = self.disk.fetch(&key(object), 0, async |len| self.arena.alloc(len)).await {
                 assert_eq!(fetched.payload(), bytes(object), "object {object}");
-                assert_eq!(fetched.parts.validators, parts().validators);
+                let room = async |_| panic!("it has its memory already");
+                let (block, read) = fetched.into_block(room).await.unwrap();
+                assert_eq!(block.finish().bytes(), bytes(object));
+                assert_eq!(read.validators, parts().validators);
                 found += 1;
             }
         }
@@ -101,7 +106,21 @@ impl Lab {
     }
 }
 
-async fn start(folder: &Folder, stats: &Arc<ShardStats>) -> Rc<Disk> {
+/// A ring that is turned now and then.
+fn turning_ring() -> Ring {
+    let ring = Ring::new(RingConfig { entries: 8, buffers: 4, buffer_bytes: 1024 }).unwrap();
+    let turned = ring.clone();
+    let turns = async move {
+        loop {
+            turned.turn().unwrap();
+            sleep(Duration::from_micros(100)).await;
+        }
+    };
+    glommio::spawn_local(turns).detach();
+    ring
+}
+
+async fn start(folder: &Folder, ring: &Ring, stats: &Arc<ShardStats>) -> Rc<Disk> {
     let paths = (0..2).map(|index| (folder.path().join(format!("device-{index}")), 32 << 20)).collect();
     let settings =
         DiskSettings { paths, admit_uses: 1, write_bytes_per_s: 1 << 30, read_timeout: Duration::from_millis(200) };
@@ -113,6 +132,7 @@ async fn start(folder: &Folder, stats: &Arc<ShardStats>) -> Rc<Disk> {
         block_bytes: BLOCK,
         ram_bytes: 64 << 20,
         seed: 7,
+        ring,
         stats: Arc::clone(stats),
     })
     .await
@@ -304,7 +324,7 @@ fn a_folder_that_cannot_be_used_harms_nobody() {
         let folder = folder();
         fs::write(folder.path().join("device-0"), b"a file where a folder should be").unwrap();
         let stats = Arc::new(ShardStats::default());
-        let disk = start(&folder, &stats).await;
+        let disk = start(&folder, &turning_ring(), &stats).await;
         disk.tick();
         assert_eq!((stats.gauge(Gauge::DiskUp), stats.gauge(Gauge::DiskDown)), (1, 1));
         assert_eq!(stats.counter(Counter::DiskOpenErrors), 1);

@@ -101,6 +101,7 @@ pub(super) async fn run(
                 block_bytes: settings.cache.block_bytes as usize,
                 ram_bytes,
                 seed: node.seed,
+                ring: &ring,
                 stats: Arc::clone(&stats),
             })
             .await,

@@ -43,15 +43,14 @@ impl Store {
         if !disk.has(&request.key, index) || self.table.borrow().name(&request.key).is_some_and(in_ram) {
             return None;
         }
-        let fetched = disk.fetch(&request.key, index).await?;
+        let room = async |len| self.allocate_for_disk(len).await;
+        let fetched = disk.fetch(&request.key, index, room).await?;
         let fits = fetched.parts.total.and_then(|total| self.block_len(total, index)) == Some(fetched.payload().len());
         if !fits || fetched.parts.exclusive {
             disk.forget(&request.key, index);
             return None;
         }
-        let mut block = self.allocate(fetched.payload().len()).await?;
-        block.append(fetched.payload());
-        let mut parts = fetched.parts;
+        let (block, mut parts) = fetched.into_block(room).await?;
         if parts.born_ms > self.clock.now_ms() {
             // The clock was set back: nobody knows how old it is.
             (parts.born_ms, parts.fresh_until_ms) = (0, 0);
@@ -212,13 +211,13 @@ impl Read {
             if within(IDLE_DEMAND, wanted).await.is_none() || self.flight.is_abandoned() || index >= self.flight.end() {
                 return None;
             }
-            let Some(fetched) = self.disk.fetch(&self.key, index).await else { return Some(index) };
+            let room = async |len| store.allocate_for_disk(len).await;
+            let Some(fetched) = self.disk.fetch(&self.key, index, room).await else { return Some(index) };
             if !self.fits(&fetched, index) {
                 self.disk.forget(&self.key, index);
                 return Some(index);
             }
-            let Some(mut block) = store.allocate(fetched.payload().len()).await else { return Some(index) };
-            block.append(fetched.payload());
+            let Some((block, _)) = fetched.into_block(room).await else { return Some(index) };
             let mut table = store.table.borrow_mut();
             if !table.begin_block(self.version.slot, index, block.share()) {
                 return None;

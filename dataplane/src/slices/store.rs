@@ -323,13 +323,22 @@ impl Store {
 
     /// Memory for a block of `len` bytes, taken from what will be missed least.
     pub(super) async fn allocate(&self, len: usize) -> Option<BlockWriter> {
-        if let Some(block) = self.try_allocate(len) {
+        self.allocate_from(|arena| arena.alloc(len)).await
+    }
+
+    /// The same, for `len` bytes that a device will write there.
+    pub(super) async fn allocate_for_disk(&self, len: usize) -> Option<BlockWriter> {
+        self.allocate_from(|arena| arena.alloc_huge(len)).await
+    }
+
+    async fn allocate_from(&self, alloc: impl Fn(&Arena) -> Option<BlockWriter>) -> Option<BlockWriter> {
+        if let Some(block) = self.try_allocate(&alloc) {
             return Some(block);
         }
         let wait = async {
             loop {
                 let mark = self.memory.mark();
-                if let Some(block) = self.try_allocate(len) {
+                if let Some(block) = self.try_allocate(&alloc) {
                     return block;
                 }
                 self.memory.changed(mark).await;
@@ -342,16 +351,16 @@ impl Store {
         block
     }
 
-    fn try_allocate(&self, len: usize) -> Option<BlockWriter> {
+    fn try_allocate(&self, alloc: &impl Fn(&Arena) -> Option<BlockWriter>) -> Option<BlockWriter> {
         for _ in 0..EVICTIONS_MAX {
-            if let Some(block) = self.arena.alloc(len) {
+            if let Some(block) = alloc(&self.arena) {
                 return Some(block);
             }
             if self.evict(false).is_none() {
                 self.evict(true)?;
             }
         }
-        self.arena.alloc(len)
+        alloc(&self.arena)
     }
 
     fn evict(&self, forced: bool) -> Option<()> {

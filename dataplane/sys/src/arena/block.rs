@@ -151,6 +151,16 @@ impl BlockWriter {
         (spare.as_ptr(), self.capacity - self.filled)
     }
 
+    /// The first `n` bytes at [`BlockWriter::spare`], for the writer alone.
+    ///
+    /// [`BlockWriter::advance`] asks the same of its caller: that they have been written.
+    pub(crate) fn landed(&self, n: usize) -> &[u8] {
+        debug_assert!(n <= self.capacity - self.filled);
+        // SAFETY: `filled + n` is within the extent. Memory of the mapping is zero or what was written before, so always
+        // initialised. Only this writer may change it, by a method that needs it by value or mutably.
+        unsafe { slice::from_raw_parts(self.extent.base.as_ptr().add(self.filled), n) }
+    }
+
     /// Makes `n` more bytes readable.
     ///
     /// # Safety

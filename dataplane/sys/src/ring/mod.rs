@@ -14,6 +14,7 @@
 
 mod accept;
 mod buffers;
+mod file;
 mod op;
 mod stream;
 
@@ -28,6 +29,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 pub use accept::Acceptor;
 pub use buffers::Chunk;
+pub use file::{Landed, Page, ReadBlock};
 pub use op::{Op, Recv, RecvInto};
 pub use stream::{Received, SendMsg, Stream};
 

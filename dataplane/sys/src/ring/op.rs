@@ -11,6 +11,7 @@ use std::time::Duration;
 use io_uring::{opcode, types};
 
 use super::accept::AcceptState;
+use super::file::Scatter;
 use super::stream::{RecvState, SendMsg};
 use super::{Inner, Ring, fd};
 use crate::arena::BlockWriter;
@@ -40,6 +41,7 @@ pub(super) enum Hold {
     Send(Rc<OwnedFd>, Box<SendMsg>),
     Vec(Rc<OwnedFd>, Vec<u8>),
     Block(Rc<OwnedFd>, BlockWriter),
+    Scatter(Rc<OwnedFd>, Box<Scatter>),
     Connect(Rc<OwnedFd>, Box<SocketAddress>),
     Word(Rc<OwnedFd>, Box<u64>),
     Time(Box<types::Timespec>),

@@ -9,7 +9,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::arena::Arena;
+use crate::arena::{Arena, PAGE};
 use crate::net::{local_address, shard_listener};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -213,4 +213,33 @@ fn who_lets_the_others_go_first_is_woken_by_the_next_turn() {
     assert_eq!(ring.turn().unwrap(), 0);
     assert!(ring.prepare_sleep().unwrap());
     ring.awake();
+}
+
+#[test]
+fn a_block_is_read_from_a_file_and_readable_only_when_it_is_kept() {
+    let ring = small();
+    let arena = Arena::with_huge_max(1 << 20, 0).unwrap();
+    let bytes: Vec<u8> = (0..5 * PAGE).map(|at| (at / 7) as u8).collect();
+    let file = rustix::fs::memfd_create("test", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+    rustix::io::pwrite(&file, &bytes, 0).unwrap();
+    let file = Rc::new(file);
+    let read = |offset: usize, len| ring.read_block(&file, offset as u64, len, arena.alloc_huge(3 * PAGE).unwrap());
+
+    let (page, landed) = drive(&ring, read(PAGE, 2 * PAGE)).unwrap();
+    assert_eq!((&page[..], &landed[..]), (&bytes[PAGE..2 * PAGE], &bytes[2 * PAGE..4 * PAGE]));
+    let block = landed.keep(PAGE + 5);
+    assert_eq!(block.filled(), PAGE + 5);
+    assert_eq!(block.finish().bytes(), &bytes[2 * PAGE..3 * PAGE + 5]);
+
+    let (_, landed) = drive(&ring, read(3 * PAGE, 9 * PAGE)).unwrap();
+    assert_eq!(landed.len(), PAGE, "the file ends");
+    assert_eq!(landed.keep(9 * PAGE).filled(), PAGE, "what has not come is not kept");
+    let end = drive(&ring, read(5 * PAGE, PAGE)).map(drop);
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::UnexpectedEof);
+
+    // One that nobody waits for keeps its memory until the kernel is done with it.
+    drop(read(0, PAGE));
+    settle(&ring);
+    arena.reclaim();
+    assert_eq!((arena.in_use(), Rc::strong_count(&file)), (0, 1));
 }
