@@ -20,7 +20,7 @@ pub struct Expected {
 impl Expected {
     /// Expects `status` and, if given, `bytes` of body.
     pub fn new(target: Target, status: u16, bytes: Option<u64>) -> Self {
-        let Target { request, path } = target;
+        let Target { request, path, .. } = target;
         Self { request: Vec::leak(request), path, status, bytes: Cell::new(bytes), hash: Cell::new(None) }
     }
 
@@ -54,7 +54,7 @@ mod tests {
     const HEAD: Head = Head { status: 200, body_len: 10, head_len: 50, close: false };
 
     fn expected(bytes: Option<u64>) -> Expected {
-        Expected::new(Target { request: Vec::new(), path: "/x".to_owned() }, 200, bytes)
+        Expected::new(Target { request: Vec::new(), path: "/x".to_owned(), digits: None }, 200, bytes)
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 pub mod busy;
 pub mod expected;
+pub mod flow;
 pub mod plan;
 pub mod report;
 pub mod response;

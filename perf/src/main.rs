@@ -6,6 +6,7 @@ mod measure;
 mod secure;
 mod verify;
 
+use std::fs;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -14,6 +15,8 @@ use anyhow::Context;
 use clap::Parser;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use secure::Trust;
+use serde_json::Value;
+use shoal_perf::flow::Flow;
 use shoal_perf::plan::Plan;
 
 /// Load generator: HTTP/1.1 keep-alive, one core, closed loop, or open loop with --rate. Prints JSON.
@@ -21,8 +24,11 @@ use shoal_perf::plan::Plan;
 #[command(name = "shoal-load", version)]
 pub(crate) struct Args {
     /// URLs of one server, asked for in turn: http://host:port/path or https://host:port/path
-    #[arg(required = true)]
+    #[arg(required_unless_present = "flows")]
     urls: Vec<String>,
+    /// File with a JSON list of flows to run side by side instead, each with its URLs, connections and pace (README).
+    #[arg(long, conflicts_with_all = ["urls", "checksum"])]
+    flows: Option<PathBuf>,
     /// Connections.
     #[arg(short, long, default_value_t = 32)]
     connections: usize,
@@ -63,29 +69,58 @@ pub(crate) struct Args {
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    let plan = Plan::new(&args.urls, &args.headers)?;
     if let Some(cpu) = args.cpu {
         let mut set = CpuSet::new();
         anyhow::ensure!(cpu < CpuSet::MAX_CPU, "--cpu {cpu}: there is no such core");
         set.set(cpu);
         sched_setaffinity(None, &set).with_context(|| format!("--cpu {cpu}: cannot run there"))?;
     }
-    anyhow::ensure!(args.connections > 0, "--connections 0: at least one is needed");
-    for (name, value) in [("--duration", Some(args.duration)), ("--warmup", Some(args.warmup)), ("--rate", args.rate)] {
-        let fine = value.is_none_or(|v| v.is_finite() && v >= 0.0 && (v > 0.0 || name == "--warmup"));
-        anyhow::ensure!(fine, "{name} {}: must be a positive number", value.unwrap_or_default());
+    for (name, value) in [("--duration", args.duration), ("--warmup", args.warmup)] {
+        let fine = value.is_finite() && value >= 0.0 && (value > 0.0 || name == "--warmup");
+        anyhow::ensure!(fine, "{name} {value}: must be a positive number");
     }
-    let trust = Trust::of(&plan, args.roots.as_deref())?;
-    let report = match (args.checksum, &trust) {
-        (true, Some(trust)) => secure::verify(&args, plan, trust)?,
-        (true, None) => verify::run(&args, plan)?,
-        (false, trust) => measure::run(&args, plan, trust.as_ref())?,
+    let flows = args.flows()?.into_iter().map(|flow| {
+        flow.check()?;
+        let plan = Plan::new(&flow.urls, &args.headers)?;
+        let trust = Trust::of(&plan, args.roots.as_deref())?;
+        anyhow::Ok((flow, plan, trust))
+    });
+    let mut flows = flows.collect::<anyhow::Result<Vec<_>>>()?;
+    let report = match flows.pop() {
+        Some((_, plan, Some(trust))) if args.checksum => secure::verify(&args, plan, &trust)?,
+        Some((_, plan, None)) if args.checksum => verify::run(&args, plan)?,
+        last => {
+            flows.extend(last);
+            measure::run(&args, flows)?
+        }
     };
     println!("{report:#}");
-    Ok(if report["errors"] == 0 && report["requests"] != 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let fine = |report: &Value| report["errors"] == 0 && report["requests"] != 0;
+    let all = fine(&report) && report["beside"].as_array().is_none_or(|others| others.iter().all(fine));
+    Ok(if all { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Args {
+    /// What to run side by side.
+    fn flows(&self) -> anyhow::Result<Vec<Flow>> {
+        let Some(file) = &self.flows else {
+            return Ok(vec![Flow {
+                name: "load".to_owned(),
+                urls: self.urls.clone(),
+                connections: self.connections,
+                rate: self.rate,
+                bytes: self.bytes,
+                status: self.status,
+                numbers: 1,
+                random: false,
+            }]);
+        };
+        let text = fs::read(file).with_context(|| format!("--flows {}: cannot read it", file.display()))?;
+        let flows: Vec<Flow> = serde_json::from_slice(&text).with_context(|| format!("--flows {}", file.display()))?;
+        anyhow::ensure!(!flows.is_empty(), "--flows {}: at least one flow is needed", file.display());
+        Ok(flows)
+    }
+
     fn warmup(&self) -> Duration {
         Duration::from_secs_f64(self.warmup)
     }

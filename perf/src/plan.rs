@@ -1,6 +1,13 @@
 //! What to ask for, and what must come back.
 
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::Range;
+
+/// Stands in a URL for a number of [`DIGITS`] digits.
+pub const PLACEHOLDER: &str = "{}";
+
+/// Digits of a number in a URL, leading zeros included.
+pub const DIGITS: usize = 8;
 
 /// One URL to ask for again and again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,6 +16,8 @@ pub struct Target {
     pub request: Vec<u8>,
     /// The path and query, for messages.
     pub path: String,
+    /// Where in the request a number is to be written, zeros until then.
+    pub digits: Option<Range<usize>>,
 }
 
 /// Where to send the requests, and which.
@@ -66,8 +75,11 @@ impl Plan {
             if first != (tls, authority) {
                 return Err(PlanError::TwoServers { first: first.1.to_owned(), other: url.clone() });
             }
-            let request = format!("GET {path} HTTP/1.1\r\nHost: {authority}\r\n{extra}\r\n").into_bytes();
-            targets.push(Target { request, path: path.to_owned() });
+            let digits = path.find(PLACEHOLDER).map(|at| ("GET ".len() + at, "GET ".len() + at + DIGITS));
+            let digits = digits.map(|(start, end)| start..end);
+            let asked = path.replacen(PLACEHOLDER, &"0".repeat(DIGITS), 1);
+            let request = format!("GET {asked} HTTP/1.1\r\nHost: {authority}\r\n{extra}\r\n").into_bytes();
+            targets.push(Target { request, path: path.to_owned(), digits });
         }
         let (tls, server) = server.ok_or(PlanError::Empty)?;
         let host = server.rsplit_once(':').map_or(server, |(host, _)| host).trim_matches(['[', ']']);
@@ -105,6 +117,14 @@ mod tests {
         let plan = plan(&["http://127.0.0.1:80/a?t=1"], &["Range: bytes=0-1"]).unwrap();
         assert_eq!((plan.server, plan.tls), ("127.0.0.1:80".parse().unwrap(), None));
         assert_eq!(plan.targets[0].request, b"GET /a?t=1 HTTP/1.1\r\nHost: 127.0.0.1:80\r\nRange: bytes=0-1\r\n\r\n");
+    }
+
+    #[test]
+    fn a_number_has_its_place_in_the_request() {
+        let target = plan(&["http://127.0.0.1:80/a/{}.ts"], &[]).unwrap().targets.remove(0);
+        assert!(target.request.starts_with(b"GET /a/00000000.ts HTTP/1.1\r\n"));
+        assert_eq!(&target.request[target.digits.unwrap()], b"00000000");
+        assert_eq!(plan(&["http://127.0.0.1:80/a"], &[]).unwrap().targets[0].digits, None);
     }
 
     #[test]

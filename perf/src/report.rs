@@ -53,7 +53,16 @@ impl Tally {
     pub fn response(&mut self, body_bytes: u64, latency: Duration) {
         self.requests += 1;
         self.body_bytes += body_bytes;
+        self.latency(latency);
+    }
+
+    fn latency(&mut self, latency: Duration) {
         self.latency_us.saturating_record(latency.as_micros().min(u128::from(MAX_LATENCY_US)) as u64);
+    }
+
+    /// Notes the latency so far of a request whose answer did not come.
+    pub fn unanswered(&mut self, latency: Duration) {
+        self.latency(latency);
     }
 
     /// Counts one wrong response or broken connection.
@@ -103,7 +112,12 @@ impl Tally {
         }
         if let Some(rate) = rate {
             // Whether generator and server kept up shows in what got done.
-            return (per_s < 0.98 * rate).then(|| format!("{per_s:.0} requests/s done of {rate:.0} asked"));
+            if per_s < 0.98 * rate {
+                return Some(format!("{per_s:.0} requests/s done of {rate:.0} asked"));
+            }
+            // What it saw late may have been its own lateness.
+            let full = cores.generator.filter(|&generator| generator >= GENERATOR_FULL);
+            return full.map(|busy| format!("the load generator was {:.0} % busy", busy * 100.0));
         }
         match (cores.generator, cores.server) {
             (Some(generator), Some(server)) if generator >= GENERATOR_FULL && server < SERVER_FREE => Some(format!(
@@ -156,5 +170,7 @@ mod tests {
         assert_eq!(Tally::new().unwrap().report(second, 1, None, Cores::default())["valid"], false);
         assert_eq!(tally().report(second, 1, Some(200.0), Cores::default())["valid"], false);
         assert_eq!(tally().report(second, 1, Some(100.0), Cores::default())["valid"], true);
+        let full = Cores { generator: Some(0.99), server: Some(1.0) };
+        assert_eq!(tally().report(second, 1, Some(100.0), full)["valid"], false);
     }
 }

@@ -64,13 +64,15 @@ fn scenario(options: &Options, target: &Path, data: &Path) -> anyhow::Result<()>
     workspace::build_load()?;
     let dir = target.join("flamegraph-node");
     drop(fs::remove_dir_all(&dir));
-    let edge = Edge::start(&bin, &dir, &stop)?;
-    let load = Load::new(&bin, 0, 1, &Certificate::within(&dir));
+    fs::create_dir_all(&dir)?;
+    let certificate = Certificate::within(&dir);
+    certificate.make()?;
+    let edge = Edge::start(&bin, &dir, &certificate, CASES, &stop)?;
+    let load = Load::new(&bin, &dir, 0, 1);
     let urls = edge.urls(case);
-    let bytes = case.bytes as u64;
-    load.check(bytes, &urls)?;
+    load.check(case.bytes, &urls)?;
     // A second longer than perf looks, so that it sees nothing but load.
-    let mut command = load.command(case.connections, f64::from(options.seconds) + 1.0, 0.0, bytes, &urls);
+    let mut command = load.command(case, f64::from(options.seconds) + 1.0, &urls)?;
     let mut running = command.stdout(Stdio::null()).spawn().context("cannot run shoal-load")?;
     let recorded = record(edge.node.edge_id(), options.seconds, data);
     running.wait()?;

@@ -8,9 +8,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
-/// A child with its output in a file. It is killed when dropped.
+/// A child with its output in a file. It is killed when dropped, with the processes it has started.
 pub(crate) struct Process {
     name: String,
     child: Child,
@@ -55,7 +55,7 @@ impl Process {
 
     /// SIGTERM, and SIGKILL when that did not help `within` this time.
     pub(crate) fn stop(mut self, within: Duration) -> anyhow::Result<ExitStatus> {
-        if let Some(pid) = i32::try_from(self.id()).ok().and_then(Pid::from_raw) {
+        if let Some(pid) = self.pid() {
             // It may just have ended by itself; the loop below sees it.
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -65,19 +65,63 @@ impl Process {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
-                self.child.kill()?;
-                self.child.wait()?;
+                self.kill();
                 anyhow::bail!("{} did not end within {within:?} of SIGTERM and was killed", self.name);
             }
             thread::sleep(Duration::from_millis(20));
         }
     }
+
+    fn pid(&self) -> Option<Pid> {
+        i32::try_from(self.id()).ok().and_then(Pid::from_raw)
+    }
+
+    /// At once, and its whole group: nginx's worker would outlive a master that is killed.
+    fn kill(&mut self) {
+        // While it was not waited for, its id is nobody else's.
+        if let (Ok(None), Some(pid)) = (self.child.try_wait(), self.pid()) {
+            // It may end by itself in this moment.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+        drop(self.child.wait());
+    }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Both fail when it has ended, which is what we want.
-        drop(self.child.kill());
-        drop(self.child.wait());
+        self.kill();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_process_has_started_ends_too() {
+        let dir = std::env::temp_dir().join(format!("xtask-process-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let log = dir.join("log");
+        let mut command = Command::new("sh");
+        command.args(["-c", "sleep 1000 & echo $!; wait"]);
+        let process = Process::start("sh", &mut command, &log).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let child = loop {
+            let text = fs::read_to_string(&log).unwrap();
+            if let Some(id) = text.strip_suffix('\n') {
+                break id.to_owned();
+            }
+            assert!(Instant::now() < deadline);
+            thread::sleep(Duration::from_millis(10));
+        };
+        // A zombie, which nobody here can wait for, has no command line any more.
+        let lives = || fs::read(format!("/proc/{child}/cmdline")).is_ok_and(|line| !line.is_empty());
+        assert!(lives());
+        drop(process);
+        while lives() {
+            assert!(Instant::now() < deadline, "the child of a killed process lives on");
+            thread::sleep(Duration::from_millis(10));
+        }
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

@@ -19,7 +19,7 @@ impl Certificate {
     }
 
     /// Writes them; P-256, as most servers have.
-    pub(super) fn make(&self) -> anyhow::Result<()> {
+    pub(crate) fn make(&self) -> anyhow::Result<()> {
         let mut command = Command::new("openssl");
         command.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]);
         command.args(["-days", "2", "-subj", "/CN=shoal bench", "-addext", "subjectAltName=IP:127.0.0.1"]);

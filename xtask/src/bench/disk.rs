@@ -7,12 +7,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::certificate::Certificate;
-use super::http::{Case, Edge, Length, SERVER_CPU};
-use super::load::Load;
-use super::nginx::Nginx;
-use super::table::{Row, median};
-use crate::http;
+use super::case::Case;
+use super::edge::Edge;
+use super::http::{Bench, Group};
+use super::load::{Flow, Load, Time};
+use super::nginx::{Nginx, Setup};
+use super::table::{Row, Target};
+use super::{SERVER_CPU, memory};
 use crate::node::Place;
 use crate::signals::Stop;
 
@@ -26,7 +27,7 @@ const LIMIT: usize = RAM + (96 << 20);
 const DISK: usize = 8 * RAM;
 
 /// The cases of `bench http` that come from disk. The target is for plain sendfile.
-const CASES: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     Case { name: "disk-1m-cold", bytes: 1 << 20, connections: 16, tls: false, files: (4 * RAM) >> 20, target: 2.5 },
     Case { name: "disk-16k-cold", bytes: 16 << 10, connections: 32, tls: false, files: (4 * RAM) >> 14, target: 3.0 },
 ];
@@ -41,54 +42,28 @@ const WAYS: &[(&str, &str)] = &[
 /// Time for all objects to be written to disk.
 const FILL: Duration = Duration::from_secs(60);
 
-/// Runs the cases, or says why that cannot be done here.
-pub(super) fn run(bin: &Path, dir: &Path, length: &Length, load: &Load, stop: &Stop) -> anyhow::Result<Vec<Row>> {
-    let group = |name| Group::new(name).context("the disk cases need the memory controller of cgroup v1, and root");
-    let (ours, theirs) = (group("shoal")?, group("nginx")?);
-    drop_caches().context("the disk cases drop the page cache, as root")?;
+/// As [`ram::GROUP`](super::ram::GROUP).
+pub(super) const GROUP: Group = Group { cases: || CASES.iter().map(|case| case.name).collect(), run };
+
+/// A server's own limit of memory.
+struct Limits {
+    ours: MemoryGroup,
+    theirs: MemoryGroup,
+}
+
+fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
+    let group = |name| MemoryGroup::new(name).context("this needs the memory controller of cgroup v1, and root");
+    let limits = Limits { ours: group("shoal")?, theirs: group("nginx")? };
+    drop_caches().context("the page cache is to be dropped, which needs root")?;
     let mut rows = Vec::new();
-    for case in CASES {
-        let folder = dir.join(case.name);
-        // The bench's own, which nginx asks for although nobody speaks TLS here.
-        let certificate = Certificate::within(dir);
-        let mut place = Place::somewhere(folder.join("node"), vec![SERVER_CPU])?;
-        place.edge_more = format!(
-            "\n[cache]\nram_bytes = {RAM}\n\n[disk]\nadmit_uses = 1\nwrite_bytes_per_s = 1073741824\n\
-             paths = [{{ path = {:?}, bytes = {DISK} }}]\n",
-            folder.join("disk"),
-        );
-        let edge = Edge::start_with(bin, place, &folder.join("files"), std::slice::from_ref(case), stop)?;
-        ours.add(edge.node.edge_id())?;
-        fill(&edge, case, load, stop)?;
+    for case in CASES.iter().filter(|case| bench.wants(case.name)) {
+        let folder = bench.dir.join(case.name);
+        let edge = start(&bench.bin, &folder, std::slice::from_ref(case), &bench.stop)?;
+        limits.ours.add(edge.node.edge_id())?;
+        fill(&edge, case, &bench.load, &bench.stop)?;
         for &(name, directives) in WAYS {
-            let nginx = Nginx::start_with(&folder.join("nginx"), &edge.files, SERVER_CPU, &certificate, directives)?;
-            nginx.processes()?.into_iter().try_for_each(|id| theirs.add(id))?;
-            let urls = [edge.urls(case), case.urls(&format!("http://{}", nginx.address))];
-            let (mut rates, mut valid) = ([Vec::new(), Vec::new()], true);
-            for _ in 0..length.runs {
-                for (urls, rates) in urls.iter().zip(&mut rates) {
-                    anyhow::ensure!(!stop.asked(), "stopped");
-                    drop_caches()?;
-                    let mut command = load.command(case.connections, length.seconds, 0.0, case.bytes as u64, urls);
-                    let run = load.measure(&mut command).with_context(|| format!("{}, {name}", case.name))?;
-                    rates.push(run.per_s);
-                    valid &= run.valid;
-                }
-            }
-            nginx.stop()?;
-            let [our_rate, peer_rate] = rates.map(median);
-            println!("{}: {our_rate:.0} to {name}'s {peer_rate:.0} requests/s", case.name);
-            let target = if directives.is_empty() { case.target } else { 1.0 };
-            let case = case.name.to_owned();
-            rows.push(Row {
-                case,
-                ours: our_rate,
-                peer: peer_rate,
-                peer_name: name,
-                unit: "requests/s",
-                target,
-                valid,
-            });
+            let setup = Setup { more: directives, ..Setup::new(&folder, &edge.files, &bench.certificate) };
+            rows.push(compare(bench, case, &edge, &limits, name, &setup)?);
         }
         edge.node.stop()?;
         fs::remove_dir_all(&folder)?;
@@ -96,18 +71,55 @@ pub(super) fn run(bin: &Path, dir: &Path, length: &Length, load: &Load, stop: &S
     Ok(rows)
 }
 
+/// A node with a small RAM tier and a disk tier in `folder`, and the files of these cases.
+pub(super) fn start(bin: &Path, folder: &Path, cases: &[Case], stop: &Stop) -> anyhow::Result<Edge> {
+    let mut place = Place::somewhere(folder.join("node"), vec![SERVER_CPU])?;
+    place.edge_more = format!(
+        "\n[cache]\nram_bytes = {RAM}\n\n[disk]\nadmit_uses = 1\nwrite_bytes_per_s = 1073741824\n\
+         paths = [{{ path = {:?}, bytes = {DISK} }}]\n",
+        folder.join("disk"),
+    );
+    Edge::start_with(bin, place, &folder.join("files"), cases, stop)
+}
+
+/// Runs a case on both, with one of nginx's ways to read files.
+fn compare(
+    bench: &Bench,
+    case: &Case,
+    edge: &Edge,
+    limits: &Limits,
+    name: &str,
+    setup: &Setup<'_>,
+) -> anyhow::Result<Row> {
+    let nginx = Nginx::start(setup)?;
+    nginx.processes()?.into_iter().try_for_each(|id| limits.theirs.add(id))?;
+    let urls = [edge.urls(case), case.urls(&format!("http://{}", nginx.address))];
+    let mut runs = [Vec::new(), Vec::new()];
+    for _ in 0..bench.length.runs {
+        for (urls, runs) in urls.iter().zip(&mut runs) {
+            bench.go_on()?;
+            drop_caches()?;
+            let time = Time { seconds: bench.length.seconds, warmup: 0.0 };
+            runs.push(
+                bench.load.measure(Flow::of(case, urls), time).with_context(|| format!("{}, {name}", case.name))?,
+            );
+        }
+    }
+    nginx.stop()?;
+    let target = if setup.more.is_empty() { case.target } else { 1.0 };
+    let target = Target::RatioAtLeast(target);
+    Ok(Row::of_runs(case.name, name, "requests/s", runs, |run| run.per_s, target))
+}
+
 /// Asks for everything until all of it is on disk.
-fn fill(edge: &Edge, case: &Case, load: &Load, stop: &Stop) -> anyhow::Result<()> {
+pub(super) fn fill(edge: &Edge, case: &Case, load: &Load, stop: &Stop) -> anyhow::Result<()> {
     let deadline = Instant::now() + FILL;
     let urls = edge.urls(case);
     loop {
-        let mut command = load.command(4, 2.0, 0.0, case.bytes as u64, &urls);
-        load.measure(&mut command).with_context(|| format!("{}: filling the disk tier", case.name))?;
+        load.fill(Flow { connections: 4, ..Flow::of(case, &urls) }, FILL.as_secs_f64())
+            .with_context(|| format!("{}: filling the disk tier", case.name))?;
         thread::sleep(Duration::from_millis(500));
-        let metrics = http::request(edge.node.place.admin, "GET", "/metrics", &[], &[])?;
-        let metrics = String::from_utf8_lossy(&metrics.body).into_owned();
-        let entries = metrics.lines().filter_map(|line| line.strip_prefix("shoal_disk_entries{")?.rsplit(' ').next());
-        let entries: f64 = entries.filter_map(|value| value.parse::<f64>().ok()).sum();
+        let entries = memory::metric(edge.node.place.admin, "shoal_disk_entries")?;
         if entries >= case.files as f64 {
             return Ok(());
         }
@@ -122,9 +134,9 @@ fn drop_caches() -> anyhow::Result<()> {
 }
 
 /// A group of processes with the memory limit, gone when dropped.
-struct Group(PathBuf);
+struct MemoryGroup(PathBuf);
 
-impl Group {
+impl MemoryGroup {
     fn new(name: &str) -> anyhow::Result<Self> {
         let folder = PathBuf::from(format!("/sys/fs/cgroup/memory/bench-{name}-{}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
@@ -138,7 +150,7 @@ impl Group {
     }
 }
 
-impl Drop for Group {
+impl Drop for MemoryGroup {
     fn drop(&mut self) {
         // Its processes have been stopped, but may take a moment; one that was not keeps it.
         for _ in 0..20 {

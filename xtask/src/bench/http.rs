@@ -1,131 +1,94 @@
-//! The cases that are hot in RAM, and both servers that they are run on.
+//! `bench http`: all cases, one after the other, and what came of them.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread::available_parallelism;
 
 use anyhow::Context;
-use serde_json::json;
 
 use super::certificate::Certificate;
-use super::load::Load;
-use super::machine;
-use super::nginx::Nginx;
+use super::load::{Load, Time};
 use super::table::{self, Row};
-use crate::node::{Node, Place};
+use super::{Options, SERVER_CPU, background, curves, disk, gso, idle, machine, p99, ram};
 use crate::signals::Stop;
-use crate::{tools, up, workspace};
+use crate::{tools, workspace};
 
-/// Objects of one size, asked for in turn over so many connections.
-pub(crate) struct Case {
-    pub(crate) name: &'static str,
-    pub(crate) bytes: usize,
-    pub(crate) connections: usize,
-    pub(super) files: usize,
-    /// By TLS 1.3 with AES-128-GCM.
-    pub(super) tls: bool,
-    /// Our requests per second over nginx's.
-    pub(super) target: f64,
-}
-
-/// The cases of `bench http` that are hot in RAM.
-pub(crate) const CASES: &[Case] = &[
-    Case { name: "ram-16k-c32", bytes: 16 << 10, connections: 32, files: 64, tls: false, target: 1.5 },
-    Case { name: "ram-16k-c4", bytes: 16 << 10, connections: 4, files: 64, tls: false, target: 1.3 },
-    Case { name: "ram-128k-c16", bytes: 128 << 10, connections: 16, files: 16, tls: false, target: 1.15 },
-    Case { name: "ram-1m-c16", bytes: 1 << 20, connections: 16, files: 8, tls: false, target: 1.0 },
-    Case { name: "tls-16k", bytes: 16 << 10, connections: 32, files: 64, tls: true, target: 1.2 },
-    Case { name: "tls-1m", bytes: 1 << 20, connections: 16, files: 8, tls: true, target: 1.0 },
-];
-
-pub(super) const SERVER_CPU: usize = 0;
 const LOAD_CPU: usize = 1;
 
 /// Share of the cores that others may use before the figures are marked.
 const QUIET: f64 = 0.05;
 
-const CHANNEL: &str = "bench";
+/// What all cases share.
+pub(super) struct Bench {
+    pub(super) bin: PathBuf,
+    pub(super) dir: PathBuf,
+    pub(super) certificate: Certificate,
+    pub(super) load: Load,
+    pub(super) length: Length,
+    /// Only what is done in seconds.
+    pub(super) quick: bool,
+    pub(super) stop: Stop,
+    only: Vec<String>,
+}
 
 /// How often and how long.
+#[derive(Clone, Copy)]
 pub(super) struct Length {
     pub(super) runs: usize,
     pub(super) seconds: f64,
     warmup: f64,
 }
 
-const QUICK: Length = Length { runs: 3, seconds: 1.0, warmup: 0.3 };
+const QUICK: Length = Length { runs: 1, seconds: 0.5, warmup: 0.1 };
 const FULL: Length = Length { runs: 5, seconds: 3.0, warmup: 0.5 };
 
-impl Case {
-    fn file(&self, number: usize) -> String {
-        format!("{}/{number}.ts", self.bytes)
-    }
+/// Cases that are measured together.
+pub(super) struct Group {
+    /// Their names, as in the table.
+    pub(super) cases: fn() -> Vec<&'static str>,
+    /// Measures those of them that are wanted.
+    pub(super) run: fn(&Bench) -> anyhow::Result<Vec<Row>>,
+}
 
-    /// The URLs of the case's objects at a plain server.
-    pub(super) fn urls(&self, base: &str) -> Vec<String> {
-        (0..self.files).map(|number| format!("{base}/{}", self.file(number))).collect()
+const GROUPS: &[Group] = &[
+    ram::GROUP,
+    gso::GROUP,
+    disk::GROUP,
+    p99::GROUP,
+    idle::GROUP,
+    curves::OBJECTS,
+    curves::CHANNELS,
+    background::GROUP,
+];
+
+impl Length {
+    pub(super) fn time(self) -> Time {
+        Time { seconds: self.seconds, warmup: self.warmup }
     }
 }
 
-/// Our node with the benchmark's files behind a channel that asks for tickets.
-pub(crate) struct Edge {
-    pub(crate) node: Node,
-    pub(super) files: PathBuf,
-    ticket: String,
-}
-
-impl Edge {
-    /// Writes the files below `dir` and starts the node.
-    pub(crate) fn start(bin: &Path, dir: &Path, stop: &Stop) -> anyhow::Result<Self> {
-        let certificate = Certificate::within(dir);
-        certificate.make()?;
-        let place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?.with_tls(certificate)?;
-        Self::start_with(bin, place, &dir.join("files"), CASES, stop)
+impl Bench {
+    /// Whether a case is to be measured.
+    pub(super) fn wants(&self, case: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == case)
     }
 
-    /// The same somewhere else, with the files of these cases.
-    pub(super) fn start_with(
-        bin: &Path,
-        place: Place,
-        files: &Path,
-        cases: &[Case],
-        stop: &Stop,
-    ) -> anyhow::Result<Self> {
-        for case in cases {
-            write_files(files, case)?;
-        }
-        let mut node = Node::start(bin, place, stop)?;
-        let key = json!({"id": "k1", "secret": up::random_hex()?});
-        node.put_channel(&json!({
-            "id": CHANNEL, "prefix": "/bench/",
-            "origins": [{"id": "files", "url": format!("file:{}", files.display())}],
-            "cache": {"default_ttl_ms": 24 * 3600 * 1000},
-            "access": {"ticket": {"keys": [key]}},
-        }))?;
-        // One ticket opens the whole channel, as one viewer's does.
-        let signed = node.sign(CHANNEL, "x", "", 24 * 3600)?;
-        let ticket = signed.split_once('?').context("a signed URL has a query")?.1.to_owned();
-        let case = cases.first().context("there are cases")?;
-        node.await_path(&format!("/bench/{}?{ticket}", case.file(0)), stop)?;
-        Ok(Self { node, files: files.to_owned(), ticket })
-    }
-
-    /// The signed URLs of a case's objects.
-    pub(crate) fn urls(&self, case: &Case) -> Vec<String> {
-        let place = &self.node.place;
-        let base = match &place.tls {
-            Some((address, _)) if case.tls => format!("https://{address}/bench"),
-            _ => format!("http://{}/bench", place.http),
-        };
-        case.urls(&base).into_iter().map(|url| format!("{url}?{}", self.ticket)).collect()
+    /// Fails when somebody has asked us to stop.
+    pub(super) fn go_on(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.stop.asked(), "stopped");
+        Ok(())
     }
 }
 
-/// Runs every case on both servers, in turn.
-pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Result<ExitCode> {
+/// Runs the cases that the options name on both servers.
+pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let cores = available_parallelism()?.get();
     anyhow::ensure!(cores > LOAD_CPU, "two cores are needed, one for the server and one for the load; here is {cores}");
+    let names: Vec<&str> = GROUPS.iter().flat_map(|group| (group.cases)()).collect();
+    if let Some(unknown) = options.only.iter().find(|only| !names.contains(&only.as_str())) {
+        anyhow::bail!("--only {unknown}: there is no such case; these are: {}", names.join(", "));
+    }
     tools::require(&[("nginx", "nginx-light"), ("taskset", "util-linux"), ("openssl", "openssl")])?;
     let stop = Stop::listen()?;
     let bin = workspace::build_planes(true)?;
@@ -135,27 +98,74 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
     let certificate = Certificate::within(&dir);
-    let load = Load::new(&bin, SERVER_CPU, LOAD_CPU, &certificate);
-    let edge = Edge::start(&bin, &dir, &stop)?;
-    let nginx = Nginx::start(&dir.join("nginx"), &edge.files, SERVER_CPU, &certificate)?;
-    let length = if quick { QUICK } else { FULL };
+    certificate.make()?;
+    let bench = Bench {
+        load: Load::new(&bin, &dir, SERVER_CPU, LOAD_CPU),
+        bin,
+        certificate,
+        length: if options.quick { QUICK } else { FULL },
+        quick: options.quick,
+        stop,
+        only: options.only.clone(),
+        dir,
+    };
 
-    let mut rows = Vec::new();
-    for case in CASES {
-        rows.push(compare(case, &length, &load, &edge, &nginx, &stop)?);
+    let (mut rows, mut notes, mut failed) = (Vec::new(), String::new(), false);
+    for group in GROUPS {
+        let wanted: Vec<&str> = (group.cases)().into_iter().filter(|case| bench.wants(case)).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        match (group.run)(&bench) {
+            Ok(measured) => {
+                measured.iter().for_each(|row| println!("{}", row.line()));
+                let left: Vec<&str> =
+                    wanted.into_iter().filter(|case| !measured.iter().any(|row| row.case == *case)).collect();
+                if !left.is_empty() {
+                    notes.push_str(&format!("\nLeft out by --quick: {}.\n", left.join(", ")));
+                }
+                rows.extend(measured);
+            }
+            Err(error) => {
+                bench.go_on()?;
+                failed = true;
+                let note = format!("COULD NOT MEASURE, and so failed: {}: {error:#}", wanted.join(", "));
+                println!("{note}");
+                notes.push_str(&format!("\n{note}\n"));
+            }
+        }
     }
-    nginx.stop()?;
-    edge.node.stop()?;
-    let mut unmeasured = String::new();
-    match super::disk::run(&bin, &dir, &length, &load, &stop) {
-        Ok(disk) => rows.extend(disk),
-        Err(error) => unmeasured = format!("\nNOT MEASURED, and so failed: the disk cases: {error:#}\n"),
+    let left: Vec<&str> = names.into_iter().filter(|name| !bench.wants(name)).collect();
+    if !left.is_empty() {
+        notes.push_str(&format!("\nLeft out by --only: {}.\n", left.join(", ")));
     }
-    drop(fs::remove_dir_all(&dir));
+    drop(fs::remove_dir_all(&bench.dir));
 
-    let text = table::markdown(&rows) + &unmeasured;
-    let command = if quick { "cargo xtask bench http --quick" } else { "cargo xtask bench http" };
-    let about = format!(
+    let text = table::markdown(&rows) + &notes;
+    let about = about(options, bench.length, others);
+    println!("{about}\n\n{text}");
+    if options.record {
+        table::record(&workspace::root().join("perf/RESULTS.md"), "http", &format!("{about}\n\n{text}"))?;
+    }
+    if let Some(file) = &options.json {
+        fs::write(file, table::to_json(&rows).to_string())
+            .with_context(|| format!("--json {}: cannot write it", file.display()))?;
+    }
+    // A case that the generator bounded was not measured.
+    let valid = rows.iter().all(|row| row.invalid.is_none());
+    Ok(if valid && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What was run, on what, and how.
+fn about(options: &Options, length: Length, others: f64) -> String {
+    let mut command = "cargo xtask bench http".to_owned();
+    if options.quick {
+        command.push_str(" --quick");
+    }
+    for only in &options.only {
+        command.push_str(&format!(" --only {only}"));
+    }
+    format!(
         "`{command}`, {}; server on core {SERVER_CPU}, load on core {LOAD_CPU}, loopback; median of {} interleaved \
          runs of {} s; ours with ticket check, ledger and metrics on{}",
         machine::describe(),
@@ -166,67 +176,5 @@ pub(super) fn run(quick: bool, record: bool, json: Option<&Path>) -> anyhow::Res
         } else {
             String::new()
         }
-    );
-    println!("{about}\n\n{text}");
-    if record {
-        table::record(&workspace::root().join("perf/RESULTS.md"), "http", &format!("{about}\n\n{text}"))?;
-    }
-    if let Some(file) = json {
-        fs::write(file, table::to_json(&rows).to_string())
-            .with_context(|| format!("--json {}: cannot write it", file.display()))?;
-    }
-    // A case that the generator bounded was not measured.
-    Ok(if unmeasured.is_empty() && rows.iter().all(|row| row.valid) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-fn compare(case: &Case, length: &Length, load: &Load, edge: &Edge, nginx: &Nginx, stop: &Stop) -> anyhow::Result<Row> {
-    let peer = match case.tls {
-        true => format!("https://{}", nginx.secure),
-        false => format!("http://{}", nginx.address),
-    };
-    let urls = [edge.urls(case), case.urls(&peer)];
-    let bytes = case.bytes as u64;
-    for urls in &urls {
-        load.check(bytes, urls).with_context(|| case.name)?;
-    }
-    let mut rates = [Vec::new(), Vec::new()];
-    let mut valid = true;
-    for _ in 0..length.runs {
-        for (urls, rates) in urls.iter().zip(&mut rates) {
-            anyhow::ensure!(!stop.asked(), "stopped");
-            let mut command = load.command(case.connections, length.seconds, length.warmup, bytes, urls);
-            let run = load.measure(&mut command).with_context(|| case.name)?;
-            rates.push(run.per_s);
-            valid &= run.valid;
-        }
-    }
-    let [ours, peer] = rates.map(table::median);
-    println!("{}: {ours:.0} to nginx's {peer:.0} requests/s", case.name);
-    Ok(Row {
-        case: case.name.to_owned(),
-        ours,
-        peer,
-        peer_name: "nginx",
-        unit: "requests/s",
-        target: case.target,
-        valid,
-    })
-}
-
-/// Files of noise, the same at every run.
-fn write_files(folder: &Path, case: &Case) -> anyhow::Result<()> {
-    fs::create_dir_all(folder.join(case.bytes.to_string()))?;
-    for number in 0..case.files {
-        let mut state = (case.bytes + number) as u64 | 1;
-        let mut bytes = Vec::with_capacity(case.bytes);
-        while bytes.len() < case.bytes {
-            // xorshift64 (Marsaglia 2003)
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes.extend_from_slice(&state.to_le_bytes());
-        }
-        fs::write(folder.join(case.file(number)), bytes)?;
-    }
-    Ok(())
+    )
 }

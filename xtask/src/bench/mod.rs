@@ -1,11 +1,20 @@
 //! `cargo xtask bench http`: the data plane beside nginx, on the same core, in one run.
 
+mod background;
+mod case;
 mod certificate;
+mod curves;
 mod disk;
+mod edge;
+mod gso;
 mod http;
+mod idle;
 mod load;
 mod machine;
+mod memory;
 mod nginx;
+mod p99;
+mod ram;
 mod table;
 
 use std::path::PathBuf;
@@ -14,10 +23,14 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 pub(crate) use certificate::Certificate;
-pub(crate) use http::{CASES, Edge};
+pub(crate) use edge::Edge;
 pub(crate) use load::Load;
 pub(crate) use machine::versions;
+pub(crate) use ram::CASES;
 pub(crate) use table::record;
+
+/// Both servers run here, in turn.
+const SERVER_CPU: usize = 0;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -26,6 +39,9 @@ pub(crate) struct Options {
     /// Fewer and shorter runs: ends within 50 s of the build, and says less.
     #[arg(long)]
     quick: bool,
+    /// Measure this case alone; may be repeated.
+    #[arg(long, value_name = "CASE")]
+    only: Vec<String>,
     /// Write the table into perf/RESULTS.md.
     #[arg(long)]
     record: bool,
@@ -36,13 +52,13 @@ pub(crate) struct Options {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Name {
-    /// Slices hot in RAM, and slices on disk, with ticket check, ledger and metrics on, against nginx.
+    /// Slices from RAM and from disk, latency, memory and growth, with ticket check, ledger and metrics on, against nginx.
     Http,
 }
 
 /// Succeeds when everything could be measured, whether or not a target was met.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match options.name {
-        Name::Http => http::run(options.quick, options.record, options.json.as_deref()),
+        Name::Http => http::run(options),
     }
 }

@@ -1,7 +1,7 @@
 //! nginx as an operator would tune it for this job, as the current user.
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -9,15 +9,22 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::SERVER_CPU;
 use super::certificate::Certificate;
 use crate::process::Process;
-use crate::{http, tools};
+use crate::{http, node, tools};
 
 /// Time to start.
 const START: Duration = Duration::from_secs(10);
 
 /// Time to stop.
 const STOP: Duration = Duration::from_secs(5);
+
+/// Connections that its worker takes.
+const CONNECTIONS: usize = 12_288;
+
+/// Files that its worker may have open: the connections, and what it serves to them.
+const FILES: usize = CONNECTIONS + 4_096;
 
 /// The running server.
 pub(super) struct Nginx {
@@ -32,27 +39,36 @@ pub(super) fn program() -> PathBuf {
     tools::find("nginx").unwrap_or_else(|| PathBuf::from("nginx"))
 }
 
-impl Nginx {
-    /// Serves the files in `root`, with one worker on core `cpu`.
-    pub(super) fn start(dir: &Path, root: &Path, cpu: usize, certificate: &Certificate) -> anyhow::Result<Self> {
-        Self::start_with(dir, root, cpu, certificate, "")
-    }
+/// How to run it.
+pub(super) struct Setup<'a> {
+    /// Its own folder.
+    pub(super) dir: &'a Path,
+    /// What it serves.
+    pub(super) root: &'a Path,
+    pub(super) certificate: &'a Certificate,
+    /// Where it listens.
+    pub(super) ip: IpAddr,
+    /// More directives.
+    pub(super) more: &'a str,
+}
 
-    /// The same, with more directives.
-    pub(super) fn start_with(
-        dir: &Path,
-        root: &Path,
-        cpu: usize,
-        certificate: &Certificate,
-        more: &str,
-    ) -> anyhow::Result<Self> {
-        let address = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
-        let secure = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?;
+impl<'a> Setup<'a> {
+    /// On IPv4 loopback.
+    pub(super) fn new(dir: &'a Path, root: &'a Path, certificate: &'a Certificate) -> Self {
+        Self { dir, root, certificate, ip: IpAddr::V4(Ipv4Addr::LOCALHOST), more: "" }
+    }
+}
+
+impl Nginx {
+    /// With one worker, on the servers' core.
+    pub(super) fn start(setup: &Setup<'_>) -> anyhow::Result<Self> {
+        let Setup { dir, ip, .. } = *setup;
+        let (address, secure) = (node::free(ip)?, node::free(ip)?);
         fs::create_dir_all(dir)?;
         let config = dir.join("nginx.conf");
-        fs::write(&config, configuration(dir, root, [address, secure], certificate, more))?;
+        fs::write(&config, configuration(setup, [address, secure]))?;
         let mut command = Command::new("taskset");
-        command.arg("--cpu-list").arg(cpu.to_string()).arg(program());
+        command.arg("--cpu-list").arg(SERVER_CPU.to_string()).arg(program());
         command.arg("-p").arg(dir).arg("-c").arg(&config).arg("-e").arg(dir.join("error.log"));
         let mut process = Process::start("nginx", &mut command, &dir.join("nginx.log"))?;
         let deadline = Instant::now() + START;
@@ -79,13 +95,14 @@ impl Nginx {
     }
 }
 
-fn configuration(dir: &Path, root: &Path, [address, secure]: [SocketAddr; 2], tls: &Certificate, more: &str) -> String {
+fn configuration(setup: &Setup<'_>, [address, secure]: [SocketAddr; 2]) -> String {
+    let Setup { dir, root, certificate: tls, more, .. } = setup;
     let dir = dir.display();
     // As root nginx would give its worker to `nobody`, who may not read the files.
     let user = if rustix::process::geteuid().is_root() { "user root;\n" } else { "" };
     format!(
         "{user}daemon off;\nworker_processes 1;\npid \"{dir}/pid\";\nerror_log \"{dir}/error.log\" warn;\n\
-         events {{ worker_connections 4096; use epoll; multi_accept on; }}\n\
+         worker_rlimit_nofile {FILES};\nevents {{ worker_connections {CONNECTIONS}; use epoll; multi_accept on; }}\n\
          http {{\n  sendfile on;\n  tcp_nopush on;\n  tcp_nodelay on;\n  access_log off;\n\
          \x20 keepalive_timeout 300s;\n  keepalive_requests 1000000000;\n\
          \x20 open_file_cache max=10000 inactive=300s;\n  open_file_cache_valid 300s;\n\

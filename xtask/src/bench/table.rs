@@ -6,26 +6,82 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::{Value, json};
 
+use super::load::Run;
+
 /// One line of the table: medians.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) case: String,
     pub(super) ours: f64,
     pub(super) peer: f64,
-    pub(super) peer_name: &'static str,
+    pub(super) peer_name: String,
     pub(super) unit: &'static str,
-    pub(super) target: f64,
-    /// False when the load generator was the bottleneck in some run.
-    pub(super) valid: bool,
+    pub(super) target: Target,
+    /// Why some run was no measure of the servers, such as a load generator that was the bottleneck.
+    pub(super) invalid: Option<String>,
+}
+
+/// What a figure should be.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Target {
+    /// Ours over the peer's at least this.
+    RatioAtLeast(f64),
+    /// Ours over the peer's at most this.
+    RatioAtMost(f64),
+    /// Ours at least this.
+    AtLeast(f64),
+    /// Ours at most this.
+    AtMost(f64),
 }
 
 impl Row {
+    /// The medians of a figure of `[ours, the peer's]` runs.
+    pub(super) fn of_runs(
+        case: &str,
+        peer_name: &str,
+        unit: &'static str,
+        runs: [Vec<Run>; 2],
+        figure: impl Fn(&Run) -> f64,
+        target: Target,
+    ) -> Self {
+        let invalid = runs.iter().flatten().find_map(|run| run.invalid.clone());
+        let [ours, peer] = runs.map(|runs| median(runs.iter().map(&figure).collect()));
+        Self { case: case.to_owned(), ours, peer, peer_name: peer_name.to_owned(), unit, target, invalid }
+    }
+
     pub(super) fn ratio(&self) -> f64 {
         if self.peer > 0.0 { self.ours / self.peer } else { 0.0 }
     }
 
     pub(super) fn met(&self) -> bool {
-        self.valid && self.ratio() >= self.target
+        let met = match self.target {
+            Target::RatioAtLeast(target) => self.ratio() >= target,
+            Target::RatioAtMost(target) => self.peer > 0.0 && self.ratio() <= target,
+            Target::AtLeast(target) => self.ours >= target,
+            Target::AtMost(target) => self.ours <= target,
+        };
+        self.invalid.is_none() && met
+    }
+
+    /// The row in Markdown, which reads well on a screen too.
+    pub(super) fn line(&self) -> String {
+        let met = match (&self.invalid, self.met()) {
+            (Some(why), _) => format!("invalid: {why}"),
+            (None, true) => "yes".to_owned(),
+            (None, false) => "no".to_owned(),
+        };
+        let unit = self.unit;
+        let target = match self.target {
+            Target::RatioAtLeast(target) => format!("≥ {target:.2}"),
+            Target::RatioAtMost(target) => format!("≤ {target:.2}"),
+            Target::AtLeast(target) => format!("≥ {} {unit}", figure(target)),
+            Target::AtMost(target) => format!("≤ {} {unit}", figure(target)),
+        };
+        let (ours, peer, ratio) = (figure(self.ours), figure(self.peer), self.ratio());
+        format!(
+            "| {} | {ours} {unit} | {peer} {unit} | {} | {ratio:.2} | {target} | {met} |",
+            self.case, self.peer_name
+        )
     }
 }
 
@@ -40,45 +96,44 @@ pub(super) fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
-/// The table in Markdown, which reads well on a screen too.
+/// The table in Markdown.
 pub(super) fn markdown(rows: &[Row]) -> String {
     let mut text = String::from("| case | shoal | peer | | ratio | target | met |\n|---|--:|--:|---|--:|--:|---|\n");
     for row in rows {
-        let met = match (row.valid, row.met()) {
-            (false, _) => "invalid: bound by the load generator",
-            (true, true) => "yes",
-            (true, false) => "no",
-        };
-        text.push_str(&format!(
-            "| {} | {:.0} {unit} | {:.0} {unit} | {} | {:.2} | {:.2} | {met} |\n",
-            row.case,
-            row.ours,
-            row.peer,
-            row.peer_name,
-            row.ratio(),
-            row.target,
-            unit = row.unit,
-        ));
+        text.push_str(&row.line());
+        text.push('\n');
     }
     text
 }
 
+/// Three digits at least, where there are any.
+fn figure(value: f64) -> String {
+    if value >= 100.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+}
+
 /// The figures for programs.
 pub(super) fn to_json(rows: &[Row]) -> Value {
-    rows.iter()
-        .map(|row| {
-            json!({
-                "case": row.case,
-                "ours": row.ours,
-                "peer": row.peer,
-                "peer_name": row.peer_name,
-                "unit": row.unit,
-                "ratio": row.ratio(),
-                "target": row.target,
-                "met": row.met(),
-            })
+    let figures = |row: &Row| {
+        let (of, value) = match row.target {
+            Target::RatioAtLeast(value) => ("ratio at least", value),
+            Target::RatioAtMost(value) => ("ratio at most", value),
+            Target::AtLeast(value) => ("ours at least", value),
+            Target::AtMost(value) => ("ours at most", value),
+        };
+        json!({
+            "case": row.case,
+            "ours": row.ours,
+            "peer": row.peer,
+            "peer_name": row.peer_name,
+            "unit": row.unit,
+            "ratio": row.ratio(),
+            "target": value,
+            "target_is": of,
+            "met": row.met(),
+            "invalid_because": row.invalid,
         })
-        .collect()
+    };
+    rows.iter().map(figures).collect()
 }
 
 /// Replaces what stands between the markers of `name` in `file`, or appends it.
@@ -118,20 +173,42 @@ mod tests {
         );
     }
 
+    fn row(target: Target, ours: f64, peer: f64) -> Row {
+        Row {
+            case: "c".to_owned(),
+            ours,
+            peer,
+            peer_name: "nginx".to_owned(),
+            unit: "requests/s",
+            target,
+            invalid: None,
+        }
+    }
+
+    #[test]
+    fn targets_are_for_the_ratio_or_for_our_figure_alone() {
+        for (target, ours, peer, met) in [
+            (Target::RatioAtLeast(1.5), 150.0, 100.0, true),
+            (Target::RatioAtLeast(1.5), 149.0, 100.0, false),
+            (Target::RatioAtMost(1.1), 110.0, 100.0, true),
+            (Target::RatioAtMost(1.1), 111.0, 100.0, false),
+            (Target::RatioAtMost(1.1), 111.0, 0.0, false),
+            (Target::AtLeast(90.0), 90.0, 95.0, true),
+            (Target::AtLeast(90.0), 89.0, 10.0, false),
+            (Target::AtMost(4096.0), 4096.0, 1.0, true),
+            (Target::AtMost(4096.0), 4097.0, 9999.0, false),
+        ] {
+            assert_eq!(row(target, ours, peer).met(), met, "{target:?} {ours} {peer}");
+        }
+    }
+
     #[test]
     fn a_row_bound_by_the_generator_meets_nothing() {
-        let row = |valid| Row {
-            case: "c".to_owned(),
-            ours: 150.0,
-            peer: 100.0,
-            peer_name: "nginx",
-            unit: "requests/s",
-            target: 1.5,
-            valid,
-        };
-        assert_eq!(to_json(&[row(true)])[0]["met"], true);
-        assert_eq!(to_json(&[row(false)])[0]["met"], false);
-        assert!(markdown(&[row(false)]).contains("invalid"));
-        assert!(markdown(&[row(true)]).contains("| c | 150 requests/s | 100 requests/s | nginx | 1.50 | 1.50 | yes |"));
+        let valid = row(Target::RatioAtLeast(1.5), 150.0, 100.0);
+        let invalid = Row { invalid: Some("the load generator was the bottleneck".to_owned()), ..valid.clone() };
+        assert_eq!(to_json(std::slice::from_ref(&valid))[0]["met"], true);
+        assert_eq!(to_json(std::slice::from_ref(&invalid))[0]["met"], false);
+        assert!(markdown(&[invalid]).contains("| invalid: the load generator was the bottleneck |"));
+        assert!(markdown(&[valid]).contains("| c | 150 requests/s | 100 requests/s | nginx | 1.50 | ≥ 1.50 | yes |"));
     }
 }

@@ -1,0 +1,106 @@
+//! Long slices where the device takes long packets: `gso_max_size` raised for both servers.
+//!
+//! The raised limit is that of a loopback device in a network namespace of its own, where both servers and the load
+//! generator run; the machine's own is left alone. The namespace lasts as long as there are processes in it. The servers
+//! are reached by IPv6, whose limit is the older one (Linux 5.19; that of IPv4 came with 6.3, and `ip` learnt it later
+//! than that).
+//!
+//! Both send with Reno there. BBR, where it is the default, sends about a millisecond's worth in one packet if it may, and then
+//! waits for a timer: with 16 connections on loopback that timer takes most of a core, and no server gets faster.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::AsFd;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+
+use anyhow::Context;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::SERVER_CPU;
+use super::case::Case;
+use super::edge::Edge;
+use super::http::{Bench, Group};
+use super::nginx::{Nginx, Setup};
+use super::ram;
+use super::table::Row;
+use crate::node::{Place, free};
+use crate::{tools, workspace};
+
+/// Bytes of the longest packet that the device takes.
+const GSO_MAX: &str = "500000";
+
+/// How connections of the namespace send by default. Reno may be chosen wherever TCP is.
+const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
+
+/// The cases of `bench http` with `gso_max_size` raised.
+pub(crate) const CASES: &[Case] =
+    &[Case { name: "ram-1m-c16-gso", bytes: 1 << 20, connections: 16, files: 8, tls: false, target: 1.4 }];
+
+/// See [`super::http`].
+pub(super) const GROUP: Group = Group { cases: || CASES.iter().map(|case| case.name).collect(), run };
+
+fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
+    within(|| CASES.iter().filter(|case| bench.wants(case.name)).map(|case| compare(bench, case)).collect())
+}
+
+fn compare(bench: &Bench, case: &Case) -> anyhow::Result<Row> {
+    let dir = bench.dir.join(case.name);
+    let ip = IpAddr::V6(Ipv6Addr::LOCALHOST);
+    let mut place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?;
+    place.http = free(ip)?;
+    let edge = Edge::start_with(&bench.bin, place, &dir.join("files"), std::slice::from_ref(case), &bench.stop)?;
+    let nginx = Nginx::start(&Setup { ip, ..Setup::new(&dir, &edge.files, &bench.certificate) })?;
+    let mut row = ram::compare(bench, case, &edge, &nginx)?;
+    row.peer_name.push_str(", both with Reno");
+    nginx.stop()?;
+    edge.node.stop()?;
+    Ok(row)
+}
+
+/// Runs `work`, and all processes that it starts, in a network namespace with such a device.
+pub(crate) fn within<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    tools::require(&[("ip", "iproute2"), ("unshare", "util-linux")])?;
+    let holder = Holder::start().context("a network namespace is needed, so root")?;
+    thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            let namespace = File::open(format!("/proc/{}/ns/net", holder.0.id()))?;
+            // Of this thread, and of what it starts.
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+            workspace::run(Command::new("ip").args(["link", "set", "dev", "lo", "up"]))?;
+            let mut raise = Command::new("ip");
+            raise.args(["link", "set", "dev", "lo", "gso_max_size", GSO_MAX, "gro_max_size", GSO_MAX]);
+            workspace::run(&mut raise).context("gso_max_size cannot be raised here")?;
+            fs::write(CONGESTION_CONTROL, "reno").with_context(|| format!("cannot write {CONGESTION_CONTROL}"))?;
+            work()
+        });
+        inside.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread in the namespace panicked")))
+    })
+}
+
+/// The first process of the namespace. It ends with its input, so also when we are killed.
+struct Holder(Child);
+
+impl Holder {
+    fn start() -> anyhow::Result<Self> {
+        let mut command = Command::new("unshare");
+        command.args(["--net", "sh", "-c", "echo ready; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut holder = Holder(command.spawn().context("cannot run unshare")?);
+        let output = holder.0.stdout.take().context("a piped child has an output")?;
+        let mut line = String::new();
+        BufReader::new(output).read_line(&mut line)?;
+        anyhow::ensure!(line == "ready\n", "unshare --net failed");
+        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
+        anyhow::ensure!(of(&holder.0.id().to_string())? != of("self")?, "unshare --net made no namespace");
+        Ok(holder)
+    }
+}
+
+impl Drop for Holder {
+    fn drop(&mut self) {
+        // Both fail when it has ended, which is what we want.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
