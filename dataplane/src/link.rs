@@ -9,6 +9,7 @@ use std::time::Duration;
 
 pub mod client;
 mod durable;
+mod inspect;
 pub mod plane;
 pub mod spool;
 pub mod store;

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use shoal_link::frame;
-use shoal_link::message::{Command as Order, PurgeScope};
+use shoal_link::message::{Command as Order, PurgeScope, Reply};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_shoal-dataplane");
@@ -447,16 +447,16 @@ fn commands_reach_the_shards() {
     let mut command = |id, command| control.ask(&ControlMessage::Command { id, command });
     let paths = vec!["a.ts".to_owned()];
     let done = command(1, Order::Prefetch { channel: "demo".into(), paths });
-    assert_eq!(done, DataMessage::Done { id: 1, result: Ok(1) });
+    assert_eq!(done, DataMessage::Done { id: 1, result: Ok(Reply::Count(1)) });
     let scope = PurgeScope::Object { channel: "demo".into(), path: "a.ts".into() };
     let done = command(2, Order::Purge { scope: scope.clone() });
-    assert_eq!(done, DataMessage::Done { id: 2, result: Ok(1) });
-    assert_eq!(command(3, Order::Purge { scope }), DataMessage::Done { id: 3, result: Ok(0) });
+    assert_eq!(done, DataMessage::Done { id: 2, result: Ok(Reply::Count(1)) });
+    assert_eq!(command(3, Order::Purge { scope }), DataMessage::Done { id: 3, result: Ok(Reply::Count(0)) });
     match command(4, Order::Prefetch { channel: "demo".into(), paths: vec!["none.ts".into()] }) {
         DataMessage::Done { id: 4, result: Err(reason) } => assert!(reason.contains("none.ts"), "{reason}"),
         other => panic!("not a failure: {other:?}"),
     }
-    assert_eq!(command(5, Order::Drain), DataMessage::Done { id: 5, result: Ok(0) });
+    assert_eq!(command(5, Order::Drain), DataMessage::Done { id: 5, result: Ok(Reply::Count(0)) });
     let (status, log) = node.ended();
     assert!(status == Some(0) && log.contains("a drain command"), "{log}");
 }

@@ -10,7 +10,7 @@ use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_http::caching::is_tag;
-use shoal_link::message::{Command, PurgeScope};
+use shoal_link::message::{Command, PurgeScope, Reply};
 
 use super::channels::find;
 use super::input::{Body, Params};
@@ -28,6 +28,9 @@ const MAX_WAIT_MS: u32 = 60_000;
 const MAX_PATHS: usize = 1000;
 /// Longest path.
 const MAX_PATH: usize = 8192;
+/// Said of a node that answers something else than was asked.
+pub(super) const OTHER_ANSWER: &str =
+    "its answer is to another question; run the same release on control plane and nodes";
 
 /// Which cached objects to forget, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -124,7 +127,7 @@ pub struct NodeResult {
 
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-struct WaitParams {
+pub(super) struct WaitParams {
     /// Milliseconds that nodes have to answer, up to 60000; by default 10000.
     #[serde(default)]
     wait_ms: Option<u32>,
@@ -169,7 +172,10 @@ async fn purge(
     Body(request): Body<PurgeRequest>,
 ) -> Result<Json<CommandReport>, Problem> {
     let (scope, nodes) = match request {
-        PurgeRequest::Url { url, nodes } => (object_of(&app, &url).await?, nodes),
+        PurgeRequest::Url { url, nodes } => {
+            let (channel, path) = object_of(&app, &url).await?;
+            (PurgeScope::Object { channel, path }, nodes)
+        }
         PurgeRequest::Object { channel, path, nodes } => {
             check_path("path", &path)?;
             (PurgeScope::Object { channel, path }, nodes)
@@ -197,7 +203,7 @@ async fn purge(
         }
         PurgeScope::All => {}
     }
-    run(&app, nodes, Command::Purge { scope }, &params).await
+    run(&app, nodes, Command::Purge { scope }, params.wait_ms).await
 }
 
 async fn prefetch(
@@ -213,7 +219,7 @@ async fn prefetch(
         check_path(&format!("paths[{at}]"), path)?;
     }
     must_exist(&app, &channel).await?;
-    run(&app, nodes, Command::Prefetch { channel, paths }, &params).await
+    run(&app, nodes, Command::Prefetch { channel, paths }, params.wait_ms).await
 }
 
 async fn drain(
@@ -221,16 +227,32 @@ async fn drain(
     Path(node): Path<String>,
     Params(params): Params<WaitParams>,
 ) -> Result<Json<CommandReport>, Problem> {
-    run(&app, Some(vec![node]), Command::Drain, &params).await
+    run(&app, Some(vec![node]), Command::Drain, params.wait_ms).await
 }
 
 async fn run(
     app: &App,
     nodes: Option<Vec<String>>,
     command: Command,
-    params: &WaitParams,
+    wait_ms: Option<u32>,
 ) -> Result<Json<CommandReport>, Problem> {
-    let wait = params.wait_ms.unwrap_or(WAIT_MS);
+    let result = |Answer { node, result }: Answer| match result {
+        Ok(Reply::Count(count)) => NodeResult { node, count: Some(count), error: None },
+        Ok(_) => NodeResult { node, count: None, error: Some(OTHER_ANSWER.to_owned()) },
+        Err(error) => NodeResult { node, count: None, error: Some(error) },
+    };
+    let results: Vec<NodeResult> = ask(app, nodes, command, wait_ms).await?.into_iter().map(result).collect();
+    Ok(Json(CommandReport { ok: results.iter().all(|result| result.error.is_none()), results }))
+}
+
+/// Has the nodes named, or all connected, carry out a command.
+pub(super) async fn ask(
+    app: &App,
+    nodes: Option<Vec<String>>,
+    command: Command,
+    wait_ms: Option<u32>,
+) -> Result<Vec<Answer>, Problem> {
+    let wait = wait_ms.unwrap_or(WAIT_MS);
     if wait > MAX_WAIT_MS {
         let error = FieldError::new("wait_ms", wait, format!("must be at most {MAX_WAIT_MS}"));
         return Err(Problem::parameter(error));
@@ -249,20 +271,14 @@ async fn run(
             }
         }
     }
-    let answers = app.hub.command(nodes.as_deref(), &command, Duration::from_millis(wait.into())).await;
-    let result = |Answer { node, result }: Answer| match result {
-        Ok(count) => NodeResult { node, count: Some(count), error: None },
-        Err(error) => NodeResult { node, count: None, error: Some(error) },
-    };
-    let results: Vec<NodeResult> = answers.into_iter().map(result).collect();
-    Ok(Json(CommandReport { ok: results.iter().all(|result| result.error.is_none()), results }))
+    Ok(app.hub.command(nodes.as_deref(), &command, Duration::from_millis(wait.into())).await)
 }
 
-async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {
+pub(super) async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {
     find(app, channel).await?.map(|_| ()).ok_or_else(|| Problem::no_channel(channel))
 }
 
-fn check_path(field: &str, path: &str) -> Result<(), Problem> {
+pub(super) fn check_path(field: &str, path: &str) -> Result<(), Problem> {
     let clean = path.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
     if path.starts_with('/') || path.len() > MAX_PATH || !clean {
         let message = "must be a percent-encoded path below the channel's prefix, without a leading slash";
@@ -271,8 +287,8 @@ fn check_path(field: &str, path: &str) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The object that a viewer's URL means.
-async fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
+/// Channel and path of the object that a viewer's URL means.
+pub(super) async fn object_of(app: &App, url: &str) -> Result<(String, String), Problem> {
     let wrong = |message: &str| Problem::field("url", url, message);
     let after_scheme = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
     let (host, target) = match after_scheme {
@@ -303,7 +319,7 @@ async fn object_of(app: &App, url: &str) -> Result<PurgeScope, Problem> {
         object.push_str(pair);
     }
     check_path("url", &object)?;
-    Ok(PurgeScope::Object { channel: channel.id, path: object })
+    Ok((channel.id, object))
 }
 
 fn host_of(authority: &str) -> String {

@@ -1,6 +1,7 @@
 //! The admin API: REST under `/api/v1`, its OpenAPI document, and what monitoring asks for.
 
 mod auth;
+mod cache;
 mod channels;
 mod commands;
 mod input;
@@ -26,6 +27,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
 pub use commands::{CommandReport, NodeResult, PrefetchRequest, PurgeRequest};
 pub use keys::{KeyList, KeyName, NewKey};
@@ -93,6 +95,7 @@ fn routes() -> Routes {
     let routes = mint::add(routes);
     let routes = nodes::add(routes);
     let routes = commands::add(routes);
+    let routes = cache::add(routes);
     let routes = ledger::add(routes);
     snapshot::add(routes)
 }

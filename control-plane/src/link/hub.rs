@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use shoal_link::frame::{self, FrameError};
-use shoal_link::message::Command;
+use shoal_link::message::{Command, Reply};
 use shoal_link::{ControlMessage, Snapshot};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -18,8 +18,8 @@ use crate::store::now_ms;
 /// Messages that wait for a slow node; a command that finds no room is answered at once as failed.
 pub(super) const QUEUE: usize = 64;
 
-/// Objects concerned, or why it was not done.
-pub(super) type Outcome = Result<u64, String>;
+/// What came of a command, or why it was not done.
+pub(super) type Outcome = Result<Reply, String>;
 
 /// A snapshot, encoded once for all connections.
 #[derive(Debug)]
@@ -89,8 +89,8 @@ pub struct Health {
 pub struct Answer {
     /// The node.
     pub node: String,
-    /// Objects concerned, or why not.
-    pub result: Result<u64, String>,
+    /// What came of it, or why nothing did.
+    pub result: Result<Reply, String>,
 }
 
 /// The nodes connected and the newest snapshot.
@@ -260,7 +260,7 @@ impl Hub {
         self.update(node, connection, |member| member.live.health = Some(health));
     }
 
-    pub(super) fn done(&self, node: &str, connection: u64, id: u64, result: Result<u64, String>) {
+    pub(super) fn done(&self, node: &str, connection: u64, id: u64, result: Outcome) {
         self.update(node, connection, |member| {
             if let Some(waiting) = member.waiting.remove(&id) {
                 // The request that asked may be gone.

@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use shoal_link::message::Reply;
 use shoal_link::{ControlMessage, DataMessage};
 
 use crate::support::{self, Control, Dir, Node, batch, until};
@@ -131,7 +132,7 @@ fn nodes_commands_and_usage() {
         while answered < 6 {
             if let Some(ControlMessage::Command { id, .. }) = node.next() {
                 answered += 1;
-                let result = if answered == 6 { Err("no such origin".to_owned()) } else { Ok(answered) };
+                let result = if answered == 6 { Err("no such origin".to_owned()) } else { Ok(Reply::Count(answered)) };
                 node.send(&DataMessage::Done { id, result });
             }
         }

@@ -4,7 +4,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use shoal_link::message::{Command, PurgeScope};
+use shoal_link::message::{Command, PurgeScope, Reply};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL};
 
 use crate::support::{Control, Dir, Node, batch, hello, until};
@@ -114,7 +114,7 @@ fn commands_reach_nodes_and_their_answers_come_back() {
     let dir = Dir::new();
     let control = Control::start(&dir);
     control.put("a");
-    let serve = |name: &'static str, answer: fn(&Command) -> Option<Result<u64, String>>| {
+    let serve = |name: &'static str, answer: fn(&Command) -> Option<Result<Reply, String>>| {
         let mut node = Node::join(&dir.socket(), name, 1, None);
         thread::spawn(move || {
             let mut commands = Vec::new();
@@ -129,7 +129,7 @@ fn commands_reach_nodes_and_their_answers_come_back() {
             commands
         })
     };
-    let good = serve("good", |_| Some(Ok(3)));
+    let good = serve("good", |_| Some(Ok(Reply::Count(3))));
     let bad = serve("bad", |_| Some(Err("origin main: connection refused".to_owned())));
     let mute = serve("mute", |_| None);
     until("all are there", || (control.metric("shoal_control_connected_nodes") == Some(3.0)).then_some(()));

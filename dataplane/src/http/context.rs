@@ -12,6 +12,7 @@ use shoal_sys::ring::{Ring, SendMsg};
 
 use super::addresses::AddressCounts;
 use super::deadlines::Deadlines;
+use super::popular::Popular;
 use crate::clock::Clock;
 use crate::ledger::Recorder;
 use crate::routes::{Published, Routes};
@@ -52,6 +53,8 @@ pub struct Context {
     pub key_seed: u64,
     /// Connections per client.
     pub addresses: Arc<AddressCounts>,
+    /// What viewers ask for.
+    pub popular: Popular,
     /// Time limits.
     pub deadlines: Deadlines,
     /// The origin of bytes that come from none: empty.
@@ -108,6 +111,7 @@ impl Context {
             min_send_bytes_per_s: parts.settings.min_send_bytes_per_s,
         };
         let deadlines = Deadlines::new(limits, parts.clock.now_ms());
+        let popular = Popular::new(parts.clock.now_ms());
         let head_limits = Limits {
             head_bytes: parts.settings.head_bytes,
             headers: parts.settings.headers,
@@ -127,6 +131,7 @@ impl Context {
             head_limits,
             key_seed: parts.key_seed,
             addresses: parts.addresses,
+            popular,
             deadlines,
             no_origin: Arc::from(""),
             draining: Cell::new(false),

@@ -68,6 +68,9 @@ pub async fn answer(
     let (body_bytes, first_byte) = connection.sent();
     let first_byte = first_byte.map_or(total, |at| at.duration_since(started));
     ctx.stats.request(outcome.status, outcome.cache, first_byte, total);
+    if let Some(admitted) = &admitted {
+        ctx.popular.count(&admitted.key, body_bytes);
+    }
     if let Some(log) = &ctx.access_log {
         let path = head.path;
         let (channel, path, session) = match &admitted {
@@ -107,7 +110,7 @@ pub fn passes(ctx: &Context, head: &RequestHead<'_>) -> bool {
 }
 
 /// Whether the viewer asks not to be served from a cache without validation (RFC 9111 sections 5.2.1 and 5.4).
-fn wants_revalidation(head: &RequestHead<'_>) -> bool {
+pub(super) fn wants_revalidation(head: &RequestHead<'_>) -> bool {
     if head.headers.known(Known::CacheControl).is_none() {
         return head.headers.get_all("pragma").any(|value| value.eq_ignore_ascii_case(b"no-cache"));
     }

@@ -13,6 +13,8 @@ pub mod connection;
 pub mod context;
 pub mod deadlines;
 pub mod exchange;
+pub mod explain;
 pub mod playlist;
+pub mod popular;
 pub mod refusal;
 mod secure;

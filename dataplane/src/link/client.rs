@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shoal_link::frame::{self, FrameError};
-use shoal_link::message::Command;
+use shoal_link::message::{Command, Reply};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL, Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -50,8 +50,8 @@ pub trait Plane: Send + Sync + 'static {
     /// Puts a snapshot in force, or says which field of it cannot be.
     fn apply(self: Arc<Self>, snapshot: Snapshot) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Carries out a command, within a bound; answers how many objects it met.
-    fn command(self: Arc<Self>, command: Command) -> impl Future<Output = Result<u64, String>> + Send + 'static;
+    /// Carries out a command, within a bound.
+    fn command(self: Arc<Self>, command: Command) -> impl Future<Output = Result<Reply, String>> + Send + 'static;
 }
 
 /// The spool, between the task that fills it and the link that empties it.
@@ -174,7 +174,7 @@ impl<P: Plane> Client<P> {
     async fn converse(&self, stream: &mut UnixStream, mut session: Session) -> Result<(), LinkError> {
         let mut health = tokio::time::interval(HEALTH_INTERVAL);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut commands: JoinSet<(u64, Result<u64, String>)> = JoinSet::new();
+        let mut commands: JoinSet<(u64, Result<Reply, String>)> = JoinSet::new();
         let (mut reader, mut writer) = stream.split();
         loop {
             while let Some(message) = session.take_message()? {
@@ -203,7 +203,7 @@ impl<P: Plane> Client<P> {
         &self,
         message: ControlMessage,
         session: &mut Session,
-        commands: &mut JoinSet<(u64, Result<u64, String>)>,
+        commands: &mut JoinSet<(u64, Result<Reply, String>)>,
     ) -> Result<(), LinkError> {
         match message {
             ControlMessage::Hello { .. } => return Err(LinkError::OutOfOrder("a second hello")),

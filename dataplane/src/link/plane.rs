@@ -2,9 +2,9 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use shoal_link::message::{Command, PurgeScope};
+use shoal_link::message::{Command, PurgeScope, Reply};
 use shoal_link::{DataMessage, PROTOCOL, Snapshot};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
@@ -13,12 +13,14 @@ use tokio::time::timeout;
 use super::client::Plane;
 use super::store::SnapshotStore;
 use crate::routes::Routes;
+use crate::settings::Settings;
 use crate::shard::{ShardCommand, Shared};
 use crate::telemetry::metrics::{Gauge, Node};
 use crate::telemetry::node::NodeStats;
+use crate::telemetry::stats::ShardStats;
 
-/// For all shards to purge; they need milliseconds.
-const PURGE_TIMEOUT: Duration = Duration::from_secs(10);
+/// For all shards to purge, or to answer a question; they need milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// For one path to be fetched.
 const PREFETCH_TIMEOUT: Duration = Duration::from_secs(600);
 /// Paths fetched at the same time for one command.
@@ -34,6 +36,7 @@ pub struct NodePlane {
     stats: Arc<NodeStats>,
     store: SnapshotStore,
     boot: u64,
+    started: Instant,
     drain: watch::Sender<bool>,
     state: Mutex<State>,
     /// Held while a snapshot is put in force: one after the other, also across connections.
@@ -90,7 +93,8 @@ impl NodePlane {
             Ok(version) => State { version: Some(version), ..State::default() },
             Err(absent) => State { absent, ..State::default() },
         };
-        Self { shared, shards, stats, store, boot, drain, state: Mutex::new(state), applying: Mutex::new(()) }
+        let (state, applying) = (Mutex::new(state), Mutex::new(()));
+        Self { shared, shards, stats, store, boot, started: Instant::now(), drain, state, applying }
     }
 
     /// Version of the snapshot in force, or why there is none.
@@ -122,24 +126,49 @@ impl NodePlane {
         act(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    async fn purge(&self, scope: PurgeScope) -> Result<u64, String> {
+    /// Asks every shard, and gives their answers in their order.
+    pub(super) async fn ask_all<T>(
+        &self,
+        question: impl Fn(oneshot::Sender<T>) -> ShardCommand,
+    ) -> Result<Vec<T>, String> {
         let mut answers = Vec::with_capacity(self.shards.len());
         for shard in &self.shards {
             let (done, answer) = oneshot::channel();
-            if !shard(ShardCommand::Purge { scope: scope.clone(), done }) {
+            if !shard(question(done)) {
                 return Err("a shard has ended; the node is going down".to_owned());
             }
             answers.push(answer);
         }
         let all = async {
-            let mut purged = 0;
+            let mut given = Vec::with_capacity(answers.len());
             for answer in answers {
-                purged += answer.await.map_err(|_| "a shard ended before it had purged".to_owned())?;
+                given.push(answer.await.map_err(|_| "a shard ended before it had answered".to_owned())?);
             }
-            Ok(purged)
+            Ok(given)
         };
-        let late = |_| Err(format!("a shard has not answered within {} s", PURGE_TIMEOUT.as_secs()));
-        timeout(PURGE_TIMEOUT, all).await.unwrap_or_else(late)
+        let late = |_| Err(format!("a shard has not answered within {} s", ANSWER_TIMEOUT.as_secs()));
+        timeout(ANSWER_TIMEOUT, all).await.unwrap_or_else(late)
+    }
+
+    pub(super) fn routes(&self) -> Arc<Routes> {
+        self.shared.published.current()
+    }
+
+    pub(super) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    pub(super) fn stats_of_shards(&self) -> &[Arc<ShardStats>] {
+        &self.shared.stats
+    }
+
+    pub(super) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    async fn purge(&self, scope: PurgeScope) -> Result<u64, String> {
+        let purged = self.ask_all(|done| ShardCommand::Purge { scope: scope.clone(), done }).await?;
+        Ok(purged.into_iter().sum())
     }
 
     /// Fetches all paths; answers how many, or the first failure when there was any.
@@ -234,13 +263,14 @@ impl Plane for NodePlane {
         Ok(())
     }
 
-    async fn command(self: Arc<Self>, command: Command) -> Result<u64, String> {
+    async fn command(self: Arc<Self>, command: Command) -> Result<Reply, String> {
         match command {
-            Command::Purge { scope } => self.purge(scope).await,
-            Command::Prefetch { channel, paths } => self.prefetch(channel, paths).await,
+            Command::Purge { scope } => self.purge(scope).await.map(Reply::Count),
+            Command::Prefetch { channel, paths } => self.prefetch(channel, paths).await.map(Reply::Count),
+            Command::Inspect { question } => self.inspect(question).await,
             Command::Drain => {
                 self.drain();
-                Ok(0)
+                Ok(Reply::Count(0))
             }
         }
     }

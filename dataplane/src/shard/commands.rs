@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::ShardCommand;
+use super::{ShardCommand, inspect};
 use crate::http::context::Context;
 use crate::slices::key::SliceKey;
 use crate::slices::store::{OpenRequest, Want};
@@ -28,6 +28,10 @@ pub(super) fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
                 let _ = done.send(prefetch(&ctx, &channel, &path).await);
             })
             .detach();
+        }
+        ShardCommand::Inspect(question) => {
+            let ctx = Rc::clone(ctx);
+            glommio::spawn_local(async move { inspect::answer(&ctx, question).await }).detach();
         }
         ShardCommand::Drain => ctx.draining.set(true),
     }

@@ -3,6 +3,7 @@
 mod checks;
 mod commands;
 mod driver;
+pub mod inspect;
 mod listener;
 pub mod mesh;
 mod run;
@@ -90,6 +91,8 @@ pub enum ShardCommand {
         /// Bytes fetched, or why not.
         done: oneshot::Sender<Result<u64, String>>,
     },
+    /// Say something about its part of the cache.
+    Inspect(inspect::ShardQuestion),
     /// Stop accepting, finish what runs, flush the ledger, end.
     Drain,
 }

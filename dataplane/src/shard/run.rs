@@ -210,6 +210,7 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
         stats.tick();
         ctx.deadlines.sweep(ctx.clock.now_ms());
         ctx.slices.tick();
+        ctx.popular.tick(ctx.clock.now_ms());
         meter.read(stats);
         figures(ctx, ring, stats);
         if flushed.elapsed() >= FLUSH_INTERVAL {

@@ -291,6 +291,11 @@ impl Slices {
         &self.store
     }
 
+    /// The shard that owns the object.
+    pub fn owner(&self, key: &SliceKey) -> usize {
+        key.owner(self.shards)
+    }
+
     /// Whether this shard owns the object.
     pub fn owns(&self, key: &SliceKey) -> bool {
         key.owner(self.shards) == self.shard

@@ -159,7 +159,7 @@ impl Store {
     }
 
     /// The disk tier, after it was told what was replaced since the last time.
-    fn disk(&self) -> Option<&Rc<Disk>> {
+    pub(super) fn disk(&self) -> Option<&Rc<Disk>> {
         let disk = self.disk.as_ref()?;
         for (key, total) in self.table.borrow_mut().take_outdated() {
             let blocks = total.map_or(0, |total| self.index_of(total.saturating_sub(1)).saturating_add(1));

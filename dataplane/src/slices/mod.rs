@@ -16,6 +16,7 @@ pub mod client;
 mod disk;
 pub mod flight;
 mod hedge;
+pub mod inspect;
 pub mod joint;
 pub mod key;
 pub mod notify;

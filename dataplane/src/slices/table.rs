@@ -541,6 +541,14 @@ impl Table {
         }
     }
 
+    /// Shows up to `steps` versions that new requests may get, from place `from` on. Returns where to go on, until all were shown.
+    pub fn each_held(&self, from: usize, steps: usize, mut show: impl FnMut(&Held)) -> Option<usize> {
+        let end = from.saturating_add(steps);
+        let places = self.versions.get(from..end.min(self.versions.len())).unwrap_or_default();
+        places.iter().filter_map(|(_, held)| held.as_ref()).filter(|held| held.current).for_each(&mut show);
+        (end < self.versions.len()).then_some(end)
+    }
+
     /// Names known.
     pub fn objects(&self) -> usize {
         self.keys.len()
@@ -571,6 +579,12 @@ impl Held {
         let asked = self.asked.as_ref().map_or(0, |asked| asked.lines.len());
         let version = &self.version;
         VERSION_BYTES + self.key.len() + version.relay.len() + version.version_lines.len() + version.tags.len() + asked
+    }
+
+    /// Its blocks in RAM, those that fill included, and their bytes.
+    pub fn ram(&self) -> (u32, u64) {
+        let bytes = self.blocks.iter().map(|placed| placed.block.footprint() as u64).sum();
+        (self.blocks.len() as u32, bytes)
     }
 
     /// Whether anybody but the table uses it.

@@ -1,8 +1,9 @@
 //! For how long a version may be used, by its origin's words and its channel's rules.
 
 use shoal_http::cache_control::CacheControl;
-use shoal_http::caching::{Barred, Defaults, Facts, Staleness, field, parse_targeted};
+use shoal_http::caching::{Barred, Defaults, Facts, Staleness, field, is_heuristically_cacheable, parse_targeted};
 
+use super::version::VersionParts;
 use crate::routes::Channel;
 
 /// The words of a response, or of the stored one that it confirms, that its use depends on.
@@ -78,6 +79,39 @@ impl Words<'_> {
     }
 }
 
+/// Which word of the origin says how long the response stays fresh, or which key of the channel where the origin does not.
+pub(super) fn fresh_by(parts: &VersionParts, channel: &Channel, path: &str) -> String {
+    let policy = &channel.cache;
+    let targeted = parse_targeted(field(&parts.relay, "cdn-cache-control"));
+    let name = if targeted.is_some() { "CDN-Cache-Control" } else { "Cache-Control" };
+    let expires = targeted.is_none() && parts.expires.is_some();
+    let said = parts.cache_control.iter().map(|text| text.as_bytes());
+    let control = targeted.unwrap_or_else(|| CacheControl::parse(said));
+    if control.no_cache {
+        return format!("{name}: no-cache");
+    }
+    if let Some(seconds) = control.s_maxage {
+        return format!("{name}: s-maxage={seconds}");
+    }
+    if let Some(seconds) = control.max_age {
+        return format!("{name}: max-age={seconds}");
+    }
+    if expires {
+        return "Expires".to_owned();
+    }
+    if !is_heuristically_cacheable(parts.status) && !control.public {
+        return format!("status {}, which is only kept when the origin says so", parts.status);
+    }
+    let modified = policy.heuristic_ttl_max_ms > 0 && parts.validators.last_modified.is_some();
+    match parts.status {
+        300..=399 => "Last-Modified (cache.heuristic_ttl_max_ms)".to_owned(),
+        400..=599 => format!("cache.negative_ttl_ms = {}", policy.negative_ttl_ms),
+        _ if is_playlist(path) => format!("cache.playlist_ttl_ms = {}", policy.playlist_ttl_ms),
+        _ if modified => "Last-Modified (cache.heuristic_ttl_max_ms), or cache.default_ttl_ms if longer".to_owned(),
+        _ => format!("cache.default_ttl_ms = {}", policy.default_ttl_ms),
+    }
+}
+
 /// Whether the path names an HLS playlist or a DASH manifest.
 pub fn is_playlist(path: &str) -> bool {
     let path = path.split('?').next().unwrap_or_default();
@@ -145,5 +179,46 @@ mod tests {
         let said = Words { relay, cache_control: Some("no-store"), expires: Some("0"), ..words() };
         let terms = terms(said, "a.ts");
         assert_eq!((terms.fresh_until_ms, terms.barred), (NOW_MS + 50_000, None));
+    }
+
+    #[test]
+    fn what_decided_is_named() {
+        let cache = json!({ "default_ttl_ms": 5000, "negative_ttl_ms": 300, "heuristic_ttl_max_ms": 60_000 });
+        let channel =
+            crate::testing::channel(json!({ "origins": [{ "id": "o", "url": "http://o.test/" }], "cache": cache }));
+        let parts = |status, cache_control: &str, relay: &[u8]| VersionParts {
+            status,
+            total: None,
+            validators: crate::upstream::Validators::default(),
+            relay: relay.into(),
+            version_lines: Box::default(),
+            content_type: None,
+            cache_control: (!cache_control.is_empty()).then(|| cache_control.into()),
+            born_ms: 0,
+            date_s: 0,
+            fresh_until_ms: 0,
+            exclusive: false,
+            expires: None,
+            selecting: Box::default(),
+            stale: Staleness::default(),
+            tags: Box::default(),
+        };
+        let expires = VersionParts { expires: Some("0".into()), ..parts(200, "public", b"") };
+        let mut modified = parts(200, "", b"");
+        modified.validators.last_modified = Some(1);
+        for (parts, path, by) in [
+            (parts(200, "max-age=9, s-maxage=60", b""), "a.ts", "Cache-Control: s-maxage=60"),
+            (parts(200, "max-age=9", b""), "a.ts", "Cache-Control: max-age=9"),
+            (parts(200, "max-age=9, no-cache", b""), "a.ts", "Cache-Control: no-cache"),
+            (parts(200, "no-cache", b"CDN-Cache-Control: max-age=7\r\n"), "a.ts", "CDN-Cache-Control: max-age=7"),
+            (expires, "a.ts", "Expires"),
+            (parts(200, "", b""), "a.ts", "cache.default_ttl_ms = 5000"),
+            (parts(200, "", b""), "a.m3u8", "cache.playlist_ttl_ms = 1000"),
+            (parts(404, "", b""), "a.ts", "cache.negative_ttl_ms = 300"),
+            (parts(403, "", b""), "a.ts", "status 403, which is only kept when the origin says so"),
+            (modified, "a.ts", "Last-Modified (cache.heuristic_ttl_max_ms), or cache.default_ttl_ms if longer"),
+        ] {
+            assert_eq!(fresh_by(&parts, &channel, path), by);
+        }
     }
 }

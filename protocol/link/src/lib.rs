@@ -7,11 +7,12 @@
 
 pub mod channel;
 pub mod frame;
+pub mod inspect;
 pub mod ledger;
 pub mod message;
 
 /// Version of this protocol. A peer with another major number is refused with a clear message.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 pub use channel::{Channel, Snapshot};
 pub use message::{ControlMessage, DataMessage};

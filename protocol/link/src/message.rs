@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::channel::Snapshot;
+use crate::inspect::{CacheStat, Explanation, Inspect, ObjectStat, TopReport};
 use crate::ledger::Batch;
 
 /// From the control plane to a data plane.
@@ -48,8 +49,29 @@ pub enum Command {
         /// Paths below the channel's prefix, without a leading slash; with the allowed query, if any.
         paths: Vec<String>,
     },
+    /// Say something about the cache.
+    Inspect {
+        /// What.
+        question: Inspect,
+    },
     /// Stop accepting viewers, finish what runs, then exit.
     Drain,
+}
+
+/// What a command that was carried out answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reply {
+    /// Objects purged or fetched.
+    Count(u64),
+    /// To [`Inspect::Top`].
+    Top(TopReport),
+    /// To [`Inspect::Cache`].
+    Cache(Box<CacheStat>),
+    /// To [`Inspect::Object`].
+    Object(Box<ObjectStat>),
+    /// To [`Inspect::Explain`].
+    Explanation(Box<Explanation>),
 }
 
 /// Which objects a purge takes.
@@ -121,8 +143,8 @@ pub enum DataMessage {
     Done {
         /// Id of the command.
         id: u64,
-        /// Objects purged or fetched, or why not.
-        result: Result<u64, String>,
+        /// What came of it, or why nothing did.
+        result: Result<Reply, String>,
     },
     /// Usage; repeated until acknowledged.
     Ledger(Batch),

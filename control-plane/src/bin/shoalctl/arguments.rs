@@ -54,6 +54,9 @@ pub(crate) enum Command {
         #[arg(long = "node", value_name = "NODE")]
         nodes: Vec<String>,
     },
+    /// What nodes have in their caches, and what would come of a request.
+    #[command(subcommand)]
+    Cache(Cache),
     /// List data planes, connected or not.
     #[command(alias = "node")]
     Nodes,
@@ -193,6 +196,50 @@ pub(crate) struct Purge {
     /// Only this node; may be given several times.
     #[arg(long = "node", value_name = "NODE")]
     pub(crate) nodes: Vec<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Cache {
+    /// List the objects that viewers ask for most.
+    Top {
+        /// Order: requests, bytes (sent to viewers), or ram (bytes held).
+        #[arg(long, default_value = "requests", value_name = "ORDER", value_parser = ["requests", "bytes", "ram"])]
+        by: String,
+        /// Of this channel only.
+        #[arg(long, value_name = "ID")]
+        channel: Option<String>,
+        /// Objects of each node.
+        #[arg(short = 'n', long, default_value = "20")]
+        limit: u32,
+        /// Only this node; may be given several times.
+        #[arg(long = "node", value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+    /// Show a cache in figures, or what is kept of one object.
+    Stat {
+        /// A viewer's URL, or its path; none: the whole cache.
+        url: Option<String>,
+        /// Only this node; may be given several times.
+        #[arg(long = "node", value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+    /// Say what would happen to a request, and why; it is not made.
+    Explain {
+        /// A viewer's URL, with its ticket if it has one; or its path.
+        url: String,
+        /// The method.
+        #[arg(short = 'X', long, default_value = "GET")]
+        method: String,
+        /// A header that the viewer sends, as in `Range: bytes=0-99`; may be given several times.
+        #[arg(short = 'H', long = "header", value_name = "HEADER", value_parser = crate::input::header)]
+        headers: Vec<(String, String)>,
+        /// The viewer's address.
+        #[arg(long, value_name = "ADDRESS")]
+        client: Option<IpAddr>,
+        /// Only this node; may be given several times.
+        #[arg(long = "node", value_name = "NODE")]
+        nodes: Vec<String>,
+    },
 }
 
 #[derive(Args)]

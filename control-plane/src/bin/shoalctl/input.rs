@@ -49,6 +49,12 @@ pub(crate) fn channels(document: Value) -> Result<Vec<Value>, Failure> {
     Ok(list)
 }
 
+/// Name and value of a header line.
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once(':').ok_or("give a name, a colon and a value, as in `Range: bytes=0-99`")?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
 /// Unix seconds, or an age such as `90m`, `24h`, `7d`, as Unix seconds.
 pub(crate) fn time(text: &str) -> Result<u64, String> {
     let wrong = || "give Unix seconds, or an age such as 90m, 24h or 7d".to_owned();

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod cache;
 mod client;
 mod input;
 mod run;

@@ -31,6 +31,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
             name_nodes(&mut body, nodes);
             run.command("/prefetch", Some(&body))
         }
+        Command::Cache(command) => run.cache(command),
         Command::Nodes => run.nodes(),
         Command::Drain { node } => run.command(&format!("/nodes/{}/drain", encode(node)), None),
         Command::Ledger(ledger) => run.ledger(ledger),
@@ -42,8 +43,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
     }
 }
 
-struct Run {
-    client: Client,
+/// One run of the program.
+pub(crate) struct Run {
+    pub(crate) client: Client,
     json: bool,
 }
 
@@ -234,7 +236,7 @@ impl Run {
         self.print(&snapshot, || format!("version {}\n{}", snapshot.version, channel_table(&snapshot.channels)))
     }
 
-    fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
+    pub(crate) fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
         if self.json {
             return print_json(value);
         }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use shoal_link::ledger::{Entry, Kind};
-use shoal_link::message::PurgeScope;
+use shoal_link::message::{PurgeScope, Reply};
 use tokio::net::UnixListener;
 
 use super::*;
@@ -42,9 +42,9 @@ impl Plane for FakePlane {
         Ok(())
     }
 
-    async fn command(self: Arc<Self>, command: Command) -> Result<u64, String> {
+    async fn command(self: Arc<Self>, command: Command) -> Result<Reply, String> {
         match command {
-            Command::Purge { scope: PurgeScope::Channel { channel } } => Ok(channel.len() as u64),
+            Command::Purge { scope: PurgeScope::Channel { channel } } => Ok(Reply::Count(channel.len() as u64)),
             Command::Drain => std::future::pending().await,
             other => Err(format!("{other:?}")),
         }
@@ -183,7 +183,7 @@ async fn commands_are_answered_by_their_id_and_bounded() {
     }
     let purge = Command::Purge { scope: PurgeScope::Channel { channel: "demo".into() } };
     peer.send(&ControlMessage::Command { id: 90, command: purge }).await;
-    assert_eq!(peer.next().await, DataMessage::Done { id: 90, result: Ok(4) });
+    assert_eq!(peer.next().await, DataMessage::Done { id: 90, result: Ok(Reply::Count(4)) });
     let purge = Command::Purge { scope: PurgeScope::All };
     peer.send(&ControlMessage::Command { id: 91, command: purge }).await;
     let DataMessage::Done { id: 91, result: Err(reason) } = peer.next().await else { panic!("not refused") };
@@ -209,7 +209,7 @@ async fn usage_is_sent_again_until_it_is_acknowledged() {
     // The answer to a command says that the acknowledgement before it was seen.
     let purge = Command::Purge { scope: PurgeScope::Channel { channel: "x".into() } };
     peer.send(&ControlMessage::Command { id: 1, command: purge }).await;
-    assert_eq!(peer.next().await, DataMessage::Done { id: 1, result: Ok(1) });
+    assert_eq!(peer.next().await, DataMessage::Done { id: 1, result: Ok(Reply::Count(1)) });
     drop(peer);
 
     let (mut peer, _) = Peer::greet(&listener).await;

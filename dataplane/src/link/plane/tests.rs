@@ -95,7 +95,7 @@ async fn a_purge_asks_every_shard_and_adds_up() {
         })
     };
     let lab = lab(vec![purges(3), purges(4)]);
-    assert_eq!(lab.plane.clone().command(Command::Purge { scope: PurgeScope::All }).await, Ok(7));
+    assert_eq!(lab.plane.clone().command(Command::Purge { scope: PurgeScope::All }).await, Ok(Reply::Count(7)));
 }
 
 #[tokio::test]
@@ -125,7 +125,7 @@ async fn prefetch_counts_what_was_fetched_and_names_what_was_not() {
     assert!(prefetch(vec!["a".into()]).await.unwrap_err().contains("not in the snapshot"));
     lab.plane.clone().apply(snapshot(1, "/demo/")).await.unwrap();
     let many: Vec<String> = (0..PREFETCH_AT_ONCE * 3).map(|n| n.to_string()).collect();
-    assert_eq!(prefetch(many.clone()).await, Ok(many.len() as u64));
+    assert_eq!(prefetch(many.clone()).await, Ok(Reply::Count(many.len() as u64)));
     assert_eq!(asked.load(Relaxed), many.len());
     let error = prefetch(vec!["a".into(), "bad".into()]).await.unwrap_err();
     assert!(error.contains("1 of 2") && error.contains("bad: 404 from main"), "{error}");
@@ -140,6 +140,6 @@ async fn drain_and_health_reach_the_process() {
         lab.plane.health(),
         DataMessage::Health { connections: 3, cache_bytes: 0, busy_permille: 1_000, draining: false }
     );
-    assert_eq!(lab.plane.clone().command(Command::Drain).await, Ok(0));
+    assert_eq!(lab.plane.clone().command(Command::Drain).await, Ok(Reply::Count(0)));
     assert!(*lab.drain.borrow());
 }
