@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use ipnet::IpNet;
 use serde_json::Value;
 use shoal_link::Channel;
-use shoal_link::channel::{AddressRule, CachePolicy, CorsPolicy, ForwardPolicy, NameRule, Origin};
+use shoal_link::channel::{AddressRule, CachePolicy, CorsPolicy, ForwardPolicy, LimitPolicy, NameRule, Origin};
 use shoal_ticket::{TicketPolicy, Verifier};
 
 use crate::field::FieldError;
@@ -25,6 +25,10 @@ const MAX_ORIGINS: usize = 32;
 const MAX_LIST: usize = 4096;
 /// Largest request body that may be passed to an origin.
 const MAX_BODY: u32 = 64 << 20;
+/// Lowest rate in bytes per second: less is no way to serve video, but a way to hold connections.
+const MIN_RATE: u64 = 16 << 10;
+/// Highest rate in bytes per second.
+const MAX_RATE: u64 = 1 << 40;
 /// Most redirects followed for one request.
 const MAX_REDIRECTS: u8 = 10;
 /// Shortest time between health checks.
@@ -70,7 +74,7 @@ pub fn check_id(id: &str) -> Result<(), &'static str> {
 type Errors = Vec<FieldError>;
 
 fn check_channel(channel: &Channel, errors: &mut Errors) {
-    let Channel { id, tenant, hosts, prefix, origins, cache, forward, cors, access, enabled: _ } = channel;
+    let Channel { id, tenant, hosts, prefix, origins, cache, forward, limits, cors, access, enabled: _ } = channel;
     if let Err(message) = check_id(id) {
         errors.push(FieldError::new("id", id.as_str(), message));
     }
@@ -84,6 +88,7 @@ fn check_channel(channel: &Channel, errors: &mut Errors) {
     check_origins(origins, errors);
     check_cache(cache, errors);
     check_forward(forward, errors);
+    check_limits(limits, errors);
     check_cors(cors, errors);
     if let Some(policy) = &access.ticket {
         check_ticket(id, policy, errors);
@@ -314,6 +319,27 @@ fn check_forward(forward: &ForwardPolicy, errors: &mut Errors) {
     if forward.body_bytes_max > MAX_BODY {
         let message = format!("must be at most {MAX_BODY}: a request body waits in memory until it is whole");
         errors.push(FieldError::new("forward.body_bytes_max", forward.body_bytes_max, message));
+    }
+}
+
+fn check_limits(limits: &LimitPolicy, errors: &mut Errors) {
+    let LimitPolicy { requests_per_second: _, bytes_per_second, response_bytes_per_second, response_burst_bytes } =
+        limits;
+    for (name, rate) in
+        [("bytes_per_second", *bytes_per_second), ("response_bytes_per_second", *response_bytes_per_second)]
+    {
+        if rate != 0 && !(MIN_RATE..=MAX_RATE).contains(&rate) {
+            let message = format!("must be 0 for no limit, or from {MIN_RATE} to {MAX_RATE} bytes per second");
+            errors.push(FieldError::new(format!("limits.{name}"), rate, message));
+        }
+    }
+    if *response_burst_bytes > MAX_RATE {
+        let message = format!("must be at most {MAX_RATE} bytes");
+        errors.push(FieldError::new("limits.response_burst_bytes", *response_burst_bytes, message));
+    }
+    if *response_burst_bytes > 0 && *response_bytes_per_second == 0 {
+        let message = "has no meaning without limits.response_bytes_per_second; set that too";
+        errors.push(FieldError::new("limits.response_burst_bytes", *response_burst_bytes, message));
     }
 }
 

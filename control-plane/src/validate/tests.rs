@@ -42,6 +42,13 @@ fn good_values_pass() {
         ("/cors/allow_headers", vec![json!(["*"]), json!(["X-Any"])]),
         ("/cache/query_allow", vec![json!(["v", "x-y"]), json!(["*"])]),
         ("/forward/headers", vec![json!(["Accept-Language", "*"])]),
+        (
+            "/limits",
+            vec![
+                json!({"requests_per_second": 1, "bytes_per_second": 16_384}),
+                json!({"response_bytes_per_second": 1_u64 << 40, "response_burst_bytes": 1}),
+            ],
+        ),
         ("/access/referer/allow", vec![json!(["a.test", "*.a.test"])]),
         ("/access/user_agent/deny", vec![json!(["curl/", "Mozilla/5.0 (X11"])]),
         ("/access/address/deny", vec![json!(["10.0.0.0/8", "::/0", "192.0.2.1/32"])]),
@@ -57,6 +64,13 @@ fn bad_values_are_named() {
     let long = "a".repeat(65);
     for (pointer, field, values) in [
         ("/id", "id", vec![json!(""), json!("A"), json!("a b"), json!("ü"), json!(".."), json!(long)]),
+        (
+            "/limits/bytes_per_second",
+            "limits.bytes_per_second",
+            vec![json!(1), json!(16_383), json!((1_u64 << 40) + 1)],
+        ),
+        ("/limits/response_bytes_per_second", "limits.response_bytes_per_second", vec![json!(1), json!(u64::MAX)]),
+        ("/limits/response_burst_bytes", "limits.response_burst_bytes", vec![json!(1)]),
         ("/tenant", "tenant", vec![json!(""), json!("T")]),
         (
             "/hosts",

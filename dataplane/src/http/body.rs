@@ -7,6 +7,7 @@ use shoal_sys::arena::BlockRef;
 use shoal_sys::ring::SendMsg;
 
 use super::connection::{Broken, Connection};
+use super::pacing::Pacer;
 use crate::slices::flight::BlockError;
 use crate::slices::key::SliceKey;
 use crate::slices::version::Version;
@@ -27,6 +28,8 @@ pub struct BodySender<'a> {
     pub at_hand: Option<(u32, BlockRef)>,
     /// Pieces get a chunk's frame.
     pub chunked: bool,
+    /// How fast they go out, where that is limited.
+    pub pacer: Option<Pacer<'a>>,
 }
 
 /// Why a body did not go out whole.
@@ -70,7 +73,11 @@ impl BodySender<'_> {
             };
             let left = to.map_or(u64::MAX, |to| to - at);
             let end = block.filled().min(offset.saturating_add(usize::try_from(left).unwrap_or(usize::MAX)));
-            let piece = end - offset;
+            let piece = match &mut self.pacer {
+                Some(pacer) => pacer.next(end - offset).await,
+                None => end - offset,
+            };
+            let end = offset + piece;
             if self.chunked {
                 msg.head.extend_from_slice(chunked::chunk_head(piece as u64).as_bytes());
             }

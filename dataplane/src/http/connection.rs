@@ -452,6 +452,17 @@ impl Connection {
         self.watched.stream.reset_on_close();
     }
 
+    /// Has the kernel send at most so many bytes per second from now on; `None`: as fast as it can.
+    pub fn set_pace(&self, bytes_per_s: Option<u64>) {
+        if self.watched.pace() == bytes_per_s {
+            return;
+        }
+        match self.watched.stream.set_pacing_rate(bytes_per_s) {
+            Ok(()) => self.watched.set_pace(bytes_per_s),
+            Err(error) => tracing::debug!(%error, "cannot pace a connection"),
+        }
+    }
+
     /// Whether nobody is accounted for this request's bytes yet.
     pub fn is_unaccounted(&self) -> bool {
         self.account.borrow().channel.is_none()

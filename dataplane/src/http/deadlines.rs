@@ -44,6 +44,8 @@ pub struct Watched {
     /// Bytes in the socket at the start of the window.
     window_queued: Cell<u64>,
     expired: Cell<Option<Expired>>,
+    /// Bytes per second that we send at most.
+    pace: Cell<Option<u64>>,
 }
 
 impl Watched {
@@ -57,6 +59,7 @@ impl Watched {
             window_bytes: Cell::new(0),
             window_queued: Cell::new(0),
             expired: Cell::new(None),
+            pace: Cell::new(None),
         }
     }
 
@@ -79,6 +82,16 @@ impl Watched {
     /// The client took so many bytes.
     pub fn took(&self, bytes: usize) {
         self.window_bytes.set(self.window_bytes.get() + bytes as u64);
+    }
+
+    /// Bytes per second that we send at most, if there is such a limit.
+    pub fn pace(&self) -> Option<u64> {
+        self.pace.get()
+    }
+
+    /// See [`Watched::pace`].
+    pub fn set_pace(&self, bytes_per_s: Option<u64>) {
+        self.pace.set(bytes_per_s);
     }
 
     /// The limit it has run into.
@@ -182,7 +195,9 @@ impl Watched {
                 // What the client took, not what the socket did: that wakes us for large pieces only.
                 let queued = self.stream.unacknowledged();
                 let taken = (self.window_bytes.get() + self.window_queued.replace(queued)).saturating_sub(queued);
-                let least = limits.min_send_bytes_per_s * self.window_ms.get() / 1000;
+                // Who gets no more from us is not slow.
+                let least = limits.min_send_bytes_per_s.min(self.pace.get().map_or(u64::MAX, |pace| pace / 2));
+                let least = least.saturating_mul(self.window_ms.get()) / 1000;
                 if taken < least {
                     self.expired.set(Some(Expired::Slow));
                     self.stream.abort();

@@ -19,9 +19,10 @@ use super::body::{BodyError, BodySender};
 use super::changed;
 use super::connection::{After, Broken, Connection, HeadFailure};
 use super::context::Context;
+use super::pacing::Pacer;
 use super::playlist;
 use super::refusal::Refusal;
-use crate::routes::Channel;
+use crate::routes::{Channel, Limited, Limits};
 use crate::slices::store::{OpenRequest, Opened};
 use crate::telemetry::access_log::Record;
 use crate::telemetry::stats::CacheResult;
@@ -157,6 +158,10 @@ impl Exchange<'_> {
         };
         let session = admitted.session.as_ref().map_or("", |session| session.as_str());
         self.connection.account_to(&admitted.channel, session);
+        if let Some(refusal) = self.limits(&admitted.channel).and_then(over_limit) {
+            let refusal = Refusal { close: passes && self.head.body != RequestBody::None, ..refusal };
+            return (self.refuse(&refusal, Some(&admitted.channel)).await, Some(admitted));
+        }
         if passes {
             return (self.pass(&admitted, cdn_loop).await, Some(admitted));
         }
@@ -165,6 +170,11 @@ impl Exchange<'_> {
             Err(refusal) => self.refuse(&refusal, Some(&admitted.channel)).await,
         };
         (outcome, Some(admitted))
+    }
+
+    /// What viewers may take of the channel, when this is one.
+    fn limits<'c>(&self, channel: &'c Channel) -> Option<&'c Limits> {
+        channel.limits.as_deref().filter(|_| !self.connection.is_child())
     }
 
     /// Passes the request to an origin, and throws away what it changed (RFC 9111 section 4.4).
@@ -268,6 +278,7 @@ impl Exchange<'_> {
             version: &version,
             at_hand: block.map(|block| (first_index, block)),
             chunked: false,
+            pacer: Pacer::new(self.connection, self.limits(&admitted.channel)),
         };
         let path = std::str::from_utf8(request.key.path()).unwrap_or_default();
         let path = path.split('?').next().unwrap_or_default();
@@ -462,6 +473,18 @@ impl Exchange<'_> {
             head.fixed("Connection", "keep-alive");
         }
     }
+}
+
+/// Why a request must not be served now.
+fn over_limit(limits: &Limits) -> Option<Refusal> {
+    let (limited, wait) = limits.admit(Instant::now()).err()?;
+    let (status, reason, message) = match limited {
+        Limited::Requests => (429, "channel_requests", "too many requests for this channel; slow down"),
+        Limited::Bytes => (503, "channel_bytes", "this channel sends as much as it may; try again"),
+    };
+    // Whole seconds, rounded up.
+    let seconds = wait.as_millis().div_ceil(1000).max(1);
+    Some(Refusal::new(status, reason, message).with("Retry-After", seconds.to_string()))
 }
 
 enum Served {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use shoal_http::request::{Method, RequestHead, parse_request};
 use shoal_link::inspect::{Explanation, Probe, Step};
@@ -12,7 +13,7 @@ use super::answer;
 use super::context::Context;
 use super::exchange::{passes, wants_revalidation};
 use super::refusal::Refusal;
-use crate::routes::Channel;
+use crate::routes::{Channel, Limited};
 use crate::slices::store::OpenRequest;
 use crate::upstream::Asked;
 
@@ -58,6 +59,7 @@ pub async fn explain(ctx: &Rc<Context>, probe: &Probe) -> Option<Explanation> {
     steps.access(&admitted, client);
     let path = String::from_utf8_lossy(admitted.key.path());
     steps.add("key", format!("channel `{}`, path `{path}`; owned by shard {owner}", admitted.channel.id));
+    steps.limits(&admitted.channel);
     Some(object(ctx, &head, admitted, passes, cdn_loop, steps).await)
 }
 
@@ -163,6 +165,27 @@ impl Steps {
             (Some(_), Some(session)) => format!("valid; usage is counted under session {}", session.as_str()),
         };
         self.add("ticket", ticket);
+    }
+
+    fn limits(&mut self, channel: &Channel) {
+        let Some(limits) = &channel.limits else { return };
+        let policy = limits.policy();
+        let mut says = Vec::new();
+        for (rate, unit) in [
+            (policy.requests_per_second.into(), "requests per second"),
+            (policy.bytes_per_second, "bytes per second"),
+            (policy.response_bytes_per_second, "bytes per second and response"),
+        ] {
+            if rate > 0 {
+                says.push(format!("{rate} {unit}"));
+            }
+        }
+        let now = match limits.outlook(Instant::now()) {
+            None => "there is room now",
+            Some(Limited::Requests) => "used up now: 429",
+            Some(Limited::Bytes) => "used up now: 503",
+        };
+        self.add("limits", format!("{}; {now}", says.join(", ")));
     }
 
     fn refused(mut self, what: &str, refusal: &Refusal) -> Explanation {

@@ -14,6 +14,7 @@ pub mod context;
 pub mod deadlines;
 pub mod exchange;
 pub mod explain;
+pub mod pacing;
 pub mod playlist;
 pub mod popular;
 pub mod refusal;

@@ -8,6 +8,7 @@ use shoal_ticket::Verifier;
 use super::access::Access;
 use super::cors::Cors;
 use super::error::{FieldError, RoutesError};
+use super::limits::Limits;
 use super::names::is_host;
 use super::origin::OriginState;
 use super::pick::{MAX_ORIGINS, Pick};
@@ -32,6 +33,8 @@ pub struct Channel {
     pub cache: CachePolicy,
     /// What passes between viewers and origins besides the objects.
     pub forward: ForwardPolicy,
+    /// How much viewers may take; none: as much as they like.
+    pub limits: Option<Arc<Limits>>,
     /// Checks tickets; none: no ticket is asked for.
     pub verifier: Option<Verifier>,
     /// Checks everything else about who may fetch.
@@ -66,6 +69,7 @@ impl Channel {
             enabled: raw.enabled,
             cache: raw.cache.clone(),
             forward: raw.forward.clone(),
+            limits: Limits::compile(&raw.limits, before.and_then(|before| before.limits.as_ref())),
             verifier,
             access: Access::compile(&raw.access).map_err(of)?,
             cors: Cors::compile(&raw.cors).map_err(of)?,

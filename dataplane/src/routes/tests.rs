@@ -12,6 +12,7 @@ fn channel(id: &str, prefix: &str) -> shoal_link::Channel {
         origins: vec![origin("main", "http://origin.test/")],
         cache: Default::default(),
         forward: Default::default(),
+        limits: Default::default(),
         cors: Default::default(),
         access: Default::default(),
         enabled: true,

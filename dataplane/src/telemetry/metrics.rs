@@ -107,6 +107,10 @@ families! {
         "Client connections closed, by reason.";
     ConnectionsRefused: Counter Count "shoal_http_connections_refused_total" ["limit"]
         "Client connections closed right after accept, by the limit that was reached.";
+    PacedResponses: Counter Count "shoal_http_paced_responses_total" []
+        "Responses sent at their channel's limits.response_bytes_per_second.";
+    LimitWait: Counter Seconds "shoal_http_limit_wait_seconds_total" []
+        "Time that responses waited for their turn under their channel's limits.bytes_per_second.";
     TlsHandshakes: Counter Count "shoal_tls_handshakes_total" ["version", "kind"]
         "TLS handshakes of viewers completed, by version and by whether a session was resumed.";
     TlsFailures: Counter Count "shoal_tls_handshake_failures_total" ["reason"]
@@ -262,6 +266,8 @@ series! {
         ClosedDrain: ConnectionsClosed ["drain"] "The node is going down.";
         RefusedPerShard: ConnectionsRefused ["shard"] "Too many connections on the shard.";
         RefusedPerAddress: ConnectionsRefused ["address"] "Too many connections of one address.";
+        PacedResponses: PacedResponses [] "A response is paced.";
+        LimitWait: LimitWait [] "A piece of a body waited, microseconds.";
         TlsFull12: TlsHandshakes ["1.2", "full"] "A full handshake of TLS 1.2.";
         TlsResumed12: TlsHandshakes ["1.2", "resumed"] "A resumed session of TLS 1.2.";
         TlsFull13: TlsHandshakes ["1.3", "full"] "A full handshake of TLS 1.3.";

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -93,6 +93,23 @@ pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     let socket = rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
     sockopt::set_tcp_nodelay(&socket, true)?;
     Ok(socket)
+}
+
+/// Limits the rate at which TCP sends (SO_MAX_PACING_RATE, bytes per second); the kernel paces by itself where the device has
+/// no fq queue. `None`: no limit.
+pub(crate) fn set_max_pacing_rate(socket: impl AsFd, bytes_per_s: Option<u64>) -> io::Result<()> {
+    let rate = bytes_per_s.unwrap_or(u64::MAX);
+    // SAFETY: the option's value is read from a u64 of ours, whose length is given.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_MAX_PACING_RATE,
+            (&raw const rate).cast(),
+            size_of::<u64>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The address a socket is bound to.

@@ -37,6 +37,9 @@ pub struct Channel {
     /// What passes between viewers and origins besides the objects.
     #[serde(default)]
     pub forward: ForwardPolicy,
+    /// How much viewers may take of it.
+    #[serde(default)]
+    pub limits: LimitPolicy,
     /// Cross-origin rules for browsers.
     #[serde(default)]
     pub cors: CorsPolicy,
@@ -122,6 +125,21 @@ pub struct ForwardPolicy {
     pub hedge_percentile: u8,
     /// Percentage of a channel's questions to its origins that may be asked twice so.
     pub hedge_budget_percent: u8,
+}
+
+/// How much viewers may take of a channel on each node; 0 is no limit. Nodes that have this one as a parent are not limited.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitPolicy {
+    /// Requests per second; a second's worth may come at once. Those beyond get 429 with Retry-After.
+    pub requests_per_second: u32,
+    /// Body bytes per second of all responses together; a second's worth may go out at once. Beyond that responses wait for their
+    /// turn, and new requests get 503 with Retry-After while more than a second's worth waits.
+    pub bytes_per_second: u64,
+    /// Body bytes per second of each response, sent evenly by the kernel (SO_MAX_PACING_RATE).
+    pub response_bytes_per_second: u64,
+    /// The first bytes of each response go out as fast as they can: what a player needs to start.
+    pub response_burst_bytes: u64,
 }
 
 /// Cross-origin answers (Fetch standard, CORS protocol).

@@ -259,6 +259,14 @@ impl Stream {
         let _ = rustix::net::sockopt::set_socket_linger(&*self.socket, Some(std::time::Duration::ZERO));
     }
 
+    /// Has the kernel send at most so many bytes per second, evenly; `None`: as fast as it can. Holds for what is queued already.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn set_pacing_rate(&self, bytes_per_s: Option<u64>) -> io::Result<()> {
+        net::set_max_pacing_rate(&*self.socket, bytes_per_s)
+    }
+
     /// Bytes handed to the kernel that the peer has not acknowledged.
     pub fn unacknowledged(&self) -> u64 {
         let mut bytes: libc::c_int = 0;
