@@ -12,8 +12,10 @@ use crate::slices::store::{OpenRequest, Want};
 pub(super) fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
     match command {
         ShardCommand::Purge { scope, done } => {
-            let (purged, burial) = ctx.slices.store().purge(&scope);
+            let ctx = Rc::clone(ctx);
             glommio::spawn_local(async move {
+                let store = ctx.slices.store();
+                let (purged, burial) = store.purge(&scope, ctx.key_seed, || ctx.ring.next_turn()).await;
                 if let Some(burial) = burial {
                     burial.done().await;
                 }

@@ -110,6 +110,11 @@ impl Store {
         self.disk().is_some_and(|disk| disk.has(key, self.index_of(first)))
     }
 
+    /// Whether any of the object's first blocks is on disk.
+    pub(super) fn has_any_on_disk(&self, key: &SliceKey) -> bool {
+        self.disk().is_some_and(|disk| (0..INVALIDATED_LOOKS).any(|index| disk.has(key, index)))
+    }
+
     /// What the scope names must not come back from disk either.
     pub(super) fn purge_disk(&self, scope: &PurgeScope) -> Option<Burial> {
         Some(self.disk()?.purge(scope))
@@ -140,7 +145,11 @@ impl Store {
 
     fn offer(&self, disk: &Disk, kept: Kept<'_>, now_ms: u64) {
         let Kept { version, key, index, block, uses } = kept;
-        if uses >= self.admit_uses && self.is_worth_keeping(version, now_ms) && disk.wants(key, index) {
+        if self.purges.get() == 0
+            && uses >= self.admit_uses
+            && self.is_worth_keeping(version, now_ms)
+            && disk.wants(key, index)
+        {
             let total = version.total();
             if total.and_then(|total| self.block_len(total, index)) == Some(block.filled()) {
                 disk.offer(key, index, &version.parts(), block);

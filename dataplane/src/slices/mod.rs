@@ -20,6 +20,7 @@ pub mod inspect;
 pub mod joint;
 pub mod key;
 pub mod notify;
+mod purge;
 pub mod question;
 pub mod sources;
 pub mod store;

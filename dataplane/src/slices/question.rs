@@ -51,12 +51,7 @@ pub(super) fn start_opening(
             Ok((version, cache, forwarded, transfer)) => (Ok((version, cache, forwarded)), transfer),
             Err(error) => (Err(error), None),
         };
-        {
-            let mut table = store.table.borrow_mut();
-            let name = table.name_mut(&request.key);
-            name.openings.retain(|(current, _)| !Rc::ptr_eq(current, &opening));
-            table.tidy_name(&request.key, store.clock.now_ms());
-        }
+        store.table.borrow_mut().end_opening(&request.key, &opening, store.clock.now_ms());
         opening.answer(answer);
         drop(opening);
         if let Some(transfer) = transfer {

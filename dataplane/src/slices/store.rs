@@ -10,7 +10,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use shoal_link::message::PurgeScope;
 use shoal_sys::arena::{Arena, BlockRef, BlockWriter, Progress};
 
 use super::flight::{BlockError, Flight, Forwarded, OpenError, Opening};
@@ -22,7 +21,7 @@ use super::table::{Evicted, Table};
 use super::transfer;
 use super::version::Version;
 use crate::clock::Clock;
-use crate::disk::{Burial, Disk};
+use crate::disk::Disk;
 use crate::ledger::Recorder;
 use crate::routes::{Channel, Parents, Published};
 use crate::telemetry::metrics::{Counter, Gauge};
@@ -54,6 +53,8 @@ pub struct Store {
     pub(super) disk: Option<Rc<Disk>>,
     pub(super) admit_uses: u8,
     pub(super) hedging: RefCell<Hedging>,
+    /// Purges under way.
+    pub(super) purges: Cell<u32>,
     memory: Notify,
     dice: Cell<u64>,
 }
@@ -147,6 +148,7 @@ impl Store {
             disk: parts.disk,
             admit_uses: parts.admit_uses,
             hedging: RefCell::default(),
+            purges: Cell::new(0),
             memory: Notify::default(),
             dice: Cell::new(parts.seed | 1),
         }
@@ -228,11 +230,10 @@ impl Store {
         if let Some(opening) = table.find_opening(&request.key, asked).filter(|_| !request.private) {
             return (Rc::clone(opening), false, stale);
         }
-        let name = table.name_mut(&request.key);
-        let private = request.private || name.pass_until_ms > now_ms;
+        let private = request.private || table.name(&request.key).is_some_and(|name| name.pass_until_ms > now_ms);
         let opening = Rc::new(Opening::default());
         if !private {
-            name.openings.push((Rc::clone(&opening), request.asked.clone()));
+            table.add_opening(&request.key, &opening, request.asked.clone());
         }
         drop(table);
         let stale = stale.filter(|_| !private);
@@ -304,15 +305,6 @@ impl Store {
             flight.progressed(mark).await;
             waited_for = Some(flight);
         }
-    }
-
-    /// Retires what `scope` names. Returns objects, and what to wait for before that survives a restart.
-    pub fn purge(&self, scope: &PurgeScope) -> (u64, Option<Burial>) {
-        let burial = self.purge_disk(scope);
-        let purged = self.table.borrow_mut().purge(scope);
-        self.stats.add(Counter::PurgedObjects, purged);
-        self.table.borrow_mut().collect();
-        (purged, burial)
     }
 
     /// The object has been changed at its origin: what is kept of it is not served any more (RFC 9111 section 4.4).

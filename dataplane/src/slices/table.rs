@@ -1,13 +1,13 @@
 //! What a shard owns: names, versions, blocks, and the order in which they may have to go.
 
+mod purge;
+
 use std::cell::Cell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use shoal_cache::{Look, S3Fifo, Slot};
-use shoal_http::caching::has_tag;
-use shoal_link::message::PurgeScope;
 use shoal_sys::arena::BlockRef;
 
 use super::flight::{Flight, Opening};
@@ -33,6 +33,8 @@ const NO_BLOCK: u32 = u32::MAX;
 #[derive(Default)]
 pub struct Table {
     keys: HashMap<SliceKey, Name, KeyState>,
+    /// Names with questions under way.
+    asking: HashSet<SliceKey, KeyState>,
     versions: Vec<(u32, Option<Held>)>,
     free: Vec<u32>,
     policy: S3Fifo<BlockId>,
@@ -427,35 +429,6 @@ impl Table {
         // Nothing is left of it: those who hold the version may ask for blocks again, so it is only detached.
         self.take_away(id.slot);
         Some(Evicted::Object)
-    }
-
-    /// Retires what `scope` names. Returns objects.
-    pub fn purge(&mut self, scope: &PurgeScope) -> u64 {
-        let named = |key: &SliceKey| match scope {
-            PurgeScope::All => true,
-            PurgeScope::Channel { channel } | PurgeScope::Tag { channel, .. } => key.channel() == channel.as_bytes(),
-            PurgeScope::Prefix { channel, path } => {
-                key.channel() == channel.as_bytes() && key.path().starts_with(path.as_bytes())
-            }
-            PurgeScope::Object { channel, path } => {
-                key.channel() == channel.as_bytes() && key.path() == path.as_bytes()
-            }
-        };
-        let tagged = |slot: &VersionSlot| match scope {
-            PurgeScope::Tag { tag, .. } => self.held(*slot).is_some_and(|held| has_tag(&held.version.tags, tag)),
-            _ => true,
-        };
-        let mut slots = Vec::new();
-        for (_, name) in self.keys.iter().filter(|(key, _)| named(key)) {
-            slots.extend(name.variants.iter().filter(|slot| tagged(slot)));
-            // Whoever fetches it now gets what was asked for before the purge; the result is not to be kept. Which tags it has
-            // is not known yet.
-            name.openings.iter().for_each(|(opening, _)| opening.purge());
-        }
-        for &slot in &slots {
-            self.take_away(slot);
-        }
-        slots.len() as u64
     }
 
     /// Retires what is kept under one name: it has been changed at its origin.

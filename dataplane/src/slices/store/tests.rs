@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use glommio::timer::sleep;
 use serde_json::{Value, json};
+use shoal_link::message::PurgeScope;
 use shoal_sys::ring::{Ring, RingConfig};
 
 use super::origin::{Asked, Gate, Origin, Reply, bytes};
@@ -134,7 +135,7 @@ impl Lab {
     /// What is purged when nobody uses it leaves nothing behind.
     async fn assert_nothing_is_left(&self) {
         self.quiet().await;
-        self.store.purge(&PurgeScope::All);
+        self.store.purge(&PurgeScope::All, 1, async || ()).await;
         self.store.tick();
         self.store.table.borrow_mut().end_passes(u64::MAX);
         let table = self.store.table.borrow();
@@ -407,7 +408,7 @@ fn a_purge_while_the_question_is_under_way_keeps_the_answer_from_later_viewers()
         let lab = Lab::start(64, &[&origin], json!({}));
         let early = lab.spawn(async |lab| lab.get("x.ts").await.unwrap());
         until("the question never came", || origin.asked().len() == 1).await;
-        lab.store.purge(&PurgeScope::All);
+        lab.store.purge(&PurgeScope::All, 1, async || ()).await;
         let late = lab.spawn(async |lab| lab.get("x.ts").await.unwrap());
         sleep(Duration::from_millis(20)).await;
         gate.open();
@@ -579,7 +580,8 @@ fn random_viewers_of_unreliable_origins_never_get_a_wrong_byte() {
                             _ => (first, Want { first, last: Some(end - 1), ranged: true }),
                         };
                         if random.below(40) == 0 {
-                            lab.store.purge(&PurgeScope::Object { channel: "a".to_owned(), path: path.clone() });
+                            let scope = PurgeScope::Object { channel: "a".to_owned(), path: path.clone() };
+                            lab.store.purge(&scope, 1, async || ()).await;
                         }
                         let Ok(opened) = lab.open_as(&lab.request(&path, want)).await else {
                             ends.refused += 1;
@@ -620,6 +622,29 @@ fn random_viewers_of_unreliable_origins_never_get_a_wrong_byte() {
         }
         println!("{sum:?}, {} requests", answered.load(Ordering::Relaxed));
         assert!(sum.whole > 150 && sum.changed > 0 && lab.stats.counter(Counter::EvictedBlocks) > 0, "{sum:?}");
+        lab.assert_nothing_is_left().await;
+    });
+}
+
+#[test]
+fn a_purge_of_many_lets_others_have_their_turns() {
+    const OBJECTS: u64 = 5_000;
+    let origin = Origin::start(|before, asked| Reply::object(asked, 1 + before as u64, 0, ""));
+    in_executor(move || async move {
+        let lab = Lab::start(64, &[&origin], json!({ "default_ttl_ms": 600_000 }));
+        let parts = lab.open("known.ts").await.unwrap().version.parts();
+        for n in 0..OBJECTS {
+            let key = SliceKey::new(1, ["a", "b"][n as usize % 2], &format!("{n}.ts"), "");
+            lab.store.table.borrow_mut().insert(&key, &lab.channel, None, parts.clone());
+        }
+        let pauses = Cell::new(0u64);
+        let pause = async || pauses.set(pauses.get() + 1);
+        let scope = PurgeScope::Channel { channel: "b".to_owned() };
+        let (purged, _) = lab.store.purge(&scope, 1, pause).await;
+        assert_eq!(purged, OBJECTS / 2);
+        assert!(pauses.get() >= OBJECTS / 2 / 512, "{} pauses", pauses.get());
+        assert_eq!(lab.store.table.borrow().objects() as u64, OBJECTS / 2 + 1);
+        assert_eq!(lab.store.purges.get(), 0);
         lab.assert_nothing_is_left().await;
     });
 }

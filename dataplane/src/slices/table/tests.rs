@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use shoal_sys::arena::{Arena, BlockWriter, PAGE};
 
 use shoal_http::caching::Staleness;
+use shoal_link::message::PurgeScope;
 
 use super::*;
 use crate::testing::{Random, channel};
@@ -37,6 +38,27 @@ fn any_channel() -> Arc<Channel> {
 
 fn key(channel: &str, path: &str) -> SliceKey {
     SliceKey::new(1, channel, path, "")
+}
+
+/// A whole purge, in pieces of three.
+fn purge(table: &mut Table, scope: &PurgeScope) -> u64 {
+    if let PurgeScope::Object { channel, path } = scope {
+        return table.purge_name(&key(channel, path));
+    }
+    table.purge_openings(scope);
+    let (mut purged, mut from) = (0, Some(0));
+    while let Some(start) = from {
+        let some;
+        (some, from) = table.purge_some(scope, start, 3);
+        purged += some;
+    }
+    purged
+}
+
+/// Nobody asks under the name any more.
+fn end_openings(table: &mut Table, key: &SliceKey, now_ms: u64) {
+    let openings: Vec<_> = table.name(key).unwrap().openings.iter().map(|(opening, _)| Rc::clone(opening)).collect();
+    openings.iter().for_each(|opening| table.end_opening(key, opening, now_ms));
 }
 
 /// A version as it should be.
@@ -127,7 +149,7 @@ impl Lab {
             86..93 => self.evict(),
             93..94 => self.purge(),
             94..96 => {
-                self.table.name_mut(&self.keys[at]).openings.push((Rc::default(), None));
+                self.table.add_opening(&self.keys[at], &Rc::default(), None);
                 self.openings.insert(at);
             }
             96..98 => self.close_opening(at),
@@ -296,7 +318,7 @@ impl Lab {
             .map(|(slot, _)| *slot)
             .collect();
         let openings: Vec<_> = self.openings.iter().filter(|at| named(&self.keys[**at])).copied().collect();
-        assert_eq!(self.table.purge(scope), hit.len() as u64);
+        assert_eq!(purge(&mut self.table, scope), hit.len() as u64);
         for at in openings {
             assert!(self.table.name(&self.keys[at]).unwrap().openings[0].0.is_purged());
         }
@@ -308,8 +330,7 @@ impl Lab {
 
     fn close_opening(&mut self, at: usize) {
         if self.openings.remove(&at) {
-            self.table.name_mut(&self.keys[at]).openings.clear();
-            self.table.tidy_name(&self.keys[at], self.now_ms);
+            end_openings(&mut self.table, &self.keys[at], self.now_ms);
         }
     }
 
@@ -430,7 +451,7 @@ fn random_use_agrees_with_a_plain_model_and_leaves_nothing_behind() {
         assert!(peak > 40, "seed {seed}: only {peak} blocks");
         lab.leave();
         if seed % 2 == 0 {
-            lab.table.purge(&PurgeScope::All);
+            purge(&mut lab.table, &PurgeScope::All);
         } else {
             while lab.table.evict(false).is_some() {}
         }
@@ -502,10 +523,10 @@ fn each_request_finds_the_variant_that_was_chosen_for_its_like() {
     assert_eq!(found(&table, None), None);
 
     let opening = Rc::new(Opening::default());
-    table.name_mut(&key).openings.push((Rc::clone(&opening), Some(Arc::clone(&one))));
+    table.add_opening(&key, &opening, Some(Arc::clone(&one)));
     assert!(table.find_opening(&key, Some(&one)).is_some());
     assert!(table.find_opening(&key, Some(&two)).is_none(), "that question is known to bring another variant");
-    table.name_mut(&key).openings.clear();
+    end_openings(&mut table, &key, 0);
 
     let again = table.insert(&key, &channel, Some(&one), varying("a: 1\r\n"));
     assert!(first.is_retired() && !second.is_retired());
@@ -513,7 +534,7 @@ fn each_request_finds_the_variant_that_was_chosen_for_its_like() {
     // What does not vary any more answers everybody.
     let all = table.insert(&key, &channel, Some(&one), varying(""));
     assert_eq!((found(&table, Some(&one)), found(&table, None)), (Some(all.slot), Some(all.slot)));
-    assert_eq!(table.purge(&PurgeScope::All), 2);
+    assert_eq!(purge(&mut table, &PurgeScope::All), 2);
     assert!(table.find(&key, Some(&two)).is_none() && table.name(&key).is_none());
 }
 
@@ -560,11 +581,10 @@ fn a_tag_takes_all_of_its_channel_that_have_it() {
     let two = insert(&mut table, key("a", "2"), "sport");
     let other = insert(&mut table, key("b", "1"), "news");
     let opening = Rc::new(Opening::default());
-    table.name_mut(&key("a", "3")).openings.push((Rc::clone(&opening), None));
-    let purge =
-        |table: &mut Table, tag: &str| table.purge(&PurgeScope::Tag { channel: "a".to_owned(), tag: tag.to_owned() });
-    assert_eq!((purge(&mut table, "new"), purge(&mut table, "news")), (0, 1));
+    table.add_opening(&key("a", "3"), &opening, None);
+    let mut purged = |tag: &str| purge(&mut table, &PurgeScope::Tag { channel: "a".to_owned(), tag: tag.to_owned() });
+    assert_eq!((purged("new"), purged("news")), (0, 1));
     assert!(one.is_retired() && !two.is_retired() && !other.is_retired());
     assert!(opening.is_purged(), "it may turn out to have the tag");
-    assert_eq!(purge(&mut table, "sport"), 1);
+    assert_eq!(purged("sport"), 1);
 }
