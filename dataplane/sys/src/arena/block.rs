@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicUsize};
 
 use super::PAGE;
+use super::buddy::Class;
 use super::map::{Freed, Mapping};
 
 /// The use counter stops here: S3-FIFO tells no more apart.
@@ -75,18 +76,18 @@ unsafe impl Sync for Extent {}
 
 impl BlockWriter {
     /// Takes over pages which the buddy allocator has just given to nobody else.
-    pub(super) fn new(mapping: Arc<Mapping>, first: u32, pages: u32, sendable: bool) -> Self {
+    pub(super) fn new(mapping: Arc<Mapping>, first: u32, pages: u32, class: Class) -> Self {
         let capacity = pages as usize * PAGE;
         debug_assert!(first as usize * PAGE + capacity <= mapping.len());
         mapping.used.fetch_add(capacity, Relaxed);
-        // SAFETY: the buddy allocator covers exactly the pages of the mapping, so the first page lies in it.
-        let base = unsafe { mapping.base().add(first as usize * PAGE) };
+        // SAFETY: the buddy allocator covers exactly the pages of a mapping, so the first page lies in it.
+        let base = unsafe { mapping.base(class).add(first as usize * PAGE) };
         let extent = Extent {
             mapping,
             base,
             first,
             pages: AtomicU32::new(pages),
-            sendable,
+            sendable: class == Class::Plain,
             filled: AtomicUsize::new(0),
             progress: AtomicU8::new(FILLING),
             shared: AtomicBool::new(false),
@@ -156,7 +157,7 @@ impl BlockWriter {
     /// [`BlockWriter::advance`] asks the same of its caller: that they have been written.
     pub(crate) fn landed(&self, n: usize) -> &[u8] {
         debug_assert!(n <= self.capacity - self.filled);
-        // SAFETY: `filled + n` is within the extent. Memory of the mapping is zero or what was written before, so always
+        // SAFETY: `filled + n` is within the extent. Memory of a mapping is zero or what was written before, so always
         // initialised. Only this writer may change it, by a method that needs it by value or mutably.
         unsafe { slice::from_raw_parts(self.extent.base.as_ptr().add(self.filled), n) }
     }

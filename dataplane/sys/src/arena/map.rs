@@ -1,4 +1,4 @@
-//! The memfd, its mapping, and what any thread may do to them.
+//! The two mappings, and what any thread may do to them.
 
 use std::fs;
 use std::io;
@@ -10,6 +10,7 @@ use crossbeam::queue::SegQueue;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mm::{Advice, MapFlags, ProtFlags};
 
+use super::buddy::Class;
 use super::{CHUNK, PAGE};
 
 /// Whether the host lets an arena have huge pages.
@@ -17,7 +18,7 @@ use super::{CHUNK, PAGE};
 pub enum HugePages {
     /// They are asked for; the kernel gives them when it has any.
     Advised,
-    /// The kernel's policy for shared memory is `never` or `deny`, or it has no huge pages of 2 MiB.
+    /// The kernel's policy is `never`, or it has no huge pages of 2 MiB, or it refuses to reserve the addresses.
     Unavailable,
 }
 
@@ -30,25 +31,34 @@ pub(super) struct Freed {
     pub(super) shared: bool,
 }
 
-/// The mapped memfd. Lives until the arena and the last block are gone.
+/// The same pages twice: as a mapped memfd, and as anonymous memory for huge pages. A chunk has memory in one of them, never in
+/// both. Lives until the arena and the last block are gone.
 #[derive(Debug)]
 pub(super) struct Mapping {
-    base: NonNull<u8>,
-    len: usize,
-    /// The address space reserved around the file's pages, to align them for huge ones.
-    reserved: NonNull<u8>,
-    reserved_len: usize,
+    plain: Span,
+    /// Where the host allows huge pages.
+    huge: Option<Span>,
     memfd: OwnedFd,
     /// The same file opened for reading: what is lent out, so that nobody writes under a reader by way of the fd.
     read_only: OwnedFd,
-    huge_pages: HugePages,
     pub(super) freed: SegQueue<Freed>,
     pub(super) used: AtomicUsize,
     pub(super) pinned: AtomicUsize,
 }
 
-// SAFETY: `base` and `reserved` point to memory that stays mapped for the life of the value and belongs to no thread;
-// who may touch which bytes of it is settled by `BlockWriter` and `BlockRef`. All other fields are Send.
+/// Mapped addresses.
+#[derive(Debug)]
+struct Span {
+    /// Aligned to [`CHUNK`].
+    base: NonNull<u8>,
+    len: usize,
+    /// What was reserved in order to be able to align.
+    reserved: NonNull<u8>,
+    reserved_len: usize,
+}
+
+// SAFETY: the spans point to memory that stays mapped for the life of the value and belongs to no thread; who may touch
+// which bytes of it is settled by `BlockWriter` and `BlockRef`. All other fields are Send.
 unsafe impl Send for Mapping {}
 // SAFETY: as above; the methods taking `&self` hand out the address or do system calls that are safe from any thread.
 unsafe impl Sync for Mapping {}
@@ -72,59 +82,45 @@ impl Mapping {
             )
         })?;
 
-        let reserved_len = len + CHUNK;
-        // SAFETY: a new mapping where the kernel likes; it touches no memory that is in use.
-        let reserved = unsafe {
-            rustix::mm::mmap_anonymous(ptr::null_mut(), reserved_len, ProtFlags::empty(), MapFlags::PRIVATE)
-        }?;
-        let pad = reserved.addr().wrapping_neg() % CHUNK;
-        let base = reserved.wrapping_byte_add(pad);
-        // SAFETY: `base..base + len` lies within the reservation made above (`pad` is below CHUNK), which nobody else
-        // knows of, so replacing that part of it takes no memory away from anyone.
-        let mapped = unsafe {
+        let plain = Span::reserve(len)?;
+        // SAFETY: these addresses were reserved by the line above, and nobody else knows of them.
+        unsafe {
             let flags = MapFlags::SHARED | MapFlags::FIXED;
-            rustix::mm::mmap(base, len, ProtFlags::READ | ProtFlags::WRITE, flags, &memfd, 0)
-        };
-        let (Ok(_), Some(base), Some(reserved_at)) = (mapped, NonNull::new(base.cast()), NonNull::new(reserved.cast()))
-        else {
-            // SAFETY: the reservation made above, which nobody else knows of.
-            unsafe { rustix::mm::munmap(reserved, reserved_len) }?;
-            return Err(mapped.err().map_or(io::ErrorKind::AddrNotAvailable.into(), io::Error::from));
-        };
-        let mut mapping = Self {
-            base,
-            len,
-            reserved: reserved_at,
-            reserved_len,
+            rustix::mm::mmap(plain.base.as_ptr().cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags, &memfd, 0)
+        }?;
+        // Whatever the policy for shared memory says; a kernel without huge pages refuses the advice and does not need it.
+        let _ = plain.advise(0, len, Advice::LinuxNoHugepage);
+        let mapping = Self {
+            plain,
+            huge: if anonymous_huge_pages_allowed() { Span::huge(len).ok() } else { None },
             memfd,
             read_only,
-            huge_pages: HugePages::Unavailable,
             freed: SegQueue::new(),
             used: AtomicUsize::new(0),
             pinned: AtomicUsize::new(0),
         };
-        // All of it starts plain. A kernel without huge pages refuses the advice, and does not need it.
-        if mapping.advise(0, len, Advice::LinuxNoHugepage).is_ok() && shmem_allows_huge_pages() {
-            mapping.huge_pages = HugePages::Advised;
-        }
         // Finds out now, not at the first eviction, that something forbids it.
         mapping.try_punch(0, len)?;
         Ok(mapping)
     }
 
-    pub(super) fn base(&self) -> NonNull<u8> {
-        self.base
+    /// Where the pages of a class are.
+    pub(super) fn base(&self, class: Class) -> NonNull<u8> {
+        match (&self.huge, class) {
+            (Some(huge), Class::Huge) => huge.base,
+            _ => self.plain.base,
+        }
     }
 
     pub(super) fn len(&self) -> usize {
-        self.len
+        self.plain.len
     }
 
     pub(super) fn huge_pages(&self) -> HugePages {
-        self.huge_pages
+        if self.huge.is_some() { HugePages::Advised } else { HugePages::Unavailable }
     }
 
-    /// The file, for reading: offset 0 is `base`.
+    /// The file, for reading: offset 0 is the base of what is plain.
     pub(super) fn read_only(&self) -> BorrowedFd<'_> {
         self.read_only.as_fd()
     }
@@ -135,15 +131,14 @@ impl Mapping {
         self.try_punch(offset, len).is_ok()
     }
 
-    /// Makes a wholly free chunk huge or plain. On an error it is still what it was.
-    pub(super) fn convert(&self, offset: usize, len: usize, huge: bool) -> io::Result<()> {
-        if huge {
-            self.try_punch(offset, len)?;
-            return self.advise(offset, len, Advice::LinuxHugepage);
+    /// A wholly free chunk becomes one of this class: its memory of the other one is given back. On an error it is still what it
+    /// was.
+    pub(super) fn convert(&self, offset: usize, len: usize, class: Class) -> io::Result<()> {
+        match (&self.huge, class) {
+            (Some(_), Class::Huge) => self.try_punch(offset, len),
+            (Some(huge), Class::Plain) => huge.discard(offset, len),
+            (None, _) => Err(io::ErrorKind::Unsupported.into()),
         }
-        // The advice first: between the two nothing may put a huge page back.
-        self.advise(offset, len, Advice::LinuxNoHugepage)?;
-        self.try_punch(offset, len)
     }
 
     fn try_punch(&self, offset: usize, len: usize) -> io::Result<()> {
@@ -155,6 +150,35 @@ impl Mapping {
             }
         }
     }
+}
+
+impl Span {
+    /// Addresses that nobody can use yet.
+    fn reserve(len: usize) -> io::Result<Self> {
+        let reserved_len = len + CHUNK;
+        // SAFETY: a new mapping where the kernel likes; it touches no memory that is in use.
+        let reserved = unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), reserved_len, ProtFlags::empty(), MapFlags::PRIVATE)
+        }?;
+        let base = reserved.wrapping_byte_add(reserved.addr().wrapping_neg() % CHUNK);
+        let (Some(base), Some(reserved)) = (NonNull::new(base.cast()), NonNull::new(reserved.cast())) else {
+            return Err(io::ErrorKind::AddrNotAvailable.into());
+        };
+        Ok(Self { base, len, reserved, reserved_len })
+    }
+
+    /// Anonymous memory that the kernel is asked to make of huge pages, once it is touched.
+    fn huge(len: usize) -> io::Result<Self> {
+        let span = Self::reserve(len)?;
+        // SAFETY: these addresses were reserved by the line above, and nobody else knows of them.
+        unsafe {
+            // Not counted as used before it is: the memfd's pages and these are never there at the same time.
+            let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+            rustix::mm::mmap_anonymous(span.base.as_ptr().cast(), len, ProtFlags::READ | ProtFlags::WRITE, flags)
+        }?;
+        span.advise(0, len, Advice::LinuxHugepage)?;
+        Ok(span)
+    }
 
     fn advise(&self, offset: usize, len: usize, advice: Advice) -> io::Result<()> {
         debug_assert!(offset + len <= self.len);
@@ -163,29 +187,37 @@ impl Mapping {
         unsafe { rustix::mm::madvise(self.base.as_ptr().add(offset).cast(), len, advice) }?;
         Ok(())
     }
+
+    /// Gives the memory of a range that nobody uses back to the kernel.
+    fn discard(&self, offset: usize, len: usize) -> io::Result<()> {
+        debug_assert!(offset + len <= self.len);
+        // SAFETY: the range is part of our mapping, and the allocator says that no extent lies in it.
+        unsafe { rustix::mm::madvise(self.base.as_ptr().add(offset).cast(), len, Advice::LinuxDontNeed) }?;
+        Ok(())
+    }
 }
 
-impl Drop for Mapping {
+impl Drop for Span {
     fn drop(&mut self) {
-        // SAFETY: the reservation is ours from `new` on, and every extent in it held an Arc of this mapping, so none is
+        // SAFETY: the reservation is ours from `reserve` on, and every extent in it held an Arc of the mapping, so none is
         // left and no slice of it can be. An error means that nothing was unmapped: then the address space is lost.
         let _ = unsafe { rustix::mm::munmap(self.reserved.as_ptr().cast(), self.reserved_len) };
     }
 }
 
-/// Whether the kernel's policy gives advised shared memory huge pages of the size of a chunk.
-fn shmem_allows_huge_pages() -> bool {
+/// Whether the kernel's policy gives advised anonymous memory huge pages of the size of a chunk.
+fn anonymous_huge_pages_allowed() -> bool {
     let read = |name: &str| fs::read_to_string(format!("/sys/kernel/mm/transparent_hugepage/{name}"));
-    let (Ok(size), Ok(global)) = (read("hpage_pmd_size"), read("shmem_enabled")) else { return false };
-    // Kernels since 6.11 have a policy per size beside the global one.
-    let sized = read(&format!("hugepages-{}kB/shmem_enabled", CHUNK >> 10));
+    let (Ok(size), Ok(global)) = (read("hpage_pmd_size"), read("enabled")) else { return false };
+    // Kernels since 6.8 have a policy per size beside the global one.
+    let sized = read(&format!("hugepages-{}kB/enabled", CHUNK >> 10));
     size.trim().parse() == Ok(CHUNK) && policy_allows(&global, sized.as_deref().unwrap_or("[inherit]"))
 }
 
 fn policy_allows(global: &str, sized: &str) -> bool {
     let chosen = |text: &str, names: &[&str]| names.iter().any(|name| text.contains(&format!("[{name}]")));
-    let yes = ["always", "within_size", "advise", "force"];
-    !chosen(global, &["deny"]) && (chosen(sized, &yes) || (chosen(sized, &["inherit"]) && chosen(global, &yes)))
+    let yes = ["always", "madvise"];
+    chosen(sized, &yes) || (chosen(sized, &["inherit"]) && chosen(global, &yes))
 }
 
 #[cfg(test)]
@@ -194,19 +226,45 @@ mod tests {
 
     #[test]
     fn the_policy_per_size_comes_before_the_global_one() {
-        let global = |name: &str| "always within_size advise never deny force".replace(name, &format!("[{name}]"));
-        let sized = |name: &str| "always inherit within_size advise never".replace(name, &format!("[{name}]"));
-        assert!(policy_allows(&global("advise"), &sized("inherit")));
-        assert!(policy_allows(&global("never"), &sized("advise")));
+        let global = |name: &str| "always madvise never".replace(name, &format!("[{name}]"));
+        let sized = |name: &str| "always inherit madvise never".replace(name, &format!("[{name}]"));
+        assert!(policy_allows(&global("madvise"), &sized("inherit")));
+        assert!(policy_allows(&global("never"), &sized("madvise")));
         assert!(!policy_allows(&global("never"), &sized("inherit")));
         assert!(!policy_allows(&global("always"), &sized("never")));
-        assert!(!policy_allows(&global("deny"), &sized("always")));
     }
 
     #[test]
-    fn the_mapping_is_aligned_for_huge_pages_and_gone_with_its_value() {
+    fn the_mapping_is_aligned_for_huge_pages_and_read_only_for_those_who_borrow_it() {
         let mapping = Mapping::new(3 * PAGE).unwrap();
-        assert_eq!(mapping.base().as_ptr().addr() % CHUNK, 0);
+        for class in [Class::Plain, Class::Huge] {
+            assert_eq!(mapping.base(class).as_ptr().addr() % CHUNK, 0);
+        }
         assert!(rustix::io::pwrite(mapping.read_only(), b"x", 0).is_err());
+    }
+
+    #[test]
+    fn a_chunk_has_memory_in_one_of_the_two_mappings_only() {
+        let mapping = Mapping::new(2 * CHUNK).unwrap();
+        let touch = |class, value: Option<u8>| {
+            // SAFETY: the second chunk is mapped in both, and nobody else knows of it.
+            unsafe {
+                let place = mapping.base(class).add(CHUNK).as_ptr();
+                value.inspect(|&value| place.write(value));
+                place.read()
+            }
+        };
+        let file_bytes = || rustix::fs::fstat(&mapping.memfd).unwrap().st_blocks * 512;
+        touch(Class::Plain, Some(7));
+        assert_eq!(file_bytes(), PAGE as i64);
+        if mapping.huge_pages() == HugePages::Unavailable {
+            assert!(mapping.convert(CHUNK, CHUNK, Class::Huge).is_err());
+            return;
+        }
+        mapping.convert(CHUNK, CHUNK, Class::Huge).unwrap();
+        assert_eq!(file_bytes(), 0);
+        touch(Class::Huge, Some(8));
+        mapping.convert(CHUNK, CHUNK, Class::Plain).unwrap();
+        assert_eq!((touch(Class::Huge, None), touch(Class::Plain, None)), (0, 0));
     }
 }

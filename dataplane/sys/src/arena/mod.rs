@@ -1,4 +1,4 @@
-//! Memory of the RAM tier: one mapped memfd per shard, handed out in extents of whole pages.
+//! Memory of the RAM tier: a mapped memfd and anonymous huge pages per shard, handed out in extents of whole pages.
 //!
 //! One thread owns an [`Arena`] and allocates from it. A [`BlockWriter`] appends to an extent while any number of
 //! [`BlockRef`]s, on any thread, read what is already there. The last of them to go returns the extent over a queue
@@ -10,8 +10,11 @@
 //! used again: they are punched out of the memfd and live on in the socket alone. The kernel does that only to whole
 //! folios. Of a huge page it *zeroes* the part that is punched when it cannot split it, and it cannot while a socket
 //! holds it (`truncate_inode_partial_folio`), so a slow reader would be sent zeros. Therefore each 2 MiB chunk of the
-//! arena is either huge, for extents small enough that a copying send is the better one anyhow, or plain, for those
-//! that sendfile may have; a chunk changes sides only while it is wholly free.
+//! arena is either huge, for extents small enough that a copying send is the better one anyhow and for what devices write
+//! to, or plain, for those that sendfile may have; a chunk changes sides only while it is wholly free.
+//!
+//! What is huge is anonymous memory and not of the memfd: the policy that most systems come with gives huge pages to
+//! anonymous memory that asks for them, and none to shared memory.
 
 mod block;
 mod buddy;
@@ -108,9 +111,9 @@ impl Arena {
         let pages = u32::try_from(len.div_ceil(PAGE).max(1)).ok()?;
         let two_classes = self.huge_max > 0;
         let (first, class) = self.buddy.borrow_mut().alloc(pages, class, |chunk, class| {
-            two_classes && self.mapping.convert(chunk * CHUNK, CHUNK, class == Class::Huge).is_ok()
+            two_classes && self.mapping.convert(chunk * CHUNK, CHUNK, class).is_ok()
         })?;
-        Some(BlockWriter::new(Arc::clone(&self.mapping), first, pages, class == Class::Plain))
+        Some(BlockWriter::new(Arc::clone(&self.mapping), first, pages, class))
     }
 
     /// Takes back what was freed since the last call, on whatever thread. [`Arena::alloc`] does it by itself; an idle
