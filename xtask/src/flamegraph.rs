@@ -7,12 +7,15 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use anyhow::Context;
 use clap::Args;
 
-use crate::bench::{CASES, Certificate, Edge, Load};
+use crate::bench::{self, Load, Stage};
 use crate::signals::Stop;
 use crate::{tools, workspace};
 
 /// Samples per second; not a round number, so that it does not march in step with timers.
 const FREQUENCY: &str = "499";
+
+/// Functions that are listed.
+const TOP: usize = 20;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -27,7 +30,7 @@ pub(crate) struct Options {
     seconds: u32,
 }
 
-/// Writes an SVG below target/ and says where.
+/// Writes an SVG below target/, lists the functions that take most, and says where it is.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     anyhow::ensure!(options.seconds > 0, "--seconds 0: at least one is needed");
     tools::require(&[("perf", "linux-perf"), ("taskset", "util-linux")])?;
@@ -48,37 +51,38 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     };
     let svg = out.join(name);
     draw(&inferno, &data, &title, &svg)?;
-    println!("{}", svg.display());
+    println!("{}{}", top(&data)?, svg.display());
     Ok(ExitCode::SUCCESS)
 }
 
 /// Records the release build under the load of a benchmark.
 fn scenario(options: &Options, target: &Path, data: &Path) -> anyhow::Result<()> {
-    let names: Vec<&str> = CASES.iter().map(|case| case.name).collect();
-    let case = CASES
-        .iter()
-        .find(|case| case.name == options.scenario)
-        .with_context(|| format!("there is no scenario `{}`; these are: {}", options.scenario, names.join(", ")))?;
+    let known = bench::names();
+    anyhow::ensure!(
+        known.contains(&options.scenario.as_str()),
+        "there is no scenario `{}`; these are: {}",
+        options.scenario,
+        known.join(", ")
+    );
     let stop = Stop::listen()?;
     let bin = workspace::build_planes(true)?;
     workspace::build_load()?;
     let dir = target.join("flamegraph-node");
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
-    let certificate = Certificate::within(&dir);
-    certificate.make()?;
-    let edge = Edge::start(&bin, &dir, &certificate, CASES, &stop)?;
     let load = Load::new(&bin, &dir, 0, 1);
-    let urls = edge.urls(case);
-    load.check(case.bytes, &urls)?;
-    // A second longer than perf looks, so that it sees nothing but load.
-    let mut command = load.command(case, f64::from(options.seconds) + 1.0, &urls)?;
-    let mut running = command.stdout(Stdio::null()).spawn().context("cannot run shoal-load")?;
-    let recorded = record(edge.node.edge_id(), options.seconds, data);
-    running.wait()?;
-    edge.node.stop()?;
+    Stage { bin: &bin, dir: &dir, load: &load, stop: &stop }.show(&options.scenario, |edge, case| {
+        let urls = edge.urls(case);
+        load.check(case.bytes, &urls)?;
+        // A second longer than perf looks, so that it sees nothing but load.
+        let mut command = load.command(case, f64::from(options.seconds) + 1.0, &urls)?;
+        let mut running = command.stdout(Stdio::null()).spawn().context("cannot run shoal-load")?;
+        let recorded = record(edge.node.edge_id(), options.seconds, data);
+        running.wait()?;
+        recorded
+    })?;
     drop(fs::remove_dir_all(&dir));
-    recorded
+    Ok(())
 }
 
 /// `perf record` by the software clock: virtual machines have no other, and frame pointers are in the release build.
@@ -104,6 +108,18 @@ fn draw(inferno: &Path, data: &Path, title: &str, svg: &Path) -> anyhow::Result<
         anyhow::ensure!(status.success(), "{name} failed ({status})");
     }
     Ok(())
+}
+
+/// The functions that most of the time was spent in, themselves alone.
+fn top(data: &Path) -> anyhow::Result<String> {
+    let mut report = Command::new("perf");
+    report.args(["report", "--stdio", "--no-children", "--call-graph", "none", "--sort", "symbol", "--input"]);
+    let output = report.arg(data).output().context("cannot run perf report")?;
+    anyhow::ensure!(output.status.success(), "perf report failed: {}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    // Behind the name come columns that perf has no data for.
+    Ok(lines.take(TOP).map(|line| format!("{}\n", line.trim_end_matches([' ', '-']))).collect())
 }
 
 fn start(command: &mut Command) -> anyhow::Result<Child> {

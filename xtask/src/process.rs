@@ -114,8 +114,11 @@ mod tests {
             assert!(Instant::now() < deadline);
             thread::sleep(Duration::from_millis(10));
         };
-        // A zombie, which nobody here can wait for, has no command line any more.
-        let lives = || fs::read(format!("/proc/{child}/cmdline")).is_ok_and(|line| !line.is_empty());
+        // A zombie, for which nobody here can wait, is as good as gone.
+        let lives = || {
+            let stat = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, state)| !state.starts_with(['Z', 'X']))
+        };
         assert!(lives());
         drop(process);
         while lives() {

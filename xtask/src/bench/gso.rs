@@ -12,6 +12,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{IpAddr, Ipv6Addr};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 
@@ -26,6 +27,7 @@ use super::nginx::{Nginx, Setup};
 use super::ram;
 use super::table::Row;
 use crate::node::{Place, free};
+use crate::signals::Stop;
 use crate::{tools, workspace};
 
 /// Bytes of the longest packet that the device takes.
@@ -34,8 +36,10 @@ const GSO_MAX: &str = "500000";
 /// How connections of the namespace send by default. Reno may be chosen wherever TCP is.
 const CONGESTION_CONTROL: &str = "/proc/sys/net/ipv4/tcp_congestion_control";
 
+const LOCAL: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
+
 /// The cases of `bench http` with `gso_max_size` raised.
-pub(crate) const CASES: &[Case] =
+pub(super) const CASES: &[Case] =
     &[Case { name: "ram-1m-c16-gso", bytes: 1 << 20, connections: 16, files: 8, tls: false, target: 1.4 }];
 
 /// See [`super::http`].
@@ -47,11 +51,8 @@ fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
 
 fn compare(bench: &Bench, case: &Case) -> anyhow::Result<Row> {
     let dir = bench.dir.join(case.name);
-    let ip = IpAddr::V6(Ipv6Addr::LOCALHOST);
-    let mut place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?;
-    place.http = free(ip)?;
-    let edge = Edge::start_with(&bench.bin, place, &dir.join("files"), std::slice::from_ref(case), &bench.stop)?;
-    let nginx = Nginx::start(&Setup { ip, ..Setup::new(&dir, &edge.files, &bench.certificate) })?;
+    let edge = start(&bench.bin, &dir, case, &bench.stop)?;
+    let nginx = Nginx::start(&Setup { ip: LOCAL, ..Setup::new(&dir, &edge.files, &bench.certificate) })?;
     let mut row = ram::compare(bench, case, &edge, &nginx)?;
     row.peer_name.push_str(", both with Reno");
     nginx.stop()?;
@@ -59,8 +60,15 @@ fn compare(bench: &Bench, case: &Case) -> anyhow::Result<Row> {
     Ok(row)
 }
 
+/// Our node, reached by IPv6.
+pub(super) fn start(bin: &Path, dir: &Path, case: &Case, stop: &Stop) -> anyhow::Result<Edge> {
+    let mut place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?;
+    place.http = free(LOCAL)?;
+    Edge::start_with(bin, place, &dir.join("files"), std::slice::from_ref(case), stop)
+}
+
 /// Runs `work`, and all processes that it starts, in a network namespace with such a device.
-pub(crate) fn within<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+pub(super) fn within<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     tools::require(&[("ip", "iproute2"), ("unshare", "util-linux")])?;
     let holder = Holder::start().context("a network namespace is needed, so root")?;
     thread::scope(|scope| {

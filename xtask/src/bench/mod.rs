@@ -15,6 +15,7 @@ mod memory;
 mod nginx;
 mod p99;
 mod ram;
+mod stage;
 mod table;
 
 use std::path::PathBuf;
@@ -23,10 +24,9 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 
 pub(crate) use certificate::Certificate;
-pub(crate) use edge::Edge;
 pub(crate) use load::Load;
 pub(crate) use machine::versions;
-pub(crate) use ram::CASES;
+pub(crate) use stage::{Stage, names};
 pub(crate) use table::record;
 
 /// Both servers run here, in turn.

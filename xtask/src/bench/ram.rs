@@ -10,7 +10,7 @@ use super::nginx::{Nginx, Setup};
 use super::table::{Row, Target};
 
 /// The cases of `bench http` that are hot in RAM.
-pub(crate) const CASES: &[Case] = &[
+pub(super) const CASES: &[Case] = &[
     Case { name: "ram-16k-c32", bytes: 16 << 10, connections: 32, files: 64, tls: false, target: 1.5 },
     Case { name: "ram-16k-c4", bytes: 16 << 10, connections: 4, files: 64, tls: false, target: 1.3 },
     Case { name: "ram-128k-c16", bytes: 128 << 10, connections: 16, files: 16, tls: false, target: 1.15 },
