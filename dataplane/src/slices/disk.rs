@@ -95,6 +95,8 @@ impl Store {
             flight: Rc::clone(&flight),
             last,
         };
+        // A task runs at once when it is spawned, and this one may have to make room in the table.
+        drop(table);
         glommio::spawn_local(read.run()).detach();
         Some(flight)
     }
