@@ -15,7 +15,10 @@ const P99: f64 = 3_000.0;
 /// What saturates the ring, from RAM.
 const RING: Case = Case { name: "ring", bytes: 16 << 10, connections: 32, files: 64, tls: false, target: 0.0 };
 
-/// What is read from disk: more than the RAM tier holds.
+/// Bytes of the RAM tier.
+const RAM: usize = 32 << 20;
+
+/// What is read from disk: four times as much as the RAM tier holds.
 const DISK: Case = Case { name: "disk", bytes: 32 << 10, connections: 16, files: 4096, tls: false, target: 0.0 };
 
 /// Paced requests in a second, of each kind.
@@ -32,7 +35,7 @@ pub(super) const GROUP: Group = Group { cases: || ROWS.to_vec(), run };
 
 fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let dir = bench.dir.join("background");
-    let edge = disk::start(&bench.bin, &dir, &[RING, DISK], &bench.stop)?;
+    let edge = disk::start(&bench.bin, &dir, RAM, &[RING, DISK], &bench.stop)?;
     disk::fill(&edge, &DISK, &bench.load, &bench.stop)?;
     let setup = Setup { more: "aio threads;", ..Setup::new(&dir, &edge.files, &bench.certificate) };
     let nginx = Nginx::start(&setup)?;

@@ -18,13 +18,14 @@ use crate::node::Place;
 use crate::signals::Stop;
 
 /// Bytes of our RAM tier; the objects of a case are four times as many.
-const RAM: usize = 32 << 20;
+pub(super) const RAM: usize = 256 << 20;
 
-/// What each server may use in all, page cache included: each is in a group of its own.
-const LIMIT: usize = RAM + (96 << 20);
+/// RAM tier and objects are so much smaller where little time is.
+const QUICK: usize = 8;
 
-/// Bytes for the disk tier: all objects, and some room.
-const DISK: usize = 8 * RAM;
+/// What each server may use besides as much as our RAM tier has, page cache included: each is in a group of its own. It has to
+/// be little, or the page cache of one without a RAM tier holds most of the objects.
+const MORE: usize = 48 << 20;
 
 /// The cases of `bench http` that come from disk. The target is for plain sendfile.
 pub(super) const CASES: &[Case] = &[
@@ -52,13 +53,18 @@ struct Limits {
 }
 
 fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
-    let group = |name| MemoryGroup::new(name).context("this needs the memory controller of cgroup v1, and root");
+    let group =
+        |name, limit| MemoryGroup::new(name, limit).context("this needs the memory controller of cgroup v1, and root");
+    let scale = if bench.quick { QUICK } else { 1 };
+    let ram = RAM / scale;
+    let group = |name| group(name, ram + MORE);
     let limits = Limits { ours: group("shoal")?, theirs: group("nginx")? };
     drop_caches().context("the page cache is to be dropped, which needs root")?;
     let mut rows = Vec::new();
     for case in CASES.iter().filter(|case| bench.wants(case.name)) {
+        let case = &Case { files: case.files / scale, ..*case };
         let folder = bench.dir.join(case.name);
-        let edge = start(&bench.bin, &folder, std::slice::from_ref(case), &bench.stop)?;
+        let edge = start(&bench.bin, &folder, ram, std::slice::from_ref(case), &bench.stop)?;
         limits.ours.add(edge.node.edge_id())?;
         fill(&edge, case, &bench.load, &bench.stop)?;
         for &(name, directives) in WAYS {
@@ -71,13 +77,15 @@ fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     Ok(rows)
 }
 
-/// A node with a small RAM tier and a disk tier in `folder`, and the files of these cases.
-pub(super) fn start(bin: &Path, folder: &Path, cases: &[Case], stop: &Stop) -> anyhow::Result<Edge> {
+/// A node with `ram` bytes of RAM tier and a disk tier in `folder`, and the files of these cases.
+pub(super) fn start(bin: &Path, folder: &Path, ram: usize, cases: &[Case], stop: &Stop) -> anyhow::Result<Edge> {
     let mut place = Place::somewhere(folder.join("node"), vec![SERVER_CPU])?;
     place.edge_more = format!(
-        "\n[cache]\nram_bytes = {RAM}\n\n[disk]\nadmit_uses = 1\nwrite_bytes_per_s = 1073741824\n\
-         paths = [{{ path = {:?}, bytes = {DISK} }}]\n",
+        "\n[cache]\nram_bytes = {ram}\n\n[disk]\nadmit_uses = 1\nwrite_bytes_per_s = 1073741824\n\
+         paths = [{{ path = {:?}, bytes = {} }}]\n",
         folder.join("disk"),
+        // All objects, and some room.
+        8 * ram,
     );
     Edge::start_with(bin, place, &folder.join("files"), cases, stop)
 }
@@ -137,11 +145,11 @@ fn drop_caches() -> anyhow::Result<()> {
 struct MemoryGroup(PathBuf);
 
 impl MemoryGroup {
-    fn new(name: &str) -> anyhow::Result<Self> {
+    fn new(name: &str, limit: usize) -> anyhow::Result<Self> {
         let folder = PathBuf::from(format!("/sys/fs/cgroup/memory/bench-{name}-{}", std::process::id()));
         fs::create_dir(&folder).with_context(|| format!("cannot create {}", folder.display()))?;
         let group = Self(folder);
-        fs::write(group.0.join("memory.limit_in_bytes"), LIMIT.to_string()).context("memory.limit_in_bytes")?;
+        fs::write(group.0.join("memory.limit_in_bytes"), limit.to_string()).context("memory.limit_in_bytes")?;
         Ok(group)
     }
 

@@ -40,7 +40,7 @@ impl Stage<'_> {
             return play(Edge::start(self.bin, self.dir, &certificate, ram::CASES, self.stop)?, case, look);
         }
         if let Some(case) = of(disk::CASES) {
-            let edge = disk::start(self.bin, self.dir, std::slice::from_ref(case), self.stop)?;
+            let edge = disk::start(self.bin, self.dir, disk::RAM, std::slice::from_ref(case), self.stop)?;
             disk::fill(&edge, case, self.load, self.stop)?;
             return play(edge, case, look);
         }
