@@ -11,6 +11,7 @@ pub mod client;
 mod durable;
 mod inspect;
 pub mod plane;
+pub mod prefetch;
 pub mod spool;
 pub mod store;
 

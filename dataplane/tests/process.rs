@@ -17,6 +17,7 @@ use rustix::process::{Pid, Signal};
 use serde_json::{Value, json};
 use shoal_link::frame;
 use shoal_link::message::{Command as Order, PurgeScope, Reply};
+use shoal_link::prefetch::{PrefetchItem, PrefetchOrder, PrefetchState};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL};
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_shoal-dataplane");
@@ -445,17 +446,26 @@ fn commands_reach_the_shards() {
     let lab = Lab::new();
     let (mut node, _listener, mut control) = served(&lab);
     let mut command = |id, command| control.ask(&ControlMessage::Command { id, command });
-    let paths = vec!["a.ts".to_owned()];
-    let done = command(1, Order::Prefetch { channel: "demo".into(), paths });
-    assert_eq!(done, DataMessage::Done { id: 1, result: Ok(Reply::Count(1)) });
+    let prefetch = |path: &str| Order::Prefetch {
+        order: PrefetchOrder {
+            channel: "demo".to_owned(),
+            items: vec![PrefetchItem { path: path.to_owned(), first: 0, last: None }],
+            bytes_per_second: 0,
+            bytes_max: u64::MAX,
+            wait_ms: 10_000,
+        },
+    };
+    let fetched = |done| match done {
+        DataMessage::Done { result: Ok(Reply::Prefetch(stat)), .. } => (stat.state, stat.fetched, stat.errors),
+        other => panic!("not of a prefetch: {other:?}"),
+    };
+    assert_eq!(fetched(command(1, prefetch("a.ts"))), (PrefetchState::Done, 1, vec![]));
     let scope = PurgeScope::Object { channel: "demo".into(), path: "a.ts".into() };
     let done = command(2, Order::Purge { scope: scope.clone() });
     assert_eq!(done, DataMessage::Done { id: 2, result: Ok(Reply::Count(1)) });
     assert_eq!(command(3, Order::Purge { scope }), DataMessage::Done { id: 3, result: Ok(Reply::Count(0)) });
-    match command(4, Order::Prefetch { channel: "demo".into(), paths: vec!["none.ts".into()] }) {
-        DataMessage::Done { id: 4, result: Err(reason) } => assert!(reason.contains("none.ts"), "{reason}"),
-        other => panic!("not a failure: {other:?}"),
-    }
+    let (_, count, errors) = fetched(command(4, prefetch("none.ts")));
+    assert!(count == 0 && errors[0].contains("none.ts") && errors[0].contains("404"), "{errors:?}");
     assert_eq!(command(5, Order::Drain), DataMessage::Done { id: 5, result: Ok(Reply::Count(0)) });
     let (status, log) = node.ended();
     assert!(status == Some(0) && log.contains("a drain command"), "{log}");

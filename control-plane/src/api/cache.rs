@@ -233,12 +233,23 @@ async fn ask<T>(
     expected: impl Fn(Reply) -> Option<T>,
 ) -> Result<Json<CacheReport<T>>, Problem> {
     let nodes = nodes.map(|nodes| nodes.split(',').map(str::to_owned).collect());
+    gather(app, nodes, Command::Inspect { question }, wait_ms, expected).await.map(Json)
+}
+
+/// Has nodes carry out a command, and puts their answers together.
+pub(super) async fn gather<T>(
+    app: &App,
+    nodes: Option<Vec<String>>,
+    command: Command,
+    wait_ms: Option<u32>,
+    expected: impl Fn(Reply) -> Option<T>,
+) -> Result<CacheReport<T>, Problem> {
     let answer = |Answer { node, result }: Answer| match result.map(&expected) {
         Ok(Some(answer)) => NodeAnswer { node, answer: Some(answer), error: None },
         Ok(None) => NodeAnswer { node, answer: None, error: Some(OTHER_ANSWER.to_owned()) },
         Err(error) => NodeAnswer { node, answer: None, error: Some(error) },
     };
-    let answers = commands::ask(app, nodes, Command::Inspect { question }, wait_ms).await?;
+    let answers = commands::ask(app, nodes, command, wait_ms).await?;
     let results: Vec<NodeAnswer<T>> = answers.into_iter().map(answer).collect();
-    Ok(Json(CacheReport { ok: results.iter().all(|result| result.error.is_none()), results }))
+    Ok(CacheReport { ok: results.iter().all(|result| result.error.is_none()), results })
 }

@@ -1,4 +1,4 @@
-//! What an operator asks of running data planes: purge, prefetch, drain.
+//! What an operator asks of running data planes: purge and drain.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -21,11 +21,9 @@ use crate::field::FieldError;
 use crate::link::Answer;
 
 /// How long nodes have to answer, unless asked otherwise.
-const WAIT_MS: u32 = 10_000;
+pub(super) const WAIT_MS: u32 = 10_000;
 /// The longest wait.
-const MAX_WAIT_MS: u32 = 60_000;
-/// Most paths of one prefetch.
-const MAX_PATHS: usize = 1000;
+pub(super) const MAX_WAIT_MS: u32 = 60_000;
 /// Longest path.
 const MAX_PATH: usize = 8192;
 /// Said of a node that answers something else than was asked.
@@ -90,19 +88,6 @@ pub enum PurgeRequest {
     },
 }
 
-/// What to fetch into the cache, and where.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct PrefetchRequest {
-    /// Channel id.
-    pub channel: String,
-    /// Paths below the channel's prefix, without a leading slash; with the allowed query, if any. At most 1000.
-    pub paths: Vec<String>,
-    /// Only these nodes; none: every connected one.
-    #[serde(default)]
-    pub nodes: Option<Vec<String>>,
-}
-
 /// What every node answered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CommandReport {
@@ -117,7 +102,7 @@ pub struct CommandReport {
 pub struct NodeResult {
     /// The node.
     pub node: String,
-    /// Objects purged or fetched.
+    /// Objects purged.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
     /// Why it did not do it.
@@ -143,14 +128,6 @@ pub(super) fn add(routes: Routes) -> Routes {
                 .gives::<CommandReport>(200, "What every node answered; look at `ok`.")
                 .fails(&[unknown]),
             purge,
-        )
-        .add(
-            Operation::new(Method::POST, "/api/v1/prefetch", "prefetch", "Has nodes fetch objects into their caches.")
-                .query::<WaitParams>()
-                .body::<PrefetchRequest>()
-                .gives::<CommandReport>(200, "What every node answered; look at `ok`.")
-                .fails(&[unknown]),
-            prefetch,
         )
         .add(
             Operation::new(
@@ -204,22 +181,6 @@ async fn purge(
         PurgeScope::All => {}
     }
     run(&app, nodes, Command::Purge { scope }, params.wait_ms).await
-}
-
-async fn prefetch(
-    State(app): State<Arc<App>>,
-    Params(params): Params<WaitParams>,
-    Body(request): Body<PrefetchRequest>,
-) -> Result<Json<CommandReport>, Problem> {
-    let PrefetchRequest { channel, paths, nodes } = request;
-    if paths.is_empty() || paths.len() > MAX_PATHS {
-        return Err(Problem::field("paths", paths.len(), format!("must be 1 to {MAX_PATHS} paths")));
-    }
-    for (at, path) in paths.iter().enumerate() {
-        check_path(&format!("paths[{at}]"), path)?;
-    }
-    must_exist(&app, &channel).await?;
-    run(&app, nodes, Command::Prefetch { channel, paths }, params.wait_ms).await
 }
 
 async fn drain(

@@ -10,6 +10,7 @@ mod ledger;
 mod mint;
 mod nodes;
 mod openapi;
+mod prefetch;
 mod problem;
 mod secrets;
 mod snapshot;
@@ -29,12 +30,13 @@ use serde_json::Value;
 
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
-pub use commands::{CommandReport, NodeResult, PrefetchRequest, PurgeRequest};
+pub use commands::{CommandReport, NodeResult, PurgeRequest};
 pub use keys::{KeyList, KeyName, NewKey};
 pub use ledger::{LedgerReport, LedgerSum};
 pub use mint::{MintRequest, MintedUrl, MintedUrls};
 pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
 pub use openapi::BASE;
+pub use prefetch::PrefetchRequest;
 pub use problem::Problem;
 pub use secrets::HIDDEN;
 pub use snapshot::SnapshotView;
@@ -95,6 +97,7 @@ fn routes() -> Routes {
     let routes = mint::add(routes);
     let routes = nodes::add(routes);
     let routes = commands::add(routes);
+    let routes = prefetch::add(routes);
     let routes = cache::add(routes);
     let routes = ledger::add(routes);
     snapshot::add(routes)

@@ -127,6 +127,8 @@ fn the_document_describes_every_route() {
         "POST /api/v1/nodes/{node}/drain",
         "POST /api/v1/purge",
         "POST /api/v1/prefetch",
+        "GET /api/v1/prefetch",
+        "DELETE /api/v1/nodes/{node}/prefetch/{order}",
         "GET /api/v1/cache/top",
         "GET /api/v1/cache/stat",
         "GET /api/v1/cache/object",
@@ -145,7 +147,7 @@ async fn every_described_operation_is_served_and_no_other_method_is() {
     let api = Api::new();
     let operations = operations();
     for (method, path, _) in &operations {
-        let target = path.replace("{id}", "a").replace("{key}", "k").replace("{node}", "n");
+        let target = path.replace("{id}", "a").replace("{key}", "k").replace("{node}", "n").replace("{order}", "1");
         let answer = api.call(method, &target, Value::Null).await;
         let text = answer.json.to_string();
         assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
@@ -466,6 +468,8 @@ async fn commands_without_nodes_and_bad_ones() {
         ("purge", json!({}), 422, "scope"),
         ("prefetch", json!({"channel": "a", "paths": []}), 422, "paths"),
         ("prefetch", json!({"channel": "a", "paths": ["ok", "not ok"]}), 422, "paths[1]"),
+        ("prefetch", json!({"channel": "a", "items": [{"path": "x", "first": 2, "last": 1}]}), 422, "items[0].path"),
+        ("prefetch", json!({"channel": "a", "paths": ["/none/x"]}), 422, "url"),
         ("prefetch", json!({"channel": "none", "paths": ["x"]}), 404, "none"),
         ("prefetch", json!({"channel": "a", "paths": ["x"], "nods": []}), 422, "nods"),
     ] {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shoal_link::message::{Command, PurgeScope, Reply};
+use shoal_link::prefetch::{PrefetchItem, PrefetchOrder};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL};
 
 use crate::support::{Control, Dir, Node, batch, hello, until};
@@ -144,17 +145,26 @@ fn commands_reach_nodes_and_their_answers_come_back() {
     assert_eq!(results[1], json!({"node": "good", "count": 3}));
     assert!(results[2]["error"].as_str().unwrap().contains("500 ms"), "{report}");
 
-    let prefetch = json!({"channel": "a", "paths": ["x", "y"], "nodes": ["good", "good"]});
-    let (_, report) = control.call("POST", "/api/v1/prefetch", &prefetch);
-    assert_eq!(report, json!({"ok": true, "results": [{"node": "good", "count": 3}]}));
+    // One that answers a question with a count is of another release.
+    let prefetch = json!({"channel": "a", "paths": ["x", "/a/y?z=1"], "items": [{"path": "w", "first": 7}], "nodes": ["good", "good"]});
+    let (_, report) = control.call("POST", "/api/v1/prefetch?wait_ms=500", &prefetch);
+    assert_eq!((&report["ok"], &report["results"][0]["node"]), (&json!(false), &json!("good")));
+    assert!(report["results"][0]["error"].as_str().unwrap().contains("same release"), "{report}");
     let (_, report) = control.call("POST", "/api/v1/nodes/good/drain", &Value::Null);
     assert_eq!(report["ok"], true);
 
     let scope = PurgeScope::Object { channel: "a".to_owned(), path: "x.ts".to_owned() };
-    let paths = vec!["x".to_owned(), "y".to_owned()];
+    let item = |path: &str, first| PrefetchItem { path: path.to_owned(), first, last: None };
+    let order = PrefetchOrder {
+        channel: "a".to_owned(),
+        items: vec![item("x", 0), item("y", 0), item("w", 7)],
+        bytes_per_second: 25_000_000,
+        bytes_max: u64::MAX,
+        wait_ms: 500,
+    };
     assert_eq!(
         good.join().unwrap(),
-        [Command::Purge { scope: scope.clone() }, Command::Prefetch { channel: "a".to_owned(), paths }, Command::Drain]
+        [Command::Purge { scope: scope.clone() }, Command::Prefetch { order }, Command::Drain]
     );
     assert_eq!(bad.join().unwrap(), [Command::Purge { scope: scope.clone() }]);
     assert_eq!(mute.join().unwrap(), [Command::Purge { scope }]);

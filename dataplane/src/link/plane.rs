@@ -5,12 +5,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shoal_link::message::{Command, PurgeScope, Reply};
+use shoal_link::prefetch::{PrefetchOrder, PrefetchStat};
 use shoal_link::{DataMessage, PROTOCOL, Snapshot};
 use tokio::sync::{oneshot, watch};
-use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::client::Plane;
+use super::prefetch::Prefetcher;
 use super::store::SnapshotStore;
 use crate::routes::Routes;
 use crate::settings::Settings;
@@ -21,10 +22,6 @@ use crate::telemetry::stats::ShardStats;
 
 /// For all shards to purge, or to answer a question; they need milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// For one path to be fetched.
-const PREFETCH_TIMEOUT: Duration = Duration::from_secs(600);
-/// Paths fetched at the same time for one command.
-const PREFETCH_AT_ONCE: usize = 16;
 
 /// The way to one shard; false when it has ended.
 pub type ToShard = Arc<dyn Fn(ShardCommand) -> bool + Send + Sync>;
@@ -38,6 +35,7 @@ pub struct NodePlane {
     boot: u64,
     started: Instant,
     drain: watch::Sender<bool>,
+    prefetcher: Prefetcher,
     state: Mutex<State>,
     /// Held while a snapshot is put in force: one after the other, also across connections.
     applying: Mutex<()>,
@@ -94,7 +92,8 @@ impl NodePlane {
             Err(absent) => State { absent, ..State::default() },
         };
         let (state, applying) = (Mutex::new(state), Mutex::new(()));
-        Self { shared, shards, stats, store, boot, started: Instant::now(), drain, state, applying }
+        let (started, prefetcher) = (Instant::now(), Prefetcher::default());
+        Self { shared, shards, stats, store, boot, started, drain, prefetcher, state, applying }
     }
 
     /// Version of the snapshot in force, or why there is none.
@@ -171,54 +170,12 @@ impl NodePlane {
         Ok(purged.into_iter().sum())
     }
 
-    /// Fetches all paths; answers how many, or the first failure when there was any.
-    async fn prefetch(&self, channel: String, paths: Vec<String>) -> Result<u64, String> {
-        if self.shared.published.current().channel(&channel).is_none() {
-            return Err(format!("channel `{channel}` is not in the snapshot that this node serves"));
+    async fn prefetch(&self, order: PrefetchOrder) -> Result<PrefetchStat, String> {
+        if self.routes().channel(&order.channel).is_none() {
+            return Err(format!("channel `{}` is not in the snapshot that this node serves", order.channel));
         }
-        if self.shards.is_empty() {
-            return Err("this node has no shards".to_owned());
-        }
-        let (total, mut failed, mut first_failure) = (paths.len(), 0, None);
-        let mut count = |path: String, result: Result<u64, String>| {
-            if let Err(reason) = result {
-                failed += 1;
-                first_failure.get_or_insert(format!("{path}: {reason}"));
-            }
-        };
-        let mut under_way = JoinSet::new();
-        // Any shard takes the order and asks the owner; in turn, so that none has all the work.
-        for (shard, path) in self.shards.iter().cycle().zip(paths) {
-            if under_way.len() >= PREFETCH_AT_ONCE
-                && let Some(Ok((path, result))) = under_way.join_next().await
-            {
-                count(path, result);
-            }
-            under_way.spawn(prefetch_one(shard.clone(), channel.clone(), path));
-        }
-        while let Some(done) = under_way.join_next().await {
-            if let Ok((path, result)) = done {
-                count(path, result);
-            }
-        }
-        match first_failure {
-            None => Ok(total as u64),
-            Some(reason) => Err(format!("{failed} of {total} could not be fetched; the first: {reason}")),
-        }
+        self.prefetcher.order(&self.shards, order).await
     }
-}
-
-async fn prefetch_one(shard: ToShard, channel: String, path: String) -> (String, Result<u64, String>) {
-    let (done, answer) = oneshot::channel();
-    if !shard(ShardCommand::Prefetch { channel, path: path.clone(), done }) {
-        return (path, Err("its shard has ended; the node is going down".to_owned()));
-    }
-    let result = match timeout(PREFETCH_TIMEOUT, answer).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err("its shard ended before it was fetched".to_owned()),
-        Err(_) => Err(format!("not fetched within {} s", PREFETCH_TIMEOUT.as_secs())),
-    };
-    (path, result)
 }
 
 impl Plane for NodePlane {
@@ -266,7 +223,8 @@ impl Plane for NodePlane {
     async fn command(self: Arc<Self>, command: Command) -> Result<Reply, String> {
         match command {
             Command::Purge { scope } => self.purge(scope).await.map(Reply::Count),
-            Command::Prefetch { channel, paths } => self.prefetch(channel, paths).await.map(Reply::Count),
+            Command::Prefetch { order } => Ok(Reply::Prefetch(Box::new(self.prefetch(order).await?))),
+            Command::Prefetches { cancel } => self.prefetcher.list(cancel).map(Reply::Prefetches),
             Command::Inspect { question } => self.inspect(question).await,
             Command::Drain => {
                 self.drain();

@@ -3,8 +3,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use shoal_link::prefetch::PrefetchItem;
+
 use super::{ShardCommand, inspect};
 use crate::http::context::Context;
+use crate::link::prefetch::Meter;
 use crate::slices::key::SliceKey;
 use crate::slices::store::{OpenRequest, Want};
 
@@ -24,10 +27,10 @@ pub(super) fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
             })
             .detach();
         }
-        ShardCommand::Prefetch { channel, path, done } => {
+        ShardCommand::Prefetch { channel, item, meter, done } => {
             let ctx = Rc::clone(ctx);
             glommio::spawn_local(async move {
-                let _ = done.send(prefetch(&ctx, &channel, &path).await);
+                let _ = done.send(prefetch(&ctx, &channel, &item, &meter).await);
             })
             .detach();
         }
@@ -39,16 +42,17 @@ pub(super) fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
     }
 }
 
-/// Fetches one object whole into the cache of its owner. Returns its bytes.
-async fn prefetch(ctx: &Rc<Context>, channel: &str, path: &str) -> Result<u64, String> {
+/// Fetches one object, or a part of it, into the cache of its owner.
+async fn prefetch(ctx: &Rc<Context>, channel: &str, item: &PrefetchItem, meter: &Meter) -> Result<(), String> {
     let routes = ctx.routes();
     let channel = routes.channel(channel).ok_or_else(|| format!("there is no channel `{channel}`"))?;
-    let (path, query) = path.split_once('?').unwrap_or((path, ""));
+    let (path, query) = item.path.split_once('?').unwrap_or((&item.path, ""));
     let key = SliceKey::new(ctx.key_seed, &channel.id, path, query);
+    let ranged = item.first > 0 || item.last.is_some();
     let request = OpenRequest {
         key,
         channel: Arc::clone(channel),
-        want: Want { first: 0, last: None, ranged: false },
+        want: Want { first: item.first, last: item.last, ranged },
         asked: None,
         revalidate: false,
         private: false,
@@ -56,25 +60,38 @@ async fn prefetch(ctx: &Rc<Context>, channel: &str, path: &str) -> Result<u64, S
     };
     let opened = ctx.slices.open(&request).await.map_err(|error| error.to_string())?;
     if opened.version.status != 200 {
-        return Err(format!("the origin answered {} for `{path}`", opened.version.status));
+        return Err(format!("the origin answered {}", opened.version.status));
     }
     if opened.version.exclusive {
-        return Err(format!("the origin does not allow `{path}` to be kept (Cache-Control or Set-Cookie)"));
+        return Err("the origin does not allow it to be kept (Cache-Control or Set-Cookie)".to_owned());
     }
-    let block_bytes = ctx.slices.store().block_bytes();
-    let mut fetched = 0;
-    for index in 0..u32::MAX {
+    if opened.version.total().is_some_and(|total| item.first >= total && item.first > 0) {
+        return Err(format!("byte {} lies behind its end", item.first));
+    }
+    let store = ctx.slices.store();
+    let last = item.last.map_or(u32::MAX, |last| store.index_of(last));
+    for index in store.index_of(item.first)..=last {
         let mut have = 0;
-        while have < block_bytes {
-            let block = ctx.slices.block(&request.key, &opened.version, index, have, u32::MAX).await;
-            match block.map_err(|error| error.to_string())? {
-                Some(block) => {
-                    fetched += (block.filled() - have) as u64;
-                    have = block.filled();
-                }
-                None => return Ok(fetched),
+        while have < store.block_bytes() {
+            if meter.is_stopped() {
+                return Err("stopped".to_owned());
+            }
+            // No further ahead of what is wanted now than for a viewer who reads on.
+            let block = ctx.slices.block(&request.key, &opened.version, index, have, last).await;
+            let Some(block) = block.map_err(|error| error.to_string())? else { return Ok(()) };
+            if have == 0 {
+                // Asked for by name: it counts as used twice, which earns it a place in the main queue, and on disk.
+                block.touch();
+            }
+            let wait = meter.count((block.filled() - have) as u64);
+            have = block.filled();
+            if !wait.is_zero() {
+                ctx.ring.sleep(wait).await;
             }
         }
+        if index == u32::MAX {
+            break;
+        }
     }
-    Ok(fetched)
+    Ok(())
 }

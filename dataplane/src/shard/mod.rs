@@ -17,12 +17,14 @@ use std::time::Duration;
 use crossbeam::queue::SegQueue;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use shoal_link::message::PurgeScope;
+use shoal_link::prefetch::PrefetchItem;
 use shoal_sys::doorbell::Doorbell;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
 use crate::http::addresses::AddressCounts;
 use crate::ledger::LedgerSink;
+use crate::link::prefetch::Meter;
 use crate::routes::{Parents, Published};
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
@@ -86,10 +88,12 @@ pub enum ShardCommand {
     Prefetch {
         /// Channel id.
         channel: String,
-        /// Path below the channel's prefix.
-        path: String,
-        /// Bytes fetched, or why not.
-        done: oneshot::Sender<Result<u64, String>>,
+        /// Which object, or which part of it.
+        item: PrefetchItem,
+        /// Counts, paces and stops it.
+        meter: Arc<Meter>,
+        /// Why it was not fetched, if it was not.
+        done: oneshot::Sender<Result<(), String>>,
     },
     /// Say something about its part of the cache.
     Inspect(inspect::ShardQuestion),

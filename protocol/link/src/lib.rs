@@ -10,6 +10,7 @@ pub mod frame;
 pub mod inspect;
 pub mod ledger;
 pub mod message;
+pub mod prefetch;
 
 /// Version of this protocol. A peer with another major number is refused with a clear message.
 pub const PROTOCOL: u32 = 2;

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use crate::channel::Snapshot;
 use crate::inspect::{CacheStat, Explanation, Inspect, ObjectStat, TopReport};
 use crate::ledger::Batch;
+use crate::prefetch::{PrefetchOrder, PrefetchStat};
 
 /// From the control plane to a data plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,12 +43,15 @@ pub enum Command {
         /// Which ones.
         scope: PurgeScope,
     },
-    /// Fetch these into the cache.
+    /// Fetch objects into the cache, in the background.
     Prefetch {
-        /// Channel id.
-        channel: String,
-        /// Paths below the channel's prefix, without a leading slash; with the allowed query, if any.
-        paths: Vec<String>,
+        /// Which ones, and how fast.
+        order: PrefetchOrder,
+    },
+    /// Tell how far such orders have come.
+    Prefetches {
+        /// Stop this one first.
+        cancel: Option<u64>,
     },
     /// Say something about the cache.
     Inspect {
@@ -62,8 +66,12 @@ pub enum Command {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// Objects purged or fetched.
+    /// Objects purged.
     Count(u64),
+    /// To [`Command::Prefetch`].
+    Prefetch(Box<PrefetchStat>),
+    /// To [`Command::Prefetches`].
+    Prefetches(Vec<PrefetchStat>),
     /// To [`Inspect::Top`].
     Top(TopReport),
     /// To [`Inspect::Cache`].

@@ -43,17 +43,8 @@ pub(crate) enum Command {
     Mint(Mint),
     /// Have nodes forget cached objects.
     Purge(Purge),
-    /// Have nodes fetch objects into their caches.
-    Prefetch {
-        /// Channel id.
-        channel: String,
-        /// Paths below the channel's prefix.
-        #[arg(required = true, value_name = "PATH")]
-        paths: Vec<String>,
-        /// Only this node; may be given several times.
-        #[arg(long = "node", value_name = "NODE")]
-        nodes: Vec<String>,
-    },
+    /// Have nodes fetch objects into their caches, in the background.
+    Prefetch(Prefetch),
     /// What nodes have in their caches, and what would come of a request.
     #[command(subcommand)]
     Cache(Cache),
@@ -198,8 +189,49 @@ pub(crate) struct Purge {
     pub(crate) nodes: Vec<String>,
 }
 
+#[derive(Args)]
+#[command(group = ArgGroup::new("items").required(true).multiple(true).args(["paths", "file"]))]
+pub(crate) struct Prefetch {
+    /// Channel id.
+    pub(crate) channel: String,
+    /// Paths below the channel's prefix, or viewers' URLs.
+    #[arg(value_name = "PATH")]
+    pub(crate) paths: Vec<String>,
+    /// More of them, one in each line, with a range behind it if only that is wanted, as in `a.mp4 0-1048575`; `-` reads
+    /// standard input.
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: Option<PathBuf>,
+    /// Bytes per second on each node; by default 25000000, 0 for no limit.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) rate: Option<u64>,
+    /// End when so many bytes were fetched on a node.
+    #[arg(long, value_name = "BYTES")]
+    pub(crate) bytes_max: Option<u64>,
+    /// Seconds after which to tell how far it has come; it goes on.
+    #[arg(long, default_value = "10", value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(0..=58))]
+    pub(crate) wait: u32,
+    /// Only this node; may be given several times.
+    #[arg(long = "node", value_name = "NODE")]
+    pub(crate) nodes: Vec<String>,
+}
+
 #[derive(Subcommand)]
 pub(crate) enum Cache {
+    /// The same as `shoalctl prefetch`.
+    Prefetch(Prefetch),
+    /// List orders to fetch ahead, and how far they have come.
+    Prefetches {
+        /// Only this node; may be given several times.
+        #[arg(long = "node", value_name = "NODE")]
+        nodes: Vec<String>,
+    },
+    /// Stop an order; what it has fetched stays.
+    Cancel {
+        /// The node.
+        node: String,
+        /// The order's number.
+        order: u64,
+    },
     /// List the objects that viewers ask for most.
     Top {
         /// Order: requests, bytes (sent to viewers), or ram (bytes held).

@@ -4,19 +4,27 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::json;
+use serde_json::{Value, json};
 use shoal_control::api::{CacheReport, NodeAnswer};
 use shoal_link::inspect::{CacheStat, Explanation, ObjectStat, TopReport, VariantStat};
+use shoal_link::prefetch::{PrefetchStat, PrefetchState};
 use ureq::http::Method;
 
-use crate::arguments::Cache;
+use crate::arguments::{Cache, Prefetch};
 use crate::client::Failure;
-use crate::run::Run;
+use crate::input;
+use crate::run::{Run, name_nodes};
 use crate::table::{Align, Table};
 
 impl Run {
     pub(crate) fn cache(&self, command: &Cache) -> Result<(), Failure> {
         match command {
+            Cache::Prefetch(prefetch) => self.prefetch(prefetch),
+            Cache::Prefetches { nodes } => self.ask("/prefetch", Vec::new(), &nodes.join(","), prefetches),
+            Cache::Cancel { node, order } => {
+                let path = format!("/nodes/{}/prefetch/{order}", crate::client::encode(node));
+                self.report(&self.client.call(Method::DELETE, &path, None)?, prefetches)
+            }
             Cache::Top { by, channel, limit, nodes } => {
                 let (limit, nodes) = (limit.to_string(), nodes.join(","));
                 let mut query = vec![("by", by.as_str()), ("limit", limit.as_str())];
@@ -37,6 +45,28 @@ impl Run {
                 self.report(&self.client.call(Method::POST, &path, Some(&body))?, explanation)
             }
         }
+    }
+
+    pub(crate) fn prefetch(&self, prefetch: &Prefetch) -> Result<(), Failure> {
+        let mut items: Vec<Value> = prefetch.paths.iter().map(|path| json!({ "path": path })).collect();
+        if let Some(file) = &prefetch.file {
+            items.extend(input::items(&input::text(file)?)?);
+        }
+        for item in &mut items {
+            // A leading slash would make it a viewer's URL.
+            let path = item["path"].as_str().unwrap_or_default().trim_start_matches('/').to_owned();
+            item["path"] = path.into();
+        }
+        let mut body = json!({
+            "channel": prefetch.channel,
+            "items": items,
+            "bytes_per_second": prefetch.rate,
+            "bytes_max": prefetch.bytes_max,
+        });
+        name_nodes(&mut body, &prefetch.nodes);
+        let path = format!("/prefetch?wait_ms={}", prefetch.wait * 1000);
+        let report: CacheReport<PrefetchStat> = self.client.call(Method::POST, &path, Some(&body))?;
+        self.report(&report, |stat| prefetches(&vec![stat.clone()]))
     }
 
     fn ask<'a, T: DeserializeOwned + Serialize>(
@@ -70,6 +100,37 @@ impl Run {
         })?;
         if report.ok { Ok(()) } else { Err(Failure::Nodes) }
     }
+}
+
+fn prefetches(list: &Vec<PrefetchStat>) -> String {
+    let mut table = Table::new(&[
+        ("ORDER", Align::Right),
+        ("CHANNEL", Align::Left),
+        ("STATE", Align::Left),
+        ("ITEMS", Align::Right),
+        ("FETCHED", Align::Right),
+        ("FAILED", Align::Right),
+        ("BYTES", Align::Right),
+    ]);
+    for stat in list {
+        let state = match stat.state {
+            PrefetchState::Waiting => "waiting",
+            PrefetchState::Running => "running",
+            PrefetchState::Done => "done",
+            PrefetchState::Stopped => "stopped",
+        };
+        table.row(vec![
+            stat.id.to_string(),
+            stat.channel.clone(),
+            state.to_owned(),
+            stat.items.to_string(),
+            stat.fetched.to_string(),
+            stat.failed.to_string(),
+            size(stat.bytes),
+        ]);
+    }
+    let errors: String = list.iter().flat_map(|stat| &stat.errors).map(|error| format!("  {error}\n")).collect();
+    format!("{table}{errors}")
 }
 
 fn top(report: &TopReport) -> String {

@@ -4,7 +4,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::client::Failure;
 
@@ -49,6 +49,20 @@ pub(crate) fn channels(document: Value) -> Result<Vec<Value>, Failure> {
     Ok(list)
 }
 
+/// Items to fetch: a path in each line, and a range behind it or none. Empty lines and those that start with `#` are none.
+pub(crate) fn items(text: &str) -> Result<Vec<Value>, Failure> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
+    let item = |line: &str| {
+        let Some((path, range)) = line.split_once(char::is_whitespace) else { return Ok(json!({ "path": line })) };
+        let wrong = || Failure::Usage(format!("{line}: give a path, or a path and a range as in `a.mp4 0-1048575`"));
+        let (first, last) = range.trim().split_once('-').ok_or_else(wrong)?;
+        let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+        let last = if last.is_empty() { None } else { Some(number(last)?) };
+        Ok(json!({ "path": path, "first": number(first)?, "last": last }))
+    };
+    lines.map(item).collect()
+}
+
 /// Name and value of a header line.
 pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text.split_once(':').ok_or("give a name, a colon and a value, as in `Range: bytes=0-99`")?;
@@ -82,6 +96,20 @@ mod tests {
         assert!((now - 7200..=now).contains(&time("2h").unwrap()));
         for wrong in ["", "h", "-1h", "2w", "99999999999999999999d", "18446744073709551615d"] {
             assert!(time(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn items_have_a_range_or_none() {
+        let found = items("# a list\n\na.ts\n b.mp4  10-19 \nc.mp4 5-\n").unwrap();
+        let expected = [
+            json!({ "path": "a.ts" }),
+            json!({ "path": "b.mp4", "first": 10, "last": 19 }),
+            json!({ "path": "c.mp4", "first": 5, "last": null }),
+        ];
+        assert_eq!(found, expected);
+        for wrong in ["a b", "a 1", "a x-2", "a 1-x", "a 1-2 3"] {
+            assert!(items(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -25,12 +25,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Keys(command) => run.keys(command),
         Command::Mint(mint) => run.mint(mint),
         Command::Purge(purge) => run.purge(purge),
-        Command::Prefetch { channel, paths, nodes } => {
-            let paths: Vec<&str> = paths.iter().map(|path| path.trim_start_matches('/')).collect();
-            let mut body = json!({"channel": channel, "paths": paths});
-            name_nodes(&mut body, nodes);
-            run.command("/prefetch", Some(&body))
-        }
+        Command::Prefetch(prefetch) => run.prefetch(prefetch),
         Command::Cache(command) => run.cache(command),
         Command::Nodes => run.nodes(),
         Command::Drain { node } => run.command(&format!("/nodes/{}/drain", encode(node)), None),
@@ -255,7 +250,7 @@ fn one(channel: &str) -> String {
     format!("/channels/{}", encode(channel))
 }
 
-fn name_nodes(body: &mut Value, nodes: &[String]) {
+pub(crate) fn name_nodes(body: &mut Value, nodes: &[String]) {
     if !nodes.is_empty() {
         body["nodes"] = json!(nodes);
     }

@@ -1,8 +1,7 @@
 //! The plane over shards that are closures.
 
-use std::sync::atomic::AtomicUsize;
-
 use serde_json::json;
+use shoal_link::prefetch::{PrefetchItem, PrefetchState};
 
 use super::*;
 use crate::testing::{Folder, folder, shared};
@@ -110,25 +109,76 @@ async fn a_shard_that_has_ended_fails_the_command() {
     assert!(dropped.plane.clone().command(purge()).await.unwrap_err().contains("ended"));
 }
 
+/// An order of these paths.
+fn order(paths: &[&str], wait_ms: u32) -> PrefetchOrder {
+    let item = |path: &&str| PrefetchItem { path: (*path).to_owned(), first: 0, last: None };
+    let items = paths.iter().map(item).collect();
+    PrefetchOrder { channel: "demo".to_owned(), items, bytes_per_second: 0, bytes_max: 2_500, wait_ms }
+}
+
+async fn prefetch(lab: &Lab, order: PrefetchOrder) -> Result<PrefetchStat, String> {
+    match lab.plane.clone().command(Command::Prefetch { order }).await? {
+        Reply::Prefetch(stat) => Ok(*stat),
+        other => panic!("not of a prefetch: {other:?}"),
+    }
+}
+
 #[tokio::test]
-async fn prefetch_counts_what_was_fetched_and_names_what_was_not() {
-    let asked = Arc::new(AtomicUsize::new(0));
-    let counter = asked.clone();
+async fn a_prefetch_counts_what_was_fetched_and_names_what_was_not() {
     let shard: ToShard = Arc::new(move |command| {
-        let ShardCommand::Prefetch { channel, path, done } = command else { panic!("not a prefetch") };
+        let ShardCommand::Prefetch { channel, item, meter, done } = command else { panic!("not a prefetch") };
         assert_eq!(channel, "demo");
-        counter.fetch_add(1, Relaxed);
-        done.send(if path == "bad" { Err("404 from main".to_owned()) } else { Ok(1_000) }).is_ok()
+        let result = if item.path == "bad" { Err("404 from main".to_owned()) } else { Ok(()) };
+        assert_eq!(meter.count(100), Duration::ZERO);
+        done.send(result).is_ok()
     });
     let lab = lab(vec![shard.clone(), shard]);
-    let prefetch = |paths: Vec<String>| lab.plane.clone().command(Command::Prefetch { channel: "demo".into(), paths });
-    assert!(prefetch(vec!["a".into()]).await.unwrap_err().contains("not in the snapshot"));
+    assert!(prefetch(&lab, order(&["a"], 5_000)).await.unwrap_err().contains("not in the snapshot"));
     lab.plane.clone().apply(snapshot(1, "/demo/")).await.unwrap();
-    let many: Vec<String> = (0..PREFETCH_AT_ONCE * 3).map(|n| n.to_string()).collect();
-    assert_eq!(prefetch(many.clone()).await, Ok(Reply::Count(many.len() as u64)));
-    assert_eq!(asked.load(Relaxed), many.len());
-    let error = prefetch(vec!["a".into(), "bad".into()]).await.unwrap_err();
-    assert!(error.contains("1 of 2") && error.contains("bad: 404 from main"), "{error}");
+    let stat = prefetch(&lab, order(&["a", "bad", "c", "d", "e", "f", "g"], 5_000)).await.unwrap();
+    assert_eq!((stat.state, stat.items, stat.fetched, stat.failed), (PrefetchState::Done, 7, 6, 1));
+    assert_eq!((stat.bytes, stat.errors), (700, vec!["bad: 404 from main".to_owned()]));
+    // Its limit of bytes ends it.
+    let stat = prefetch(&lab, order(&["a"; 50], 5_000)).await.unwrap();
+    assert_eq!(stat.state, PrefetchState::Stopped);
+    assert!((25..35).contains(&stat.fetched), "{stat:?}");
+}
+
+#[tokio::test]
+async fn orders_wait_for_their_turn_and_can_be_cancelled() {
+    let held = Arc::new(Mutex::new(Vec::new()));
+    let shard: ToShard = {
+        let held = held.clone();
+        Arc::new(move |command| {
+            let ShardCommand::Prefetch { done, .. } = command else { panic!("not a prefetch") };
+            held.lock().unwrap().push(done);
+            true
+        })
+    };
+    let lab = lab(vec![shard]);
+    lab.plane.clone().apply(snapshot(1, "/demo/")).await.unwrap();
+    let first = prefetch(&lab, order(&["a"; 100], 50)).await.unwrap();
+    let second = prefetch(&lab, order(&["b"], 50)).await.unwrap();
+    assert_eq!((first.state, second.state), (PrefetchState::Running, PrefetchState::Waiting));
+    let under_way = held.lock().unwrap().len();
+    assert!(under_way < 10, "{under_way} at a time");
+    let list = |cancel| lab.plane.clone().command(Command::Prefetches { cancel });
+    assert!(list(Some(99)).await.unwrap_err().contains("99"));
+    list(Some(first.id)).await.unwrap();
+    held.lock().unwrap().drain(..).for_each(|done| drop(done.send(Ok(()))));
+    while held.lock().unwrap().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    held.lock().unwrap().drain(..).for_each(|done| drop(done.send(Ok(()))));
+    let states = loop {
+        let Reply::Prefetches(list) = list(None).await.unwrap() else { panic!("not a list") };
+        let states: Vec<_> = list.iter().map(|stat| (stat.state, stat.fetched)).collect();
+        if states[1].0 == PrefetchState::Done {
+            break states;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    };
+    assert_eq!(states, [(PrefetchState::Stopped, under_way as u64), (PrefetchState::Done, 1)]);
 }
 
 #[tokio::test]
