@@ -89,8 +89,10 @@ fn responses_of_a_channel_share_its_rate(shards: u32) {
     // 6 MiB, of which 2 MiB at once and the rest at 2 MiB in a second.
     let all = started.elapsed();
     assert!((Duration::from_millis(1800)..Duration::from_millis(4000)).contains(&all), "{all:?}: {times:?}");
-    let shortest = times.iter().min().copied().unwrap_or_default();
-    assert!(shortest > Duration::from_millis(900), "they take turns: {times:?}");
+    // Two may have had all of that; the others take turns, or the next one would be done after half a second.
+    let mut sorted = times.clone();
+    sorted.sort();
+    assert!(sorted[2] > Duration::from_millis(900), "{times:?}");
     assert!(lab.metrics().sum("shoal_http_limit_wait_seconds_total", &[]) > 1.0);
     assert!(timed(&mut client::connect(lab.http()), "free", &object) < Duration::from_millis(700));
 }

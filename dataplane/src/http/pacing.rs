@@ -15,6 +15,8 @@ pub struct Pacer<'a> {
     limits: &'a Limits,
     /// Bytes that still go out as fast as they can.
     burst: u64,
+    /// It has been counted.
+    paced: bool,
 }
 
 impl<'a> Pacer<'a> {
@@ -25,14 +27,10 @@ impl<'a> Pacer<'a> {
             return None;
         };
         let policy = limits.policy();
-        let paced = policy.response_bytes_per_second > 0;
-        if policy.response_burst_bytes > 0 || !paced {
+        if policy.response_burst_bytes > 0 || policy.response_bytes_per_second == 0 {
             connection.set_pace(None);
         }
-        if paced {
-            connection.context().stats.add(Counter::PacedResponses, 1);
-        }
-        Some(Pacer { connection, limits, burst: policy.response_burst_bytes })
+        Some(Pacer { connection, limits, burst: policy.response_burst_bytes, paced: false })
     }
 
     /// Waits until some of the next `piece` bytes may be sent; returns how many.
@@ -46,6 +44,9 @@ impl<'a> Pacer<'a> {
             } else {
                 // From now on the kernel spreads evenly what it is given.
                 self.connection.set_pace(Some(rate));
+                if !std::mem::replace(&mut self.paced, true) {
+                    self.connection.context().stats.add(Counter::PacedResponses, 1);
+                }
             }
         }
         let wait = self.limits.reserve(bytes, Instant::now()).min(WAIT_MAX);

@@ -10,7 +10,7 @@ use crate::disk::Burial;
 use crate::telemetry::metrics::Counter;
 
 /// A purge lets others have their turn when it has retired so many versions,
-const RETIRED_AT_ONCE: u64 = 256;
+const RETIRED_AT_ONCE: u64 = 512;
 
 /// or has looked for so long,
 const LOOKING_AT_ONCE: Duration = Duration::from_micros(300);

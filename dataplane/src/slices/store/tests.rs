@@ -642,7 +642,7 @@ fn a_purge_of_many_lets_others_have_their_turns() {
         let scope = PurgeScope::Channel { channel: "b".to_owned() };
         let (purged, _) = lab.store.purge(&scope, 1, pause).await;
         assert_eq!(purged, OBJECTS / 2);
-        assert!(pauses.get() >= OBJECTS / 2 / 512, "{} pauses", pauses.get());
+        assert!(pauses.get() >= OBJECTS / 2 / 1024, "{} pauses", pauses.get());
         assert_eq!(lab.store.table.borrow().objects() as u64, OBJECTS / 2 + 1);
         assert_eq!(lab.store.purges.get(), 0);
         lab.assert_nothing_is_left().await;
