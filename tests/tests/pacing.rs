@@ -3,19 +3,23 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustls::version::TLS13;
 use serde_json::{Value, json};
 use shoal_tests::client::{self, Conn, Request};
-use shoal_tests::lab::{self, Lab};
+use shoal_tests::lab::{self, Lab, Settings};
 use shoal_tests::origin::{Object, Origin};
+use shoal_tests::tls::{Authority, NOW, put_on};
 use shoal_tests::verdict::{Asked, Outcome, judge};
-use shoal_tests::with_one_and_four_shards;
+use shoal_tests::{net, with_one_and_four_shards};
 
 with_one_and_four_shards!(
     a_response_goes_out_evenly,
     a_burst_goes_out_at_once,
     responses_of_a_channel_share_its_rate,
     a_crowd_is_told_to_come_again,
-    requests_beyond_the_rate_are_refused
+    requests_beyond_the_rate_are_refused,
+    tls_is_paced_too,
+    children_are_not_limited
 );
 
 const MIB: u64 = 1 << 20;
@@ -146,4 +150,36 @@ fn requests_beyond_the_rate_are_refused(shards: u32) {
     }
     thread::sleep(Duration::from_millis(1100));
     assert_eq!(client::expect(lab.http(), &Request::get("/limited/a.ts")).status(), 200, "there is room again");
+}
+
+fn tls_is_paced_too(shards: u32) {
+    let authority = Authority::new();
+    let at = net::free_port(net::own_address());
+    let pair = authority.issue("a", &["edge.test"], NOW);
+    let lab = Settings::new(shards)
+        .set("tls.listen", &format!("[\"{at}\"]"))
+        .set("tls.certificates", &format!("[{}]", pair.toml()))
+        .start();
+    let origin = Origin::start();
+    let object = object(&origin, "/a.ts", 4 * MIB);
+    let mut channel = lab::channel("limited", &[&origin]);
+    channel["limits"] = json!({"response_bytes_per_second": 2 * MIB});
+    lab.put_channel(&channel);
+    let at = put_on(at, &authority.client(&[&TLS13]), "edge.test");
+    let took = timed(&mut client::connect(at), "limited", &object);
+    assert!((Duration::from_millis(1500)..Duration::from_millis(3500)).contains(&took), "{took:?}");
+}
+
+fn children_are_not_limited(shards: u32) {
+    let origin = Origin::start();
+    let object = object(&origin, "/a.ts", 4 * MIB);
+    let lab = Settings::new(shards).set("http.children", "[\"127.0.0.0/8\"]").start();
+    let mut channel = lab::channel("limited", &[&origin]);
+    channel["limits"] = json!({"requests_per_second": 1, "response_bytes_per_second": MIB});
+    lab.put_channel(&channel);
+    let mut conn = client::connect(lab.http());
+    for _ in 0..5 {
+        let took = timed(&mut conn, "limited", &object);
+        assert!(took < Duration::from_millis(900), "{took:?}");
+    }
 }
