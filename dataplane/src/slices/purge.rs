@@ -46,15 +46,14 @@ impl Store {
         pause: impl Fn() -> F,
     ) -> (u64, Option<Burial>) {
         let _undisturbed = Undisturbed::new(self);
-        let purged = match scope {
+        let (purged, burial) = match scope {
             PurgeScope::Object { channel, path } => {
                 let key = SliceKey::new(key_seed, channel, path, "");
                 let on_disk = u64::from(self.has_any_on_disk(&key));
                 let burial = self.purge_disk(scope);
-                let purged = self.table.borrow_mut().purge_name(&key).max(on_disk);
+                let in_ram = self.table.borrow_mut().purge_name(&key);
                 self.table.borrow_mut().collect();
-                self.stats.add(Counter::PurgedObjects, purged);
-                return (purged, burial);
+                (in_ram.max(on_disk), burial)
             }
             _ => {
                 let burial = self.purge_disk(scope);
@@ -62,8 +61,8 @@ impl Store {
                 (self.purge_ram(scope, pause).await, burial)
             }
         };
-        self.stats.add(Counter::PurgedObjects, purged.0);
-        purged
+        self.stats.add(Counter::PurgedObjects, purged);
+        (purged, burial)
     }
 
     async fn purge_ram<F: Future<Output = ()>>(&self, scope: &PurgeScope, pause: impl Fn() -> F) -> u64 {
