@@ -31,6 +31,9 @@ use crate::upstream::{Asked, UpstreamLimits, Upstreams, within};
 /// Evictions tried for one block before waiting for readers to let go.
 const EVICTIONS_MAX: usize = 512;
 
+/// One part in so many of the RAM may stay free while what becomes free does not make a huge page.
+const SPARE_SHARE: usize = 16;
+
 /// A block this far ahead of a transfer is asked for by itself.
 const JOIN_DISTANCE: u32 = 16;
 
@@ -315,22 +318,14 @@ impl Store {
 
     /// Memory for a block of `len` bytes, taken from what will be missed least.
     pub(super) async fn allocate(&self, len: usize) -> Option<BlockWriter> {
-        self.allocate_from(|arena| arena.alloc(len)).await
-    }
-
-    /// The same, for `len` bytes that a device will write there.
-    pub(super) async fn allocate_for_disk(&self, len: usize) -> Option<BlockWriter> {
-        self.allocate_from(|arena| arena.alloc_huge(len)).await
-    }
-
-    async fn allocate_from(&self, alloc: impl Fn(&Arena) -> Option<BlockWriter>) -> Option<BlockWriter> {
-        if let Some(block) = self.try_allocate(&alloc) {
+        let alloc = |arena: &Arena| arena.alloc(len);
+        if let Some(block) = self.try_allocate(alloc) {
             return Some(block);
         }
         let wait = async {
             loop {
                 let mark = self.memory.mark();
-                if let Some(block) = self.try_allocate(&alloc) {
+                if let Some(block) = self.try_allocate(alloc) {
                     return block;
                 }
                 self.memory.changed(mark).await;
@@ -343,7 +338,21 @@ impl Store {
         block
     }
 
-    fn try_allocate(&self, alloc: &impl Fn(&Arena) -> Option<BlockWriter>) -> Option<BlockWriter> {
+    /// The same, for `len` bytes that a device will write there: from huge pages, and something more may have to go for them.
+    pub(super) async fn allocate_for_disk(&self, len: usize) -> Option<BlockWriter> {
+        let huge = |arena: &Arena| {
+            let spare = arena.capacity() - arena.in_use();
+            arena
+                .alloc_huge(len)
+                .or_else(|| if spare < arena.capacity() / SPARE_SHARE { None } else { arena.alloc(len) })
+        };
+        match self.try_allocate(huge) {
+            Some(block) => Some(block),
+            None => self.allocate(len).await,
+        }
+    }
+
+    fn try_allocate(&self, alloc: impl Fn(&Arena) -> Option<BlockWriter>) -> Option<BlockWriter> {
         for _ in 0..EVICTIONS_MAX {
             if let Some(block) = alloc(&self.arena) {
                 return Some(block);

@@ -67,11 +67,13 @@ impl Buddy {
     }
 
     /// `pages` contiguous pages, of the class wanted where that is possible: else of a wholly free chunk of the other
-    /// class, which `convert(chunk, class)` turns, or as the last resort of the other class. Returns the first page.
+    /// class, which `convert(chunk, class)` turns, or as the last resort of the other class, unless it has to be `exactly`
+    /// this one. Returns the first page.
     pub(super) fn alloc(
         &mut self,
         pages: u32,
         want: Class,
+        exactly: bool,
         convert: impl FnOnce(usize, Class) -> bool,
     ) -> Option<(u32, Class)> {
         let order = pages.checked_next_power_of_two()?.trailing_zeros() as u8;
@@ -86,9 +88,14 @@ impl Buddy {
             if convert(chunk as usize, want) {
                 self.class[chunk as usize] = want;
                 (first, found, want)
+            } else if exactly {
+                self.put(first, found);
+                return None;
             } else {
                 (first, found, other)
             }
+        } else if exactly {
+            return None;
         } else {
             let (first, found) = self.take(order, other)?;
             (first, found, other)
@@ -213,14 +220,15 @@ mod tests {
                     let want = if random.below(2) == 0 { Class::Plain } else { Class::Huge };
                     let most = if random.below(4) == 0 { 64 } else { 8 };
                     let n = 1 + random.below(most) as u32;
-                    let convertible = random.below(4) != 0;
-                    if let Some((first, class)) = buddy.alloc(n, want, |_, _| convertible) {
+                    let (convertible, exactly) = (random.below(4) != 0, random.below(4) == 0);
+                    if let Some((first, class)) = buddy.alloc(n, want, exactly, |_, _| convertible) {
                         assert_eq!(class, buddy.class[(first >> CHUNK_ORDER) as usize]);
+                        assert!(class == want || !exactly);
                         for page in &mut owner[first as usize..(first + n) as usize] {
                             assert!(!std::mem::replace(page, true), "a page was given twice");
                         }
                         held.push((first, n));
-                    } else {
+                    } else if !exactly {
                         // It may only say no when no aligned run of that order is free.
                         let run = n.next_power_of_two() as usize;
                         let fits = owner.chunks_exact(run).any(|run| run.iter().all(|&taken| !taken));
@@ -249,27 +257,33 @@ mod tests {
     #[test]
     fn five_pages_take_five() {
         let mut buddy = Buddy::new(8, CHUNK_ORDER);
-        assert_eq!(buddy.alloc(5, Class::Plain, |_, _| false), Some((0, Class::Plain)));
+        assert_eq!(buddy.alloc(5, Class::Plain, false, |_, _| false), Some((0, Class::Plain)));
         assert_eq!(buddy.free_blocks(), [(5, 1, Class::Plain), (6, 2, Class::Plain)]);
     }
 
     #[test]
     fn a_chunk_changes_class_only_when_wholly_free() {
         let mut buddy = Buddy::new(64, CHUNK_ORDER);
-        let (page, _) = buddy.alloc(1, Class::Plain, |_, _| unreachable!()).unwrap();
-        let (huge, class) = buddy.alloc(1, Class::Huge, |_, _| panic!("half the chunk is in use")).unwrap();
+        let (page, _) = buddy.alloc(1, Class::Plain, false, |_, _| unreachable!()).unwrap();
+        let (huge, class) = buddy.alloc(1, Class::Huge, false, |_, _| panic!("half the chunk is in use")).unwrap();
         assert_eq!(class, Class::Plain, "the room is used rather than refused");
+        assert_eq!(buddy.alloc(1, Class::Huge, true, |_, _| panic!("half the chunk is in use")), None);
         buddy.free(page, 1);
         buddy.free(huge, 1);
-        assert_eq!(buddy.alloc(1, Class::Huge, |chunk, to| (chunk, to) == (0, Class::Huge)), Some((0, Class::Huge)));
-        assert_eq!(buddy.alloc(1, Class::Plain, |_, _| true), Some((1, Class::Huge)));
+        assert_eq!(buddy.alloc(1, Class::Huge, true, |_, _| false), None);
+        assert_eq!(buddy.free_blocks(), [(0, 64, Class::Plain)]);
+        assert_eq!(
+            buddy.alloc(1, Class::Huge, false, |chunk, to| (chunk, to) == (0, Class::Huge)),
+            Some((0, Class::Huge))
+        );
+        assert_eq!(buddy.alloc(1, Class::Plain, false, |_, _| true), Some((1, Class::Huge)));
     }
 
     #[test]
     fn what_cannot_be_is_refused() {
         let mut buddy = Buddy::new(256, CHUNK_ORDER);
         for pages in [0, 65, u32::MAX] {
-            assert_eq!(buddy.alloc(pages, Class::Plain, |_, _| true), None);
+            assert_eq!(buddy.alloc(pages, Class::Plain, false, |_, _| true), None);
         }
     }
 }

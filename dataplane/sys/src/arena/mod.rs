@@ -97,20 +97,20 @@ impl Arena {
     /// A contiguous extent with room for `len` bytes. `None` when there is none: give some blocks up and try again. An
     /// extent longer than [`CHUNK`] there never is.
     pub fn alloc(&self, len: usize) -> Option<BlockWriter> {
-        self.alloc_in(len, if len <= self.huge_max { Class::Huge } else { Class::Plain })
+        self.alloc_in(len, if len <= self.huge_max { Class::Huge } else { Class::Plain }, false)
     }
 
-    /// The same from huge pages, whatever the length, where the host has them: for what a device writes to memory. Plain memory
-    /// that sendfile had is new memory each time, and a device asks for it page by page.
+    /// The same from huge pages only, whatever the length, where the host has them: for what a device writes to memory. Plain
+    /// memory that sendfile had is new memory each time, and a device asks for it page by page.
     pub fn alloc_huge(&self, len: usize) -> Option<BlockWriter> {
-        self.alloc_in(len, if self.huge_max > 0 { Class::Huge } else { Class::Plain })
+        self.alloc_in(len, if self.huge_max > 0 { Class::Huge } else { Class::Plain }, self.huge_max > 0)
     }
 
-    fn alloc_in(&self, len: usize, class: Class) -> Option<BlockWriter> {
+    fn alloc_in(&self, len: usize, class: Class, exactly: bool) -> Option<BlockWriter> {
         self.reclaim();
         let pages = u32::try_from(len.div_ceil(PAGE).max(1)).ok()?;
         let two_classes = self.huge_max > 0;
-        let (first, class) = self.buddy.borrow_mut().alloc(pages, class, |chunk, class| {
+        let (first, class) = self.buddy.borrow_mut().alloc(pages, class, exactly, |chunk, class| {
             two_classes && self.mapping.convert(chunk * CHUNK, CHUNK, class).is_ok()
         })?;
         Some(BlockWriter::new(Arc::clone(&self.mapping), first, pages, class))
