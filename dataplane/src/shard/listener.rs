@@ -18,10 +18,19 @@ const BACK_OFF: Duration = Duration::from_millis(100);
 /// Connections that a shard takes on beyond its limit, to tell them so.
 const BEYOND_LIMIT: usize = 64;
 
+/// Connections taken on in one turn: a flood of them is not to keep those that are there already from being served.
+const ACCEPTS_PER_TURN: usize = 32;
+
 /// Accepts until the shard drains; with `tls`, for connections that start with a handshake.
 pub(super) async fn accept(ctx: Rc<Context>, listener: OwnedFd, tls: Option<Arc<ServerConfig>>) {
     let acceptor = ctx.ring.accept(listener);
+    let mut taken = 0;
     while !ctx.draining.get() {
+        if taken == ACCEPTS_PER_TURN {
+            ctx.ring.next_turn().await;
+            taken = 0;
+        }
+        taken += 1;
         let socket = match acceptor.next().await {
             Ok(socket) => socket,
             Err(error) => {

@@ -12,6 +12,9 @@ use io_uring::opcode;
 use super::op::{Slot, adopt};
 use super::{Inner, Ring, fd};
 
+/// Connections accepted ahead of being taken, before the others are left to the kernel's backlog.
+const READY_MAX: usize = 256;
+
 /// Hands out the connections of one listener. Dropped, it stops accepting; connections not yet taken are closed.
 pub struct Acceptor {
     ring: Rc<Inner>,
@@ -59,6 +62,11 @@ impl Acceptor {
         })
         .await
     }
+
+    #[cfg(test)]
+    pub(super) fn ready(&self) -> usize {
+        self.state.ready.borrow().len()
+    }
 }
 
 impl Drop for Acceptor {
@@ -72,7 +80,7 @@ impl Drop for Acceptor {
 }
 
 impl AcceptState {
-    pub(super) fn complete(state: &Rc<Self>, _ring: &Rc<Inner>, result: i32, more: bool) {
+    pub(super) fn complete(state: &Rc<Self>, ring: &Rc<Inner>, result: i32, more: bool) {
         if !more {
             state.entry.set(None);
         }
@@ -80,7 +88,15 @@ impl AcceptState {
         if state.stopped.get() {
             return;
         }
-        state.ready.borrow_mut().push_back(connection);
+        // That is us, below; it is armed again when all have been taken.
+        if result != -libc::ECANCELED {
+            state.ready.borrow_mut().push_back(connection);
+            if state.ready.borrow().len() == READY_MAX
+                && let Some(id) = state.entry.get()
+            {
+                ring.cancel(id);
+            }
+        }
         if let Some(waker) = state.waker.borrow_mut().take() {
             waker.wake();
         }

@@ -26,6 +26,8 @@ pub(super) struct BufferPool {
     count: u16,
     size: u32,
     tail: Cell<u16>,
+    /// How many the kernel does not have.
+    taken: Cell<u16>,
     leaked: Cell<bool>,
 }
 
@@ -52,6 +54,7 @@ impl BufferPool {
             count,
             size,
             tail: Cell::new(0),
+            taken: Cell::new(count),
             leaked: Cell::new(false),
         };
         // SAFETY: the entries are page aligned, zeroed, of `count` elements, and outlive the ring: `Inner` drops its ring
@@ -66,6 +69,7 @@ impl BufferPool {
     /// Hands buffer `id` (back) to the kernel.
     pub(super) fn give(&self, id: u16) {
         debug_assert!(id < self.count);
+        self.taken.set(self.taken.get() - 1);
         let tail = self.tail.get();
         // SAFETY: the index is masked into the ring, and the address lies in our memory. The entry at `tail` is ours until
         // the store below publishes it.
@@ -89,6 +93,11 @@ impl BufferPool {
         // SAFETY: the kernel gave us the buffer with its completion and does not touch it before `give`, which needs the
         // `Chunk` (or the completion handler) to be done with it. The memory was zeroed, so it is initialised.
         unsafe { std::slice::from_raw_parts(self.memory.add(usize::from(id) * self.size as usize), len as usize) }
+    }
+
+    /// How many the kernel does not have.
+    pub(super) fn taken(&self) -> usize {
+        usize::from(self.taken.get())
     }
 
     /// Keeps the memory for ever: the kernel may still write to it.
@@ -119,6 +128,7 @@ pub struct Chunk {
 impl Chunk {
     /// Takes over a buffer that a completion named.
     pub(super) fn new(ring: &Rc<Inner>, id: u16, len: u32) -> Chunk {
+        ring.buffers.taken.set(ring.buffers.taken.get() + 1);
         Chunk { ring: Rc::clone(ring), id, len }
     }
 }

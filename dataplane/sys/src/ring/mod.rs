@@ -198,9 +198,17 @@ impl Ring {
     pub fn prepare_sleep(&self) -> io::Result<bool> {
         self.inner.uring.borrow_mut().completion().enable_eventfd();
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
-        // Work that was queued before the eventfd was on is run here; later work signals it. The TASKRUN flag alone says
-        // nothing: the kernel sets it after queueing, so it can stay set when the work has been run meanwhile.
-        self.inner.enter()?;
+        // Work that was queued before the eventfd was on is run here; later work signals it, but only if nothing is queued
+        // before it. So all must be run, of which one enter does no more than a part (since Linux 6.13), also if it completes
+        // nothing. The TASKRUN flag alone says too little: the kernel sets it after queueing, so it can stay set when the work
+        // has been run meanwhile. An entry in flight is queued once at most, which is the bound.
+        for _ in 0..self.in_flight() / WORK_PER_ENTER + 2 {
+            self.inner.enter()?;
+            let mut uring = self.inner.uring.borrow_mut();
+            if !uring.completion().is_empty() || !uring.submission().taskrun() {
+                break;
+            }
+        }
         let mut uring = self.inner.uring.borrow_mut();
         let idle = self.inner.backlog.borrow().is_empty()
             && self.inner.yielded.borrow().is_empty()
@@ -227,7 +235,15 @@ impl Ring {
         let slots = self.inner.slots.borrow();
         slots.slots.len() - slots.free.len()
     }
+
+    /// Receive buffers of the pool that the kernel has filled and that have not been given back.
+    pub fn buffers_taken(&self) -> usize {
+        self.inner.buffers.taken()
+    }
 }
+
+/// At least so much queued work is run by one enter, if there is so much (the kernel's `IO_LOCAL_TW_DEFAULT_MAX` is 20).
+const WORK_PER_ENTER: usize = 16;
 
 /// Completions copied out of the queue at a time.
 const COMPLETION_BATCH: usize = 64;

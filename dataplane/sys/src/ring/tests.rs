@@ -35,6 +35,7 @@ fn settle(ring: &Ring) {
         ring.turn().unwrap();
         assert!(start.elapsed() < PATIENCE, "{} entries never came back", ring.in_flight());
     }
+    assert_eq!(ring.buffers_taken(), 0);
 }
 
 fn small() -> Ring {
@@ -153,6 +154,32 @@ fn a_receive_that_is_given_up_leaves_nothing_behind() {
     let block = arena.alloc(4096).unwrap();
     let (block, received) = drive(&ring, stream.recv_into(block, 4096));
     assert_eq!((received.unwrap(), block.unwrap().finish().bytes()), (5, &b"later"[..]));
+}
+
+#[test]
+fn a_flood_of_connections_waits_in_the_backlog_and_is_taken_to_the_last() {
+    let ring = Ring::new(RingConfig::default()).unwrap();
+    let (listener, address) = listener();
+    let acceptor = ring.accept(listener);
+    let first = TcpStream::connect(address).unwrap();
+    drop(drive(&ring, acceptor.next()).unwrap());
+    let mut clients = vec![first];
+    let mut connect = |many: usize| {
+        for _ in 0..many {
+            clients.push(TcpStream::connect(address).unwrap());
+            ring.turn().unwrap();
+        }
+    };
+    connect(400);
+    let held = acceptor.ready();
+    assert!((256..300).contains(&held), "{held} accepted ahead");
+    for _ in 0..400 {
+        drop(drive(&ring, acceptor.next()).unwrap());
+    }
+    connect(1);
+    drop(drive(&ring, acceptor.next()).unwrap());
+    drop(acceptor);
+    settle(&ring);
 }
 
 #[test]
