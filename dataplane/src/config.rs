@@ -96,6 +96,10 @@ pub struct Http {
     pub connections_per_address: usize,
     /// Ranges in one request; more are answered 416 (RFC 9110 sections 14.2 and 15.5.17).
     pub ranges_per_request: usize,
+    /// Blocks of at least so many bytes that come from an origin go to viewers by sendfile, without a copy but page by page; others
+    /// are copied from huge pages, which is the better way up to some 512 KiB. Where the network device takes packets far beyond
+    /// 64 KiB (`gso_max_size`) it is for all: then give more than `cache.block_bytes`, such as 4194304. From 65536 on.
+    pub sendfile_min_bytes: usize,
     /// Milliseconds that transfers may take to finish after SIGTERM or a drain command, before they are cut.
     pub drain_ms: u64,
 }
@@ -280,6 +284,7 @@ impl Default for Http {
             connections_per_shard: 16_384,
             connections_per_address: 1_024,
             ranges_per_request: 16,
+            sendfile_min_bytes: 1 << 20,
             drain_ms: 30_000,
         }
     }

