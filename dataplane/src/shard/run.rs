@@ -207,8 +207,9 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
     let mut accepting = Some(accepting);
     let mut meter = CpuMeter::start();
     let (mut flushed, mut drained_at) = (Instant::now(), None);
+    // The node is ready once all shards' rings have gone round.
+    ring.next_turn().await;
     loop {
-        ring.sleep(TICK).await;
         stats.tick();
         ctx.deadlines.sweep(ctx.clock.now_ms());
         ctx.slices.tick();
@@ -220,23 +221,27 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
             let _queued = ctx.ledger.borrow_mut().flush(SystemTime::now());
             flushed = Instant::now();
         }
-        if !ctx.draining.get() {
-            continue;
+        if ctx.draining.get() {
+            // Dropping the tasks closes the listeners.
+            drop(accepting.take());
+            let since = *drained_at.get_or_insert_with(Instant::now);
+            ctx.deadlines.end_idle();
+            // Others may still send what this shard owns or fetches.
+            if ctx.all_connections.load(Relaxed) == 0 {
+                break;
+            }
+            if since.elapsed() > ctx.settings.drain {
+                tracing::warn!(
+                    shard = ctx.shard,
+                    connections = ctx.connections.get(),
+                    "drain time is over; cutting off"
+                );
+                ctx.deadlines.end_all();
+                sleep(TICK).await;
+                break;
+            }
         }
-        // Dropping the tasks closes the listeners.
-        drop(accepting.take());
-        let since = *drained_at.get_or_insert_with(Instant::now);
-        ctx.deadlines.end_idle();
-        // Others may still send what this shard owns or fetches.
-        if ctx.all_connections.load(Relaxed) == 0 {
-            break;
-        }
-        if since.elapsed() > ctx.settings.drain {
-            tracing::warn!(shard = ctx.shard, connections = ctx.connections.get(), "drain time is over; cutting off");
-            ctx.deadlines.end_all();
-            sleep(TICK).await;
-            break;
-        }
+        ring.sleep(TICK).await;
     }
     // What the last transfers used must reach the spool; it is read until all shards have ended.
     while !ctx.ledger.borrow_mut().flush(SystemTime::now()) {
@@ -250,6 +255,8 @@ fn figures(ctx: &Context, ring: &Ring, stats: &ShardStats) {
     stats.set_total(Counter::RingCompleted, figures.completed);
     stats.set_total(Counter::RingEnters, figures.enters);
     stats.set_total(Counter::RingNoBuffers, figures.no_buffers);
+    stats.set(Gauge::RingInFlight, ring.in_flight() as u64);
+    stats.set(Gauge::RingBuffersTaken, ring.buffers_taken() as u64);
     stats.set(Gauge::Connections, ctx.connections.get() as u64);
     let ledger = ctx.ledger.borrow();
     stats.set(Gauge::LedgerEntries, ledger.pending() as u64);

@@ -185,6 +185,10 @@ families! {
         "Completions taken from the shard's io_uring.";
     RingEnters: Counter Count "shoal_ring_enters_total" ["shard"]
         "System calls that entered the shard's io_uring.";
+    RingInFlight: Gauge Count "shoal_ring_in_flight" ["shard"]
+        "Entries that the shard's io_uring has not completed; idle connections have one each.";
+    RingBuffersTaken: Gauge Count "shoal_ring_buffers_taken" ["shard"]
+        "Receive buffers that are not with the kernel.";
     RingNoBuffers: Counter Count "shoal_ring_no_buffers_total" ["shard"]
         "Receives that found no provided buffer (ENOBUFS).";
     LedgerEntries: Gauge Count "shoal_ledger_entries" ["shard"]
@@ -329,6 +333,8 @@ series! {
         ArenaUsed: ArenaUsed [] "Bytes of the arena in use.";
         ArenaCapacity: ArenaCapacity [] "Bytes of the arena.";
         Flights: Flights [] "Fetches under way.";
+        RingInFlight: RingInFlight [] "Entries not completed.";
+        RingBuffersTaken: RingBuffersTaken [] "Receive buffers not with the kernel.";
         BusyPermille: ShardBusy [] "Thousandths of the last second on the CPU.";
         LedgerEntries: LedgerEntries [] "Usage entries not flushed yet.";
     }
