@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod churn;
 pub mod client;
 pub mod content;
 pub mod lab;
@@ -15,7 +16,11 @@ pub mod metrics;
 pub mod net;
 pub mod origin;
 pub mod process;
+pub mod resources;
 pub mod rng;
 pub mod tls;
 pub mod tool;
 pub mod verdict;
+pub mod viewers;
+pub mod volume;
+pub mod zoo;

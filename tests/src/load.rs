@@ -4,13 +4,17 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::client::{Conn, End, Failure, Reading};
 use crate::origin::{Object, Origin};
 use crate::rng::Rng;
 use crate::verdict::{Asked, Outcome, Spec, judge};
+
+/// An outcome.
+const NO_ANSWER: &str = "no answer";
 
 /// One object that clients may ask for.
 #[derive(Debug)]
@@ -49,6 +53,21 @@ pub struct Tally {
     pub complete_bytes: BTreeMap<String, u64>,
     /// Body bytes received in answers that broke off, by prefix.
     pub short_bytes: BTreeMap<String, u64>,
+    /// What did not come, or not whole.
+    pub failures: Vec<Failed>,
+}
+
+/// A request that was not answered right and whole.
+#[derive(Debug, Clone)]
+pub struct Failed {
+    /// Kind of the object.
+    pub kind: String,
+    /// What was asked for, and what came.
+    pub what: String,
+    /// When it was asked for.
+    pub from: Instant,
+    /// When it was given up.
+    pub to: Instant,
 }
 
 impl fmt::Display for Tally {
@@ -63,6 +82,11 @@ impl fmt::Display for Tally {
 impl Load {
     /// Runs the load; panics at the first wrong byte, and at a failure of an object that must not fail.
     pub fn run(self, server: SocketAddr, targets: &[Target<'_>], rng: &mut Rng) -> Tally {
+        self.run_until(&AtomicBool::new(false), server, targets, rng)
+    }
+
+    /// The same, but ends early once `stop` is set.
+    pub fn run_until(self, stop: &AtomicBool, server: SocketAddr, targets: &[Target<'_>], rng: &mut Rng) -> Tally {
         let tally = Mutex::new(Tally::default());
         thread::scope(|scope| {
             for nth in 0..self.clients {
@@ -77,7 +101,7 @@ impl Load {
                 };
                 let tally = &tally;
                 scope.spawn(move || {
-                    let own = client.run(requests, targets);
+                    let own = client.run(requests, stop, targets);
                     tally.lock().expect("no client panics while it holds this").add(own);
                 });
             }
@@ -90,6 +114,7 @@ impl Tally {
     fn add(&mut self, other: Self) {
         other.outcomes.into_iter().for_each(|(key, n)| *self.outcomes.entry(key).or_default() += n);
         other.complete_bytes.into_iter().for_each(|(key, n)| *self.complete_bytes.entry(key).or_default() += n);
+        self.failures.extend(other.failures);
         other.short_bytes.into_iter().for_each(|(key, n)| *self.short_bytes.entry(key).or_default() += n);
     }
 }
@@ -104,11 +129,23 @@ struct Client {
 }
 
 impl Client {
-    fn run(mut self, requests: usize, targets: &[Target<'_>]) -> Tally {
+    fn run(mut self, requests: usize, stop: &AtomicBool, targets: &[Target<'_>]) -> Tally {
         for _ in 0..requests {
+            if stop.load(Ordering::Relaxed) {
+                break;
+            }
             let target = self.rng.pick(targets);
             let asked = self.choose(target.object.size);
+            let from = Instant::now();
             let outcome = self.once(target, &asked);
+            if !outcome.starts_with("right") {
+                let (kind, what) = (target.kind.to_owned(), format!("{asked} of {}: {outcome}", target.object.path));
+                self.tally.failures.push(Failed { kind, what, from, to: Instant::now() });
+            }
+            if outcome == NO_ANSWER {
+                // A server that is gone comes back sooner when it is left some time of the CPU.
+                thread::sleep(Duration::from_millis(5));
+            }
             *self.tally.outcomes.entry((target.kind.to_owned(), outcome)).or_default() += 1;
         }
         self.tally
@@ -139,7 +176,7 @@ impl Client {
             Err(Failure::Protocol(what)) => panic!("{asked} of {path}: broken HTTP: {what}"),
             Err(failure) => {
                 assert!(!target.must_succeed, "{asked} of {path}: {failure}");
-                return "no answer".to_owned();
+                return NO_ANSWER.to_owned();
             }
         };
         let bytes =

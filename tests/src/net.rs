@@ -1,8 +1,14 @@
 //! Addresses that nobody else uses.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::rng::Rng;
 
 /// A loopback address of this process's own, so that a port that was free a moment ago still is.
 pub fn own_address() -> IpAddr {
@@ -16,4 +22,24 @@ pub fn own_address() -> IpAddr {
 pub fn free_port(address: IpAddr) -> SocketAddr {
     let probe = TcpListener::bind((address, 0)).unwrap_or_else(|error| panic!("no free port on {address}: {error}"));
     probe.local_addr().expect("a bound socket has an address")
+}
+
+/// A loopback address to connect from that hardly anybody else has now.
+pub fn anywhere(rng: &mut Rng) -> SocketAddr {
+    let [a, b, c] = [rng.between(1, 60), rng.below(256), rng.between(1, 254)].map(|part| part as u8);
+    SocketAddr::from((Ipv4Addr::new(127, a, b, c), 0))
+}
+
+/// Raises this process's limit of open files as far as it may, and returns it.
+pub fn raise_file_limit() -> u64 {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum })
+        .expect("the soft limit may be raised to the hard one");
+    maximum.unwrap_or(u64::MAX)
+}
+
+/// Once nobody has the socket any more, its peer gets a RST.
+pub fn reset_on_drop(stream: &TcpStream) {
+    // Fails only when the peer was faster.
+    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
 }

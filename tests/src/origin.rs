@@ -15,8 +15,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::net::sockopt;
-
 pub use date::http_date;
 pub use object::{Change, Etag, Fault, Framing, Object, When};
 
@@ -245,7 +243,6 @@ fn accept(listener: TcpListener, shared: Arc<Shared>) -> JoinHandle<()> {
 
 /// Closes so that the peer gets a RST.
 pub(crate) fn reset(stream: &TcpStream) {
-    // Fails only when the peer was faster.
-    let _ = sockopt::set_socket_linger(stream, Some(Duration::ZERO));
+    net::reset_on_drop(stream);
     drop(stream.shutdown(Shutdown::Both));
 }

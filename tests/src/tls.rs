@@ -134,7 +134,15 @@ pub fn connect(
     config: &Arc<ClientConfig>,
     name: &str,
 ) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
-    let mut stream = TcpStream::connect(to)?;
+    over(TcpStream::connect(to)?, config, name)
+}
+
+/// The same on a connection that is there already.
+pub fn over(
+    mut stream: TcpStream,
+    config: &Arc<ClientConfig>,
+    name: &str,
+) -> io::Result<StreamOwned<ClientConnection, TcpStream>> {
     stream.set_read_timeout(Some(PATIENCE))?;
     let name = ServerName::try_from(name.to_owned()).expect("tests use good names");
     let mut session = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;

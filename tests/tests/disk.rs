@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -204,9 +205,9 @@ fn flip(bytes: &mut [u8], rng: &mut Rng) {
     bytes[(bit / 8) as usize] ^= 1 << (bit % 8);
 }
 
-/// `SHOAL_KILLS` says how often; 20 times without.
+/// `SHOAL_KILLS` says how often; 100 times without.
 fn kills_under_load(shards: u32) {
-    let kills = std::env::var("SHOAL_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(20);
+    let kills = std::env::var("SHOAL_KILLS").ok().and_then(|kills| kills.parse().ok()).unwrap_or(100);
     let mut rng = Rng::new(seed());
     let origin = Origin::start();
     let hot: Vec<_> = (0..8).map(|nth| hour(Object::new(&format!("/hot/{nth}"), 2 * BLOCK + nth))).collect();
@@ -228,12 +229,14 @@ fn kills_under_load(shards: u32) {
         })
         .collect();
     for nth in 0..kills {
-        let (http, targets, mut fork) = (lab.http(), &targets, rng.fork());
+        let (http, targets, mut fork, stop) = (lab.http(), &targets, rng.fork(), AtomicBool::new(false));
         thread::scope(|scope| {
-            let load = Load { clients: 16, slow: 2, requests: 3_000, block: BLOCK };
-            let viewers = scope.spawn(move || load.run(http, targets, &mut fork));
-            thread::sleep(Duration::from_millis(rng.between(20, 400)));
+            let stop = &stop;
+            let load = Load { clients: 16, slow: 2, requests: usize::MAX, block: BLOCK };
+            let viewers = scope.spawn(move || load.run_until(stop, http, targets, &mut fork));
+            thread::sleep(Duration::from_millis(rng.between(20, 200)));
             lab.kill_edge();
+            stop.store(true, Ordering::Relaxed);
             viewers.join().expect("no wrong byte");
         });
         lab.start_edge();

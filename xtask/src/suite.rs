@@ -18,6 +18,7 @@ const TOOLS: &[tools::Wanted<'_>] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("promtool", "prometheus"),
+    ("slowhttptest", "slowhttptest"),
     ("systemd-analyze", "systemd"),
     ("wrk", "wrk"),
 ];

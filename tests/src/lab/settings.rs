@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::Lab;
 
@@ -13,7 +13,8 @@ pub struct Settings {
     edge: BTreeMap<(String, String), String>,
     listen_ip: Option<IpAddr>,
     access_log: bool,
-    disks: Vec<u64>,
+    /// Where, if not in the node's folder, and of how many bytes.
+    disks: Vec<(Option<PathBuf>, u64)>,
 }
 
 impl Settings {
@@ -50,7 +51,13 @@ impl Settings {
 
     /// A disk tier on devices of so many bytes: the folders `disk-0`, `disk-1` … of the node's.
     pub fn with_disks(mut self, bytes: &[u64]) -> Self {
-        self.disks = bytes.to_vec();
+        self.disks.extend(bytes.iter().map(|bytes| (None, *bytes)));
+        self
+    }
+
+    /// One more of them, in this folder.
+    pub fn with_disk_at(mut self, folder: &Path, bytes: u64) -> Self {
+        self.disks.push((Some(folder.to_owned()), bytes));
         self
     }
 
@@ -82,7 +89,10 @@ impl Settings {
             false => places,
         };
         let disks = self.disks.iter().enumerate();
-        let disks = disks.map(|(at, bytes)| format!("{{ path = \"{dir}/disk-{at}\", bytes = {bytes} }}"));
+        let disks = disks.map(|(at, (folder, bytes))| {
+            let folder = folder.as_ref().map_or(format!("{dir}/disk-{at}"), |folder| folder.display().to_string());
+            format!("{{ path = \"{folder}\", bytes = {bytes} }}")
+        });
         let disks = disks.collect::<Vec<_>>().join(", ");
         let places = if disks.is_empty() { places } else { places.set("disk.paths", &format!("[{disks}]")) };
         let mut text = String::new();
