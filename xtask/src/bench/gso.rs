@@ -64,7 +64,7 @@ fn compare(bench: &Bench, case: &Case) -> anyhow::Result<Row> {
 pub(super) fn start(bin: &Path, dir: &Path, case: &Case, stop: &Stop) -> anyhow::Result<Edge> {
     let mut place = Place::somewhere(dir.join("node"), vec![SERVER_CPU])?;
     place.http = free(LOCAL)?;
-    // As an operator with such a device sets it: README.
+    // As the description of the key says for such devices.
     place.http_more = "sendfile_min_bytes = 4194304\n".to_owned();
     Edge::start_with(bin, place, &dir.join("files"), std::slice::from_ref(case), stop)
 }
