@@ -1,7 +1,9 @@
 //! Addresses that nobody else uses.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::process;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
@@ -18,10 +20,18 @@ pub fn own_address() -> IpAddr {
     IpAddr::V4(Ipv4Addr::new(127, 64 + (nth % 128) as u8, high, low.max(1)))
 }
 
-/// A port of `address` that is free now.
+/// A port of `address` that is free now, and another one at each call.
 pub fn free_port(address: IpAddr) -> SocketAddr {
-    let probe = TcpListener::bind((address, 0)).unwrap_or_else(|error| panic!("no free port on {address}: {error}"));
-    probe.local_addr().expect("a bound socket has an address")
+    static GIVEN: Mutex<BTreeSet<SocketAddr>> = Mutex::new(BTreeSet::new());
+    loop {
+        let probe =
+            TcpListener::bind((address, 0)).unwrap_or_else(|error| panic!("no free port on {address}: {error}"));
+        let free = probe.local_addr().expect("a bound socket has an address");
+        // Nobody has bound the last one yet: the system may give it again.
+        if GIVEN.lock().expect("nobody panics while it holds this").insert(free) {
+            return free;
+        }
+    }
 }
 
 /// A loopback address to connect from that hardly anybody else has now.

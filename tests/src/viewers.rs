@@ -65,12 +65,12 @@ impl Fared {
         self.times.len() as f64 / self.lasted.as_secs_f64()
     }
 
-    /// Panics when they noticed too much of what went on: a request that took very long, or half of the requests not made
-    /// in time. Generous, for they share their CPUs with what went on.
+    /// Panics when they noticed too much of what went on: requests that took very long, or most of them not made. Generous, for
+    /// they share their CPUs with what went on: a flood is served, too.
     pub fn expect_unharmed(&self, what: &str, before: &Self) {
         println!("{what}\n  before: {before}\n  during: {self}");
         assert!(self.at(0.99) < Duration::from_millis(500), "{what}: viewers had to wait");
-        assert!(self.rate() > before.rate() / 2.0, "{what}: viewers came to a standstill");
+        assert!(self.rate() > before.rate() / 10.0, "{what}: viewers came to a standstill");
     }
 }
 
