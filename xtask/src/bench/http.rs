@@ -41,7 +41,7 @@ pub(super) struct Length {
 }
 
 const QUICK: Length = Length { runs: 1, seconds: 0.5, warmup: 0.1 };
-const FULL: Length = Length { runs: 5, seconds: 3.0, warmup: 0.5 };
+const FULL: Length = Length { runs: 5, seconds: 2.0, warmup: 0.5 };
 
 /// Cases that are measured together.
 pub(super) struct Group {
