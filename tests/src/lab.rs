@@ -22,6 +22,7 @@ use crate::metrics::Metrics;
 use crate::net;
 use crate::origin::Origin;
 use crate::process::Process;
+use crate::tool;
 
 /// Time for a process to become ready; far more than it needs.
 const START: Duration = Duration::from_secs(20);
@@ -152,6 +153,16 @@ impl Lab {
     /// The admin API, with its token.
     pub fn admin(&self) -> Admin {
         Admin::new(self.api, &self.dir.join("token"))
+    }
+
+    /// Runs shoalctl with the node's token: its exit code, and all it said.
+    pub fn shoalctl(&self, args: &[&str]) -> (Option<i32>, String) {
+        let mut command = Command::new(binary("shoalctl"));
+        command.env("SHOAL_API", format!("http://{}", self.api())).env("SHOAL_TOKEN_FILE", self.dir().join("token"));
+        let output = tool::run(command.args(args));
+        let said = tool::stdout(&output) + &String::from_utf8_lossy(&output.stderr);
+        println!("shoalctl {args:?}: {:?}\n{said}", output.status.code());
+        (output.status.code(), said)
     }
 
     /// Creates or replaces a channel, and waits until the edge serves it so.

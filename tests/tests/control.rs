@@ -253,12 +253,8 @@ fn shoalctl_does_what_the_api_does() {
     origin.put(Object::literal("/a", "fine"));
     let lab = Settings::new(1).start();
     let ctl = |args: &[&str]| {
-        let mut command = Command::new(lab::binary("shoalctl"));
-        command.env("SHOAL_API", format!("http://{}", lab.api())).env("SHOAL_TOKEN_FILE", lab.dir().join("token"));
-        let output = tool::run(command.args(args));
-        let said = tool::stdout(&output) + &String::from_utf8_lossy(&output.stderr);
-        println!("shoalctl {args:?}: {:?}\n{said}", output.status.code());
-        (output.status.success(), said)
+        let (code, said) = lab.shoalctl(args);
+        (code == Some(0), said)
     };
     let file = lab.dir().join("channel.json");
     fs::write(&file, lab::channel("vod", &[&origin]).to_string()).expect("our own folder");

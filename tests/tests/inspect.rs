@@ -1,6 +1,5 @@
 //! What an operator can find out about a cache: top, stat, explain, by the API and by shoalctl.
 
-use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
@@ -8,7 +7,6 @@ use serde_json::{Value, json};
 use shoal_tests::client::{self, Request};
 use shoal_tests::lab::{self, Lab, Settings};
 use shoal_tests::origin::{Object, Origin};
-use shoal_tests::tool;
 use shoal_tests::with_one_and_four_shards;
 
 with_one_and_four_shards!(
@@ -178,14 +176,7 @@ fn a_request_is_explained_as_it_will_happen(shards: u32) {
     assert_eq!(bad(json!({"url": "/a", "headers": [["A", "b\r\nC: d"]]})), 422);
     assert_eq!(bad(json!({"url": "/a", "method": "GET /b"})), 422);
 
-    let ctl = |args: &[&str]| {
-        let mut command = Command::new(lab::binary("shoalctl"));
-        command.env("SHOAL_API", format!("http://{}", lab.api())).env("SHOAL_TOKEN_FILE", lab.dir().join("token"));
-        let output = tool::run(command.args(args));
-        let said = tool::stdout(&output) + &String::from_utf8_lossy(&output.stderr);
-        println!("shoalctl {args:?}: {:?}\n{said}", output.status.code());
-        (output.status.code(), said)
-    };
+    let ctl = |args: &[&str]| lab.shoalctl(args);
     let has = |(code, said): (Option<i32>, String), words: &[&str]| {
         assert_eq!(code, Some(0), "{said}");
         words.iter().for_each(|word| assert!(said.contains(word), "no {word} in {said}"));

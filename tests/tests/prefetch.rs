@@ -1,14 +1,12 @@
 //! Orders to fetch ahead: complete, bounded, watched, and no burden to viewers.
 
 use std::fs;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shoal_tests::client::{self, Request};
-use shoal_tests::lab::{self, Lab, Settings, until};
+use shoal_tests::lab::{Lab, Settings, until};
 use shoal_tests::origin::{Object, Origin};
-use shoal_tests::tool;
 use shoal_tests::with_one_and_four_shards;
 
 with_one_and_four_shards!(
@@ -30,15 +28,6 @@ fn listed(lab: &Lab) -> Vec<Value> {
     report["results"][0]["answer"].as_array().expect("a list").clone()
 }
 
-fn shoalctl(lab: &Lab, args: &[&str]) -> (Option<i32>, String) {
-    let mut command = Command::new(lab::binary("shoalctl"));
-    command.env("SHOAL_API", format!("http://{}", lab.api())).env("SHOAL_TOKEN_FILE", lab.dir().join("token"));
-    let output = tool::run(command.args(args));
-    let said = tool::stdout(&output) + &String::from_utf8_lossy(&output.stderr);
-    println!("shoalctl {args:?}: {:?}\n{said}", output.status.code());
-    (output.status.code(), said)
-}
-
 fn a_list_is_fetched_and_its_failures_named(shards: u32) {
     let origin = Origin::start();
     let paths: Vec<String> = (0..40).map(|nth| format!("seg/{nth}.ts")).collect();
@@ -54,7 +43,7 @@ fn a_list_is_fetched_and_its_failures_named(shards: u32) {
     fs::write(&list, text).expect("our own folder");
     let file = list.to_str().expect("our own name");
     let url = lab.url("/vod/seg/0.ts");
-    let (code, said) = shoalctl(&lab, &["cache", "prefetch", "vod", &url, "--file", file, "--rate", "0"]);
+    let (code, said) = lab.shoalctl(&["cache", "prefetch", "vod", &url, "--file", file, "--rate", "0"]);
     assert_eq!(code, Some(1), "two of them cannot be had: {said}");
     for words in ["done", "seg/missing.ts: the origin answered 404", "secret.ts: the origin does not allow"] {
         assert!(said.contains(words), "no {words} in {said}");
@@ -67,8 +56,8 @@ fn a_list_is_fetched_and_its_failures_named(shards: u32) {
         assert!(answer.field("cache-status").contains("hit"), "{path}: {}", answer.field("cache-status"));
         assert_eq!(origin.requests(&format!("/{path}")), 1, "{path}");
     }
-    assert_eq!(shoalctl(&lab, &["cache", "prefetch", "vod"]).0, Some(2), "nothing is ordered");
-    assert_eq!(shoalctl(&lab, &["prefetch", "none", "a"]).0, Some(1));
+    assert_eq!(lab.shoalctl(&["cache", "prefetch", "vod"]).0, Some(2), "nothing is ordered");
+    assert_eq!(lab.shoalctl(&["prefetch", "none", "a"]).0, Some(1));
 }
 
 fn an_order_is_paced_watched_and_stopped(shards: u32) {
@@ -90,14 +79,14 @@ fn an_order_is_paced_watched_and_stopped(shards: u32) {
     let took = begun.elapsed();
     assert!((Duration::from_millis(1500)..Duration::from_secs(6)).contains(&took), "{took:?}");
 
-    let (code, said) = shoalctl(&lab, &["cache", "cancel", "lab", &first["id"].to_string()]);
+    let (code, said) = lab.shoalctl(&["cache", "cancel", "lab", &first["id"].to_string()]);
     assert_eq!(code, Some(0), "{said}");
     until("the next one is done", Duration::from_secs(10), || listed(&lab)[1]["state"] == "done");
     let stopped = &listed(&lab)[0];
     assert_eq!(stopped["state"], "stopped", "{stopped}");
     assert!(stopped["fetched"].as_u64().is_some_and(|fetched| fetched < 50), "{stopped}");
-    assert!(shoalctl(&lab, &["cache", "prefetches"]).1.contains("stopped"));
-    assert_eq!(shoalctl(&lab, &["cache", "cancel", "lab", "77"]).0, Some(1));
+    assert!(lab.shoalctl(&["cache", "prefetches"]).1.contains("stopped"));
+    assert_eq!(lab.shoalctl(&["cache", "cancel", "lab", "77"]).0, Some(1));
 
     // A limit of bytes ends an order by itself.
     let bounded = json!({"channel": "vod", "paths": paths, "bytes_per_second": 0, "bytes_max": 10 * BLOCK});

@@ -42,9 +42,6 @@ const CHUNK_ORDER: u8 = 9;
 /// Bytes of a chunk, and of a huge page.
 pub const CHUNK: usize = PAGE << CHUNK_ORDER;
 
-/// Up to here a copying send of head and body from huge pages is the better one everywhere.
-pub const DEFAULT_HUGE_MAX: usize = 64 << 10;
-
 /// A shard's block memory. Belongs to one thread at a time; its blocks go anywhere.
 #[derive(Debug)]
 pub struct Arena {
@@ -60,16 +57,8 @@ pub struct Arena {
 pub struct ArenaGauge(Arc<Mapping>);
 
 impl Arena {
-    /// Maps `bytes` (rounded down to whole pages) with the default split between huge and plain memory.
-    ///
-    /// # Errors
-    /// Whatever the kernel says to the mapping, or why this host cannot hold an arena.
-    pub fn new(bytes: usize) -> io::Result<Self> {
-        Self::with_huge_max(bytes, DEFAULT_HUGE_MAX)
-    }
-
-    /// As [`Arena::new`]; extents of at most `huge_max` bytes get huge pages where the host allows them, and so cannot
-    /// go to sendfile. 0 keeps all memory plain; [`CHUNK`] makes all of it huge.
+    /// Maps `bytes`, rounded down to whole pages. Extents of at most `huge_max` bytes get huge pages where the host allows
+    /// them, and so cannot go to sendfile. 0 keeps all memory plain; [`CHUNK`] makes all of it huge.
     ///
     /// # Errors
     /// Whatever the kernel says to the mapping, or why this host cannot hold an arena.

@@ -45,7 +45,7 @@ fn filled_block(arena: &Arena, name: u64, len: usize) -> Option<BlockRef> {
 
 #[test]
 fn a_block_grows_and_gives_its_tail_back() {
-    let arena = Arena::new(4 * CHUNK).unwrap();
+    let arena = Arena::with_huge_max(4 * CHUNK, 64 << 10).unwrap();
     let mut writer = arena.alloc(1 << 20).unwrap();
     assert_eq!((writer.capacity(), arena.in_use()), (1 << 20, 1 << 20));
     let reader = writer.share();
@@ -62,7 +62,7 @@ fn a_block_grows_and_gives_its_tail_back() {
 
 #[test]
 fn a_full_block_takes_no_more() {
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     let mut writer = arena.alloc(100).unwrap();
     assert_eq!(writer.append(&[7; PAGE + 1]), PAGE);
     assert_eq!(writer.append(&[8]), 0);
@@ -71,7 +71,7 @@ fn a_full_block_takes_no_more() {
 
 #[test]
 fn an_abandoned_block_has_failed() {
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     for abandon in [drop as fn(BlockWriter), BlockWriter::fail] {
         let mut writer = arena.alloc(10).unwrap();
         writer.append(b"half");
@@ -83,14 +83,14 @@ fn an_abandoned_block_has_failed() {
 
 #[test]
 fn an_empty_object_takes_no_memory() {
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     let empty = arena.alloc(0).unwrap().finish();
     assert_eq!((empty.bytes().len(), empty.footprint(), arena.in_use()), (0, 0, 0));
 }
 
 #[test]
 fn retired_is_seen_by_all_and_counted_once() {
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     let block = filled_block(&arena, 1, 3 * PAGE).unwrap();
     let sender = block.clone();
     block.retire();
@@ -104,7 +104,7 @@ fn retired_is_seen_by_all_and_counted_once() {
 
 #[test]
 fn uses_saturate_and_are_taken_once() {
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     let block = filled_block(&arena, 1, 1).unwrap();
     for uses in 0..=MAX_USES + 2 {
         (0..uses).for_each(|_| block.touch());
@@ -115,9 +115,9 @@ fn uses_saturate_and_are_taken_once() {
 
 #[test]
 fn sizes_that_cannot_be_are_refused() {
-    let error = Arena::new(PAGE - 1).unwrap_err();
+    let error = Arena::with_huge_max(PAGE - 1, 64 << 10).unwrap_err();
     assert!(error.to_string().contains("4095"), "{error}");
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     assert!(arena.alloc(CHUNK + 1).is_none() && arena.alloc(usize::MAX).is_none());
     let all = arena.alloc(CHUNK).unwrap();
     assert!(arena.alloc(1).is_none());
@@ -127,7 +127,7 @@ fn sizes_that_cannot_be_are_refused() {
 
 #[test]
 fn blocks_outlive_their_arena() {
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     let block = filled_block(&arena, 9, 100_000).unwrap();
     let gauge = arena.gauge();
     drop(arena);
@@ -139,9 +139,9 @@ fn blocks_outlive_their_arena() {
 
 #[test]
 fn only_plain_memory_goes_to_sendfile() {
-    let arena = Arena::new(2 * CHUNK).unwrap();
+    let arena = Arena::with_huge_max(2 * CHUNK, 64 << 10).unwrap();
     let large = filled_block(&arena, 1, 1 << 20).unwrap();
-    let small = filled_block(&arena, 2, DEFAULT_HUGE_MAX).unwrap();
+    let small = filled_block(&arena, 2, 64 << 10).unwrap();
     let (file, offset) = large.slice_for_sendfile().unwrap();
     let mut read = vec![0; 1 << 20];
     assert_eq!(rustix::io::pread(file, &mut read[..], offset).unwrap(), 1 << 20);
@@ -151,7 +151,7 @@ fn only_plain_memory_goes_to_sendfile() {
 
 #[test]
 fn a_racing_reader_sees_only_right_bytes() {
-    let arena = Arena::new(2 * CHUNK).unwrap();
+    let arena = Arena::with_huge_max(2 * CHUNK, 64 << 10).unwrap();
     let mut random = Random(11);
     for name in 0..20 {
         let len = 500_000 + random.below(500_000) as usize;
@@ -194,7 +194,7 @@ fn a_racing_reader_sees_only_right_bytes() {
 /// the last to let go.
 #[test]
 fn many_threads_never_see_another_objects_bytes() {
-    let arena = Arena::new(4 * CHUNK).unwrap();
+    let arena = Arena::with_huge_max(4 * CHUNK, 64 << 10).unwrap();
     let mut senders = Vec::new();
     let mut readers = Vec::new();
     for id in 0..3 {
@@ -267,7 +267,7 @@ fn many_threads_never_see_another_objects_bytes() {
 #[test]
 fn pages_queued_by_sendfile_survive_reuse() {
     const LEN: usize = 128 << 10;
-    let arena = Arena::new(CHUNK).unwrap();
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     // Where there are huge pages the memory starts out with them, and must change sides.
     let small: Vec<_> = std::iter::from_fn(|| filled_block(&arena, 0, 10_000)).collect();
