@@ -5,6 +5,7 @@
 //!
 //! - [`ring`]: one io_uring per shard, driven from inside the shard's executor
 //! - [`net`]: sockets with the options the data plane needs
+//! - [`udp`]: UDP sockets, and sending trains of datagrams
 //! - [`arena`]: the RAM tier's memory, shared by reference count
 //! - [`doorbell`]: how another thread wakes a sleeping shard
 
@@ -12,3 +13,4 @@ pub mod arena;
 pub mod doorbell;
 pub mod net;
 pub mod ring;
+pub mod udp;

@@ -1,7 +1,7 @@
 //! Sockets with the options the data plane needs.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 const BACKLOG: i32 = 4096;
 
 /// A socket address in the kernel's form.
+#[derive(Clone, Copy)]
 pub struct SocketAddress {
     storage: libc::sockaddr_storage,
     len: libc::socklen_t,
@@ -49,6 +50,22 @@ impl From<SocketAddr> for SocketAddress {
 }
 
 impl SocketAddress {
+    /// The address in `bytes`, which the kernel wrote: a sockaddr_in or sockaddr_in6.
+    pub(crate) fn parse(bytes: &[u8]) -> Option<SocketAddr> {
+        // Family in the host's order, port in the network's; then the address, of IPv6 behind the flow.
+        let port = u16::from_be_bytes(*bytes.get(2..)?.first_chunk()?);
+        match libc::c_int::from(u16::from_ne_bytes(*bytes.first_chunk()?)) {
+            libc::AF_INET => Some(SocketAddr::from((*bytes.get(4..)?.first_chunk::<4>()?, port))),
+            libc::AF_INET6 => {
+                let flow = u32::from_ne_bytes(*bytes.get(4..)?.first_chunk()?);
+                let ip = Ipv6Addr::from(*bytes.get(8..)?.first_chunk::<16>()?);
+                let scope = u32::from_ne_bytes(*bytes.get(24..)?.first_chunk()?);
+                Some(SocketAddrV6::new(ip, port, flow, scope).into())
+            }
+            _ => None,
+        }
+    }
+
     pub(crate) fn as_ptr(&self) -> *const libc::sockaddr {
         (&raw const self.storage).cast()
     }

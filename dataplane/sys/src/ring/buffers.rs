@@ -1,4 +1,4 @@
-//! Receive buffers that the kernel picks from: a ring of its own, shared by all connections of a shard.
+//! Receive buffers that the kernel picks from: a ring of its own, shared by all sockets of a kind (streams, datagrams).
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::cell::Cell;
@@ -12,8 +12,10 @@ use io_uring::types::BufRingEntry;
 
 use super::Inner;
 
-/// The group id of the only pool of a ring.
-pub(super) const GROUP: u16 = 0;
+/// Group id of the pool of all streams.
+pub(super) const STREAMS: u16 = 0;
+/// Group id of the pool of all datagram sockets.
+pub(super) const DATAGRAMS: u16 = 1;
 
 const PAGE: usize = 4096;
 
@@ -32,7 +34,7 @@ pub(super) struct BufferPool {
 }
 
 impl BufferPool {
-    pub(super) fn register(uring: &IoUring, count: u16, size: u32) -> io::Result<BufferPool> {
+    pub(super) fn register(uring: &IoUring, group: u16, count: u16, size: u32) -> io::Result<BufferPool> {
         assert!(
             count.is_power_of_two() && count <= 1 << 15,
             "a buffer ring has a power of two of at most 32768 buffers"
@@ -59,7 +61,7 @@ impl BufferPool {
         };
         // SAFETY: the entries are page aligned, zeroed, of `count` elements, and outlive the ring: `Inner` drops its ring
         // first (field order), or leaks this memory.
-        unsafe { uring.submitter().register_buf_ring_with_flags(entries as u64, count, GROUP, 0)? };
+        unsafe { uring.submitter().register_buf_ring_with_flags(entries as u64, count, group, 0)? };
         for id in 0..count {
             pool.give(id);
         }
@@ -87,11 +89,17 @@ impl BufferPool {
         }
     }
 
+    /// Counts buffer `id` as ours, which a completion has just named.
+    pub(super) fn take(&self, id: u16) {
+        debug_assert!(id < self.count);
+        self.taken.set(self.taken.get() + 1);
+    }
+
     /// The first `len` bytes of buffer `id`, which the kernel has just filled.
-    fn bytes(&self, id: u16, len: u32) -> &[u8] {
+    pub(super) fn bytes(&self, id: u16, len: u32) -> &[u8] {
         debug_assert!(id < self.count && len <= self.size);
         // SAFETY: the kernel gave us the buffer with its completion and does not touch it before `give`, which needs the
-        // `Chunk` (or the completion handler) to be done with it. The memory was zeroed, so it is initialised.
+        // `Chunk` or `Arrived` (or the completion handler) to be done with it. The memory was zeroed, so it is initialised.
         unsafe { std::slice::from_raw_parts(self.memory.add(usize::from(id) * self.size as usize), len as usize) }
     }
 
@@ -128,7 +136,7 @@ pub struct Chunk {
 impl Chunk {
     /// Takes over a buffer that a completion named.
     pub(super) fn new(ring: &Rc<Inner>, id: u16, len: u32) -> Chunk {
-        ring.buffers.taken.set(ring.buffers.taken.get() + 1);
+        ring.buffers.take(id);
         Chunk { ring: Rc::clone(ring), id, len }
     }
 }

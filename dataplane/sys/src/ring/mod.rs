@@ -14,11 +14,12 @@
 
 mod accept;
 mod buffers;
+mod datagram;
 mod file;
 mod op;
 mod stream;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -29,12 +30,14 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 pub use accept::Acceptor;
 pub use buffers::Chunk;
+pub use datagram::{Arrived, DatagramConfig, DatagramSocket, Datagrams};
 pub use file::{Landed, Page, ReadBlock};
 pub use op::{Op, Recv, RecvInto};
 pub use stream::{Received, SendMsg, Stream};
 
 use accept::AcceptState;
 use buffers::BufferPool;
+use datagram::DatagramState;
 use op::{Hold, Slot};
 use stream::RecvState;
 
@@ -81,6 +84,8 @@ pub(crate) struct Inner {
     uring: RefCell<IoUring>,
     slots: RefCell<Slots>,
     buffers: BufferPool,
+    /// For datagrams, once there are sockets of that kind.
+    datagram_buffers: OnceCell<BufferPool>,
     /// Entries that found the submission queue full; each belongs to a slot, or is a cancellation of one.
     backlog: RefCell<VecDeque<squeue::Entry>>,
     eventfd: OwnedFd,
@@ -114,12 +119,13 @@ impl Ring {
         let eventfd = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC)?;
         uring.submitter().register_eventfd(eventfd.as_raw_fd())?;
         uring.completion().disable_eventfd();
-        let buffers = BufferPool::register(&uring, config.buffers, config.buffer_bytes)?;
+        let buffers = BufferPool::register(&uring, buffers::STREAMS, config.buffers, config.buffer_bytes)?;
         Ok(Ring {
             inner: Rc::new(Inner {
                 uring: RefCell::new(uring),
                 slots: RefCell::new(Slots { slots: Vec::new(), free: Vec::new() }),
                 buffers,
+                datagram_buffers: OnceCell::new(),
                 backlog: RefCell::default(),
                 eventfd,
                 driver: RefCell::new(None),
@@ -236,9 +242,9 @@ impl Ring {
         slots.slots.len() - slots.free.len()
     }
 
-    /// Receive buffers of the pool that the kernel has filled and that have not been given back.
+    /// Receive buffers, of streams and datagrams, that the kernel has filled and that have not been given back.
     pub fn buffers_taken(&self) -> usize {
-        self.inner.buffers.taken()
+        self.inner.buffers.taken() + self.inner.datagram_buffers.get().map_or(0, BufferPool::taken)
     }
 }
 
@@ -376,6 +382,20 @@ impl Inner {
                 }
                 RecvState::complete(&state, self, entry, more);
             }
+            Slot::Datagrams(state) => {
+                let state = Rc::clone(state);
+                if !more {
+                    let ended = slots.remove(id);
+                    drop(slots);
+                    drop(ended);
+                } else {
+                    drop(slots);
+                }
+                if entry.result() == -libc::ENOBUFS {
+                    self.count(|stats| stats.no_buffers += 1);
+                }
+                DatagramState::complete(&state, self, entry, more);
+            }
         }
     }
 }
@@ -388,6 +408,9 @@ impl Drop for Inner {
         if slots.slots.len() > slots.free.len() {
             std::mem::forget(slots);
             self.buffers.leak();
+            if let Some(buffers) = self.datagram_buffers.get() {
+                buffers.leak();
+            }
         }
     }
 }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use io_uring::{opcode, types};
 
 use super::accept::AcceptState;
+use super::datagram::DatagramState;
 use super::file::Scatter;
 use super::stream::{RecvState, SendMsg};
 use super::{Inner, Ring, fd};
@@ -28,8 +29,10 @@ pub(super) enum Slot {
     Orphan { hold: Hold },
     /// A multishot accept.
     Accept(Rc<AcceptState>),
-    /// A multishot receive.
+    /// A multishot receive from a stream.
     Recv(Rc<RecvState>),
+    /// A multishot receive of datagrams.
+    Datagrams(Rc<DatagramState>),
 }
 
 /// What an entry in flight owns.

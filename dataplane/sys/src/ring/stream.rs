@@ -14,7 +14,7 @@ use std::task::{Poll, Waker};
 
 use io_uring::{cqueue, opcode};
 
-use super::buffers::{Chunk, GROUP};
+use super::buffers::{Chunk, STREAMS};
 use super::op::{Hold, Op, Recv, RecvInto, Slot, to_result};
 use super::{Inner, Ring, fd};
 use crate::arena::{BlockRef, BlockWriter};
@@ -304,7 +304,7 @@ impl Drop for Stream {
 
 impl RecvState {
     fn arm(state: &Rc<Self>, ring: &Rc<Inner>) {
-        let entry = opcode::RecvMulti::new(fd(state.socket.as_raw_fd()), GROUP).build();
+        let entry = opcode::RecvMulti::new(fd(state.socket.as_raw_fd()), STREAMS).build();
         // SAFETY: the entry points to nothing of ours but the registered pool; the slot owns the state and so the socket.
         let id = unsafe { ring.start(Slot::Recv(Rc::clone(state)), entry) };
         state.entry.set(Some(id));
