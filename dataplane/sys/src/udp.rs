@@ -130,12 +130,24 @@ pub fn queues(socket: impl AsFd) -> io::Result<Queues> {
 /// What became of messages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Datagrams that the kernel took.
+    /// Trains that the kernel took.
+    pub trains: u64,
+    /// Datagrams in them.
     pub datagrams: u64,
+    /// Bytes of those.
+    pub bytes: u64,
     /// Datagrams for which the socket's send buffer had no room. They are gone: later ones would only be late.
     pub no_room: u64,
     /// Datagrams that the kernel refused: no route, or more than the path takes where fragments are not wanted.
     pub refused: u64,
+}
+
+impl Sent {
+    fn count(&mut self, message: &Message) {
+        self.trains += 1;
+        self.datagrams += message.datagrams();
+        self.bytes += message.bytes as u64;
+    }
 }
 
 /// Messages to send from one socket, by as few system calls as can be. Bytes are borrowed, not copied.
@@ -184,7 +196,7 @@ impl<'a> SendBatch<'a> {
             let count = left.len().min(MESSAGES_PER_CALL);
             match send_some(socket.as_fd().as_raw_fd(), &left[..count], &self.parts) {
                 Ok(taken) => {
-                    sent.datagrams += left[..taken].iter().map(Message::datagrams).sum::<u64>();
+                    left[..taken].iter().for_each(|message| sent.count(message));
                     left = &left[taken..];
                 }
                 Err(error) => {
@@ -213,8 +225,8 @@ impl<'a> SendBatch<'a> {
         for datagram in bytes.chunks(train.segment) {
             let part = [IoSlice::new(datagram)];
             let message = Message { to: train.to, parts: 0..1, bytes: datagram.len(), segment: datagram.len() };
-            match send_some(socket, &[message], &part) {
-                Ok(_) => sent.datagrams += 1,
+            match send_some(socket, std::slice::from_ref(&message), &part) {
+                Ok(_) => sent.count(&message),
                 Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS)) => sent.no_room += 1,
                 Err(_) => sent.refused += 1,
             }

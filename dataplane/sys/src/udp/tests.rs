@@ -70,7 +70,7 @@ fn a_train_arrives_as_its_datagrams_over_both_families() {
         let mut batch = SendBatch::default();
         // Each of two parts, as a header and a payload are.
         batch.push(to, wanted.iter().flat_map(|one| [&one[..4], &one[4..]]), 1000);
-        assert_eq!(batch.send(&sender), Sent { datagrams: 20, ..Sent::default() });
+        assert_eq!(batch.send(&sender), Sent { trains: 1, datagrams: 20, bytes: 19_005, ..Sent::default() });
         assert!(batch.is_empty());
         let got = collect(&ring, &datagrams, 20);
         assert!(
@@ -174,7 +174,7 @@ fn where_the_kernel_takes_no_trains_datagrams_go_one_by_one() {
     let mut batch = SendBatch::default();
     batch.push(to, [&payload[..700], &payload[700..]], 1000);
     batch.push(to, [&b"next"[..]], 4);
-    assert_eq!(batch.send(&sender), Sent { datagrams: 4, ..Sent::default() });
+    assert_eq!(batch.send(&sender), Sent { trains: 4, datagrams: 4, bytes: 2504, ..Sent::default() });
     let got: Vec<Vec<u8>> = collect(&ring, &datagrams, 4).into_iter().map(|(_, _, got)| got).collect();
     assert_eq!(got, [&payload[..1000], &payload[1000..2000], &payload[2000..], b"next"]);
 }
@@ -204,7 +204,7 @@ fn a_datagram_that_is_refused_does_not_keep_the_others() {
     batch.push(to, [&b"first"[..]], 5);
     batch.push("[::1]:9".parse().unwrap(), [&b"wrong family"[..]], 12);
     batch.push(to, [&b"last"[..]], 4);
-    assert_eq!(batch.send(&sender), Sent { datagrams: 2, no_room: 0, refused: 1 });
+    assert_eq!(batch.send(&sender), Sent { trains: 2, datagrams: 2, bytes: 9, no_room: 0, refused: 1 });
 }
 
 #[test]
