@@ -13,6 +13,7 @@ pub mod content;
 pub mod lab;
 pub mod load;
 pub mod metrics;
+pub mod natlab;
 pub mod net;
 pub mod origin;
 pub mod process;

@@ -1,10 +1,11 @@
-//! Programs that other people wrote: curl, wrk, promtool, Chromium, npm.
+//! Programs that other people wrote: curl, wrk, promtool, Chromium, npm, pip.
 
 use std::env;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 /// Where `name` is, if it is installed.
 pub fn find(name: &str) -> Option<PathBuf> {
@@ -19,6 +20,40 @@ pub fn need(test: &str, name: &str) -> Option<PathBuf> {
         skip(test, &format!("{name} is not installed"));
     }
     found
+}
+
+/// The folder for PYTHONPATH with `package` from pip (its name, `==`, its version), or a note that `test` was skipped. It
+/// is kept between runs in the target folder, where it is not part of the project.
+pub fn pip(test: &str, package: &str) -> Option<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let pip = need(test, "pip3")?;
+    let dir = target_dir().join("pip").join(package);
+    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if !dir.is_dir() {
+        // Whole or not at all, whatever happens to this run and whoever else does the same.
+        let unfinished = dir.with_added_extension(std::process::id().to_string());
+        let mut command = Command::new(pip);
+        command.args(["install", "--quiet", "--disable-pip-version-check", "--only-binary=:all:", "--target"]);
+        let output = run(command.arg(&unfinished).arg(package));
+        if !output.status.success() {
+            drop(fs::remove_dir_all(&unfinished));
+            let said = String::from_utf8_lossy(&output.stderr);
+            skip(test, &format!("pip cannot bring {package}: {}", said.lines().last().unwrap_or("no message")));
+            return None;
+        }
+        if fs::rename(&unfinished, &dir).is_err() {
+            // Somebody else was faster.
+            drop(fs::remove_dir_all(&unfinished));
+        }
+    }
+    Some(dir)
+}
+
+/// The folder that cargo builds into, with the profile of this test.
+pub fn target_dir() -> PathBuf {
+    let test = env::current_exe().expect("a test knows its own path");
+    // target/<profile>/deps/<test>
+    test.ancestors().nth(2).expect("a test lies in a target folder").to_owned()
 }
 
 /// Notes that `test` did not run, and why.

@@ -14,12 +14,18 @@ const TOOLS: &[tools::Wanted<'_>] = &[
     ("chromium", "chromium"),
     ("curl", "curl"),
     ("ffmpeg", "ffmpeg"),
+    ("ip", "iproute2"),
+    ("nft", "nftables"),
     ("nginx", "nginx-light"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("pip3", "python3-pip"),
     ("promtool", "prometheus"),
+    ("python3", "python3"),
     ("slowhttptest", "slowhttptest"),
+    ("stun", "stun-client"),
     ("systemd-analyze", "systemd"),
+    ("turnserver", "coturn"),
     ("wrk", "wrk"),
 ];
 

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::OnceLock;
 
+use crate::tool;
+
 /// The path of a binary, after all of them were built with the profile of this test. `SHOAL_BIN_DIR` names a folder
 /// that has them already.
 pub fn binary(name: &str) -> PathBuf {
@@ -16,9 +18,7 @@ fn build() -> PathBuf {
     if let Some(dir) = env::var_os("SHOAL_BIN_DIR") {
         return dir.into();
     }
-    let test = env::current_exe().expect("a test knows its own path");
-    // target/<profile>/deps/<test>
-    let dir = test.ancestors().nth(2).expect("a test lies in a target folder").to_owned();
+    let dir = tool::target_dir();
     let target = dir.parent().expect("a target folder has a name");
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(["build", "--quiet", "-p", "shoal-dataplane", "-p", "shoal-control", "--bins"]);

@@ -1,0 +1,92 @@
+//! Servers at the hub, and what clients are told of them.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::NatLab;
+use crate::process::Process;
+
+/// The port that STUN and TURN have by default (RFC 8489, section 8.1; RFC 8656, section 4).
+const PORT: u16 = 3478;
+
+/// Time for a server to answer; far more than it needs.
+const START: Duration = Duration::from_secs(20);
+
+/// What a client is told: where the server is, and who it may be there.
+#[derive(Debug, Clone)]
+pub struct Told {
+    /// STUN and TURN over UDP.
+    pub v4: SocketAddr,
+    /// The same by IPv6.
+    pub v6: SocketAddr,
+    /// The long-term credential's name.
+    pub user: String,
+    /// Its password.
+    pub password: String,
+}
+
+/// A STUN and TURN server with two addresses of each family, which ends with its owner.
+#[derive(Debug)]
+pub struct Server {
+    told: Told,
+    process: Process,
+}
+
+impl Server {
+    /// coturn, with both dialects of NAT behaviour discovery, and one relay address of each family.
+    pub fn coturn(lab: &NatLab, turnserver: &Path) -> Self {
+        let (v4, v6) = (lab.addresses(), lab.addresses_v6());
+        let told = Told {
+            v4: (v4[0], PORT).into(),
+            v6: (v6[0], PORT).into(),
+            user: "viewer".to_owned(),
+            password: "a secret of sixteen or more".to_owned(),
+        };
+        let mut command = lab.hub().command(turnserver);
+        command.args(["-n", "-m", "1", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log"]);
+        command.arg("--pidfile").arg(lab.dir().join("turnserver.pid"));
+        for address in [v4[0], v4[1], v6[0], v6[1]] {
+            command.arg("-L").arg(address.to_string());
+        }
+        for address in [v4[0], v6[0]] {
+            command.arg("-E").arg(address.to_string());
+        }
+        command.args(["-p", &PORT.to_string(), "-a", "-r", "lab", "-u", &format!("{}:{}", told.user, told.password)]);
+        let process = Process::start("turnserver", &mut command, &lab.dir().join("turnserver.log"));
+        let mut server = Self { told, process };
+        server.await_answers(lab);
+        server
+    }
+
+    /// What clients are told of it.
+    pub fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Its process.
+    pub fn process(&mut self) -> &mut Process {
+        &mut self.process
+    }
+
+    /// Waits until it answers Binding requests on each family.
+    fn await_answers(&mut self, lab: &NatLab) {
+        // RFC 8489, section 5: type, no attributes, magic cookie, transaction id.
+        let request = *b"\x00\x01\x00\x00\x21\x12\xa4\x42it is ready?";
+        let deadline = Instant::now() + START;
+        for (own, server) in [(lab.addresses()[3], self.told.v4), (lab.addresses_v6()[3], self.told.v6)] {
+            let socket = lab.hub().udp((own, 0).into());
+            socket.set_read_timeout(Some(Duration::from_millis(20))).expect("the time is not zero");
+            let mut answer = [0; 512];
+            loop {
+                // Both fail until there is somebody.
+                drop(socket.send_to(&request, server));
+                match socket.recv(&mut answer) {
+                    Ok(length) if length >= 20 && answer[..2] == [1, 1] && answer[8..20] == request[8..] => break,
+                    _ => assert!(self.process.poll().is_none(), "the server ended:\n{}", self.process.output()),
+                }
+                assert!(Instant::now() < deadline, "{server} does not answer:\n{}", self.process.output());
+            }
+        }
+    }
+}
