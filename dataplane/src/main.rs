@@ -13,6 +13,10 @@ use clap::Parser;
 use shoal_dataplane::config::Config;
 use shoal_dataplane::settings::Settings;
 use shoal_dataplane::tls::Tls;
+use shoal_sys::heap::Heap;
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 /// Edge node of shoal: serves Range slices from RAM or from their origin.
 #[derive(Debug, Parser)]

@@ -8,9 +8,11 @@
 //! - [`udp`]: UDP sockets, and sending trains of datagrams
 //! - [`arena`]: the RAM tier's memory, shared by reference count
 //! - [`doorbell`]: how another thread wakes a sleeping shard
+//! - [`heap`]: the allocator, on huge pages
 
 pub mod arena;
 pub mod doorbell;
+pub mod heap;
 pub mod net;
 pub mod ring;
 pub mod udp;
