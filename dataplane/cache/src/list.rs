@@ -1,5 +1,7 @@
 //! Values in doubly linked queues: one slab, as many queues as wanted.
 
+use std::num::NonZeroU32;
+
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -8,14 +10,14 @@ const NONE: u32 = u32::MAX;
 pub struct Slot {
     index: u32,
     /// Tells the values apart that have had the same place.
-    generation: u32,
+    generation: NonZeroU32,
 }
 
 #[derive(Debug)]
 struct Node<T> {
     /// `None`: vacant, and `next` leads to the next vacant one.
     value: Option<T>,
-    generation: u32,
+    generation: NonZeroU32,
     newer: u32,
     older: u32,
 }
@@ -41,7 +43,7 @@ impl<T> Slab<T> {
     /// Adds a value that is in no queue yet.
     pub(crate) fn insert(&mut self, value: T) -> Slot {
         let index = if self.vacant == NONE {
-            self.nodes.push(Node { value: None, generation: 0, newer: NONE, older: NONE });
+            self.nodes.push(Node { value: None, generation: NonZeroU32::MIN, newer: NONE, older: NONE });
             (self.nodes.len() - 1) as u32
         } else {
             self.vacant
@@ -56,7 +58,7 @@ impl<T> Slab<T> {
     pub(crate) fn remove(&mut self, slot: Slot) -> Option<T> {
         let node = self.nodes.get_mut(slot.index as usize).filter(|node| node.generation == slot.generation)?;
         let value = node.value.take()?;
-        node.generation = node.generation.wrapping_add(1);
+        node.generation = node.generation.checked_add(1).unwrap_or(NonZeroU32::MIN);
         node.newer = self.vacant;
         self.vacant = slot.index;
         Some(value)

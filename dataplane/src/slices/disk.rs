@@ -9,7 +9,7 @@ use shoal_link::message::PurgeScope;
 use super::flight::{Flight, Opening};
 use super::key::SliceKey;
 use super::store::{OpenRequest, Store};
-use super::table::{Kept, Left, Name};
+use super::table::{Kept, Left, Table};
 use super::transfer;
 use super::version::Version;
 use crate::disk::{Burial, Disk, Fetched};
@@ -38,9 +38,9 @@ impl Store {
     pub(super) async fn open_from_disk(&self, request: &OpenRequest, opening: &Opening) -> Option<Arc<Version>> {
         let disk = self.disk()?;
         let index = self.index_of(request.want.first);
-        let in_ram = |name: &Name| !name.variants.is_empty();
+        let in_ram = |table: &Table| table.variants(&request.key).next().is_some();
         // Where there is another variant, what is on disk is from before the origin varied its answers.
-        if !disk.has(&request.key, index) || self.table.borrow().name(&request.key).is_some_and(in_ram) {
+        if !disk.has(&request.key, index) || in_ram(&self.table.borrow()) {
             return None;
         }
         let room = async |len| self.allocate_for_disk(len).await;
@@ -56,7 +56,7 @@ impl Store {
             (parts.born_ms, parts.fresh_until_ms) = (0, 0);
         }
         let mut table = self.table.borrow_mut();
-        if opening.is_purged() || table.name(&request.key).is_some_and(in_ram) {
+        if opening.is_purged() || in_ram(&table) {
             return None;
         }
         let version = table.insert(&request.key, &request.channel, request.asked.as_ref(), parts);

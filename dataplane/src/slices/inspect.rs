@@ -26,8 +26,7 @@ impl Store {
     /// Bytes of the object in RAM.
     pub fn ram_bytes(&self, key: &SliceKey) -> u64 {
         let table = self.table.borrow();
-        let variants = table.name(key).map_or(&[][..], |name| &name.variants);
-        variants.iter().filter_map(|&slot| table.held(slot)).map(|held| held.ram().1).sum()
+        table.variants(key).map(|held| held.ram().1).sum()
     }
 
     /// What is kept of an object, in RAM and on disk.
@@ -45,9 +44,8 @@ impl Store {
 
     fn stat_in_ram(&self, shard: usize, key: &SliceKey, channel: &Channel) -> ObjectStat {
         let table = self.table.borrow();
-        let name = table.name(key);
-        let held = name.iter().flat_map(|name| &name.variants).filter_map(|&slot| table.held(slot));
-        let variants = held.map(|held| {
+        let pending = table.pending(key);
+        let variants = table.variants(key).map(|held| {
             let (ram_blocks, ram_bytes) = held.ram();
             let flights = held.flights.len() as u32;
             VariantStat { ram_blocks, ram_bytes, flights, ..self.variant(key, channel, &held.version.parts()) }
@@ -58,8 +56,8 @@ impl Store {
             shard: shard as u32,
             variants: variants.collect(),
             on_disk: None,
-            fetching: name.map_or(0, |name| name.openings.len() as u32),
-            pass_ms: name.map_or(0, |name| name.pass_until_ms.saturating_sub(self.clock.now_ms())),
+            fetching: pending.map_or(0, |pending| pending.openings.len() as u32),
+            pass_ms: pending.map_or(0, |pending| pending.pass_until_ms.saturating_sub(self.clock.now_ms())),
         }
     }
 
@@ -104,9 +102,9 @@ impl Store {
         let now_ms = self.clock.now_ms();
         let first_on_disk = self.is_on_disk(&request.key, request.want.first);
         let table = self.table.borrow();
-        if let Some(name) = table.name(&request.key) {
-            if name.pass_until_ms > now_ms {
-                let ms = name.pass_until_ms - now_ms;
+        if let Some(pending) = table.pending(&request.key) {
+            if pending.pass_until_ms > now_ms {
+                let ms = pending.pass_until_ms - now_ms;
                 return outlook(
                     CacheResult::Bypass,
                     format!(
@@ -117,11 +115,11 @@ impl Store {
             if table.find_opening(&request.key, request.asked.as_deref()).is_some() {
                 return outlook(CacheResult::Coalesced, "another request is asking for it; this one would wait".into());
             }
-            if !name.variants.is_empty() {
-                let variants = name.variants.len();
-                let why = format!("{variants} variants are kept, and none was chosen by such request headers (Vary)");
-                return outlook(CacheResult::Miss, why);
-            }
+        }
+        let variants = table.variants(&request.key).count();
+        if variants > 0 {
+            let why = format!("{variants} variants are kept, and none was chosen by such request headers (Vary)");
+            return outlook(CacheResult::Miss, why);
         }
         let index = self.index_of(request.want.first);
         match &stat.on_disk {

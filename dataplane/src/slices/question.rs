@@ -327,7 +327,7 @@ impl Question<'_> {
             return Why::Method;
         }
         let table = self.store.table.borrow();
-        let has_variants = table.name(&self.request.key).is_some_and(|name| !name.variants.is_empty());
+        let has_variants = table.variants(&self.request.key).next().is_some();
         match (had_stale, self.request.revalidate) {
             (true, true) => Why::Request,
             (true, false) => Why::Stale,

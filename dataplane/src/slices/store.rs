@@ -233,7 +233,8 @@ impl Store {
         if let Some(opening) = table.find_opening(&request.key, asked).filter(|_| !request.private) {
             return (Rc::clone(opening), false, stale);
         }
-        let private = request.private || table.name(&request.key).is_some_and(|name| name.pass_until_ms > now_ms);
+        let private =
+            request.private || table.pending(&request.key).is_some_and(|pending| pending.pass_until_ms > now_ms);
         let opening = Rc::new(Opening::default());
         if !private {
             table.add_opening(&request.key, &opening, request.asked.clone());

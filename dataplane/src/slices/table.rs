@@ -1,14 +1,18 @@
 //! What a shard owns: names, versions, blocks, and the order in which they may have to go.
 
+mod names;
 mod purge;
 
 use std::cell::Cell;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
+use std::mem::offset_of;
 use std::rc::Rc;
 use std::sync::{Arc, Weak};
 
 use shoal_cache::{Look, S3Fifo, Slot};
 use shoal_sys::arena::BlockRef;
+
+use names::Names;
 
 use super::flight::{Flight, Opening};
 use super::key::{KeyState, SliceKey};
@@ -29,13 +33,21 @@ pub const VARIANTS_MAX: usize = 16;
 /// Index that stands for a version without blocks in the eviction order.
 const NO_BLOCK: u32 = u32::MAX;
 
+/// Stands for no place.
+const NOWHERE: u32 = u32::MAX;
+
+/// Bytes that a version takes in the table itself: two lines of the processor's cache, the first of which is all that a hit reads.
+const PLACE_BYTES: usize = 128;
+
+const _: () =
+    assert!(size_of::<Place>() == PLACE_BYTES && offset_of!(Held, channel) <= PLACE_BYTES / 2 - align_of::<Held>());
+
 /// The tables of one owner shard.
 #[derive(Default)]
 pub struct Table {
-    keys: HashMap<SliceKey, Name, KeyState>,
-    /// Names with questions under way.
-    asking: HashSet<SliceKey, KeyState>,
-    versions: Vec<(u32, Option<Held>)>,
+    names: Names,
+    pending: HashMap<SliceKey, Pending, KeyState>,
+    versions: Vec<Place>,
     free: Vec<u32>,
     policy: S3Fifo<BlockId>,
     detached: Vec<VersionSlot>,
@@ -46,34 +58,44 @@ pub struct Table {
     blocks: usize,
 }
 
-/// What is known under a name.
+/// What is known under a name besides versions.
 #[derive(Default)]
-pub struct Name {
-    /// The versions that new requests get, the newest first: more than one where the origin varies its answers.
-    pub variants: Vec<VersionSlot>,
+pub struct Pending {
     /// The questions to the origins that are under way, each with what it asks.
     pub openings: Vec<(Rc<Opening>, Option<Arc<Asked>>)>,
     /// Until then each request fetches for itself: the origin has said that its answers are not to be shared.
     pub pass_until_ms: u64,
 }
 
-/// A version and its blocks.
+/// Where a version can be. The generation tells those apart that have had the same place.
+#[derive(Default)]
+#[repr(C, align(64))]
+struct Place {
+    generation: u32,
+    held: Option<Held>,
+}
+
+/// A version and its blocks. What a hit reads comes first.
+#[repr(C)]
 pub struct Held {
     /// What it is.
     pub version: Arc<Version>,
     /// Its name.
     pub key: SliceKey,
+    blocks: Vec<Placed>,
     /// Whose it is.
     pub channel: Arc<Channel>,
     /// What it was asked for with.
     pub asked: Option<Arc<Asked>>,
-    /// The same with other header fields, while anybody uses it.
-    earlier: Vec<Weak<Version>>,
     /// Fetches that fill it.
     pub flights: Vec<Rc<Flight>>,
-    blocks: Vec<Placed>,
+    /// The same with other header fields, while anybody uses it.
+    #[expect(clippy::box_collection, reason = "hardly any has one, and there are millions")]
+    earlier: Option<Box<Vec<Weak<Version>>>>,
     /// Its place in the eviction order while it has no block.
     empty: Option<Slot>,
+    /// Place of the next older version that the same name stands for, where the origin varies its answers.
+    older: u32,
     current: bool,
 }
 
@@ -144,52 +166,64 @@ impl Table {
         Table { news: Some(News::default()), ..Table::default() }
     }
 
-    /// What is known under `key`.
-    pub fn name(&self, key: &SliceKey) -> Option<&Name> {
-        self.keys.get(key)
+    /// What is known under `key` besides versions.
+    pub fn pending(&self, key: &SliceKey) -> Option<&Pending> {
+        self.pending.get(key)
     }
 
-    /// As [`Table::name`], made when missing.
-    pub fn name_mut(&mut self, key: &SliceKey) -> &mut Name {
-        self.keys.entry(key.clone()).or_default()
+    /// As [`Table::pending`], made when missing.
+    fn pending_mut(&mut self, key: &SliceKey) -> &mut Pending {
+        self.pending.entry(key.clone()).or_default()
     }
 
-    /// Forgets a name that stands for nothing any more.
-    pub fn tidy_name(&mut self, key: &SliceKey, now_ms: u64) {
-        if let Some(name) = self.keys.get(key)
-            && name.variants.is_empty()
-            && name.openings.is_empty()
-            && name.pass_until_ms <= now_ms
+    /// Forgets a name about which nothing is pending any more.
+    fn tidy_pending(&mut self, key: &SliceKey, now_ms: u64) {
+        if let Some(pending) = self.pending.get(key)
+            && pending.openings.is_empty()
+            && pending.pass_until_ms <= now_ms
         {
-            self.keys.remove(key);
+            self.pending.remove(key);
         }
+    }
+
+    /// The versions that new requests get, the newest first: more than one where the origin varies its answers.
+    pub fn variants(&self, key: &SliceKey) -> impl Iterator<Item = &Held> {
+        let newest = self.names.find(key.hash(), |place| self.is_named(place, key));
+        std::iter::successors(newest.and_then(|place| self.at(place)), |held| self.at(held.older))
     }
 
     /// The version that answers the request.
     pub fn find(&self, key: &SliceKey, asked: Option<&Asked>) -> Option<&Held> {
-        let variants = &self.keys.get(key)?.variants;
-        variants.iter().filter_map(|&slot| self.held(slot)).find(|held| held.version.answers(asked))
+        self.variants(key).find(|held| held.version.answers(asked))
     }
 
     /// The question under way whose answer will be, as far as can be told by now, this request's as well.
     pub fn find_opening(&self, key: &SliceKey, asked: Option<&Asked>) -> Option<&Rc<Opening>> {
-        let name = self.keys.get(key)?;
-        let newest = name.variants.first().and_then(|&slot| self.held(slot));
+        let pending = self.pending.get(key)?;
+        let newest = self.variants(key).next();
         let selecting = newest.map_or(&[][..], |held| &held.version.selecting);
         let same = |other: &Option<Arc<Asked>>| selects_same(selecting, asked, other.as_deref());
-        name.openings.iter().find(|(_, other)| same(other)).map(|(opening, _)| opening)
+        pending.openings.iter().find(|(_, other)| same(other)).map(|(opening, _)| opening)
+    }
+
+    fn at(&self, place: u32) -> Option<&Held> {
+        self.versions.get(place as usize)?.held.as_ref()
+    }
+
+    fn is_named(&self, place: u32, key: &SliceKey) -> bool {
+        self.at(place).is_some_and(|held| held.key == *key)
     }
 
     /// The version in `slot`, while it is there.
     pub fn held(&self, slot: VersionSlot) -> Option<&Held> {
-        let (generation, held) = self.versions.get(slot.index as usize)?;
-        if *generation == slot.generation { held.as_ref() } else { None }
+        let place = self.versions.get(slot.index as usize)?;
+        if place.generation == slot.generation { place.held.as_ref() } else { None }
     }
 
     /// As [`Table::held`], to change it.
     pub fn held_mut(&mut self, slot: VersionSlot) -> Option<&mut Held> {
-        let (generation, held) = self.versions.get_mut(slot.index as usize)?;
-        if *generation == slot.generation { held.as_mut() } else { None }
+        let place = self.versions.get_mut(slot.index as usize)?;
+        if place.generation == slot.generation { place.held.as_mut() } else { None }
     }
 
     /// Adds a version, asked for with `asked`. One that is not exclusive becomes the one that such requests get; the one before
@@ -202,21 +236,22 @@ impl Table {
         parts: VersionParts,
     ) -> Arc<Version> {
         let index = self.free.pop().unwrap_or_else(|| {
-            self.versions.push((0, None));
+            self.versions.push(Place::default());
             (self.versions.len() - 1) as u32
         });
-        let (generation, place) = &mut self.versions[index as usize];
-        let slot = VersionSlot { index, generation: *generation };
+        let place = &mut self.versions[index as usize];
+        let slot = VersionSlot { index, generation: place.generation };
         let version = Arc::new(Version::new(slot, parts));
-        *place = Some(Held {
+        place.held = Some(Held {
             version: Arc::clone(&version),
             key: key.clone(),
+            blocks: Vec::new(),
             channel: Arc::clone(channel),
             asked: asked.cloned(),
-            earlier: Vec::new(),
             flights: Vec::new(),
-            blocks: Vec::new(),
+            earlier: None,
             empty: None,
+            older: NOWHERE,
             current: !version.exclusive,
         });
         if version.exclusive {
@@ -232,9 +267,17 @@ impl Table {
                 }
                 self.take_away(before);
             }
-            let variants = &mut self.name_mut(key).variants;
-            variants.insert(0, slot);
-            if let Some(&oldest) = variants.get(VARIANTS_MAX) {
+            let versions = &self.versions;
+            let is = |place: u32| {
+                let held = versions.get(place as usize).and_then(|place| place.held.as_ref());
+                held.is_some_and(|held| held.key == *key)
+            };
+            let older = self.names.put(key.hash(), index, is);
+            if let Some(held) = self.held_mut(slot) {
+                held.older = older.unwrap_or(NOWHERE);
+            }
+            let oldest = self.variants(key).nth(VARIANTS_MAX).map(|held| held.version.slot);
+            if let Some(oldest) = oldest {
                 self.detach(oldest);
             }
             self.place_empty(slot);
@@ -252,8 +295,9 @@ impl Table {
         } else {
             version.retire();
         }
-        held.earlier.retain(|earlier| earlier.strong_count() > 0);
-        held.earlier.push(Arc::downgrade(&before));
+        let earlier = held.earlier.get_or_insert_default();
+        earlier.retain(|earlier| earlier.strong_count() > 0);
+        earlier.push(Arc::downgrade(&before));
         Some(version)
     }
 
@@ -283,15 +327,24 @@ impl Table {
             return;
         }
         let empty = held.empty.take();
+        let older = std::mem::replace(&mut held.older, NOWHERE);
         let key = held.key.clone();
         if let Some(empty) = empty {
             self.policy.remove(empty);
         }
-        if let Some(name) = self.keys.get_mut(&key) {
-            name.variants.retain(|&variant| variant != slot);
-        }
-        self.tidy_name(&key, u64::MAX);
+        self.unlink(&key, slot.index, older);
         self.detached.push(slot);
+    }
+
+    /// Takes the version at `place` out of its name's variants; `older` comes after it.
+    fn unlink(&mut self, key: &SliceKey, place: u32, older: u32) {
+        if self.names.replace(key.hash(), place, (older != NOWHERE).then_some(older)) {
+            return;
+        }
+        let newer = self.variants(key).find(|held| held.older == place).map(|held| held.version.slot);
+        if let Some(newer) = newer.and_then(|slot| self.held_mut(slot)) {
+            newer.older = older;
+        }
     }
 
     /// Drops detached versions that nobody uses. Their flights are told to stop.
@@ -316,12 +369,12 @@ impl Table {
 
     /// Removes a version with all its blocks.
     fn remove(&mut self, slot: VersionSlot) {
-        let Some((generation, place)) = self.versions.get_mut(slot.index as usize) else { return };
-        if *generation != slot.generation {
+        let Some(place) = self.versions.get_mut(slot.index as usize) else { return };
+        if place.generation != slot.generation {
             return;
         }
-        let Some(held) = place.take() else { return };
-        *generation = generation.wrapping_add(1);
+        let Some(held) = place.held.take() else { return };
+        place.generation = place.generation.wrapping_add(1);
         self.free.push(slot.index);
         held.version.retire();
         for placed in held.blocks {
@@ -401,7 +454,7 @@ impl Table {
     pub fn evict(&mut self, forced: bool) -> Option<Evicted> {
         let versions = &self.versions;
         let id = self.policy.evict(|id| {
-            let held = versions.get(id.slot.index as usize).and_then(|(_, held)| held.as_ref());
+            let held = versions.get(id.slot.index as usize).and_then(|place| place.held.as_ref());
             match held {
                 Some(held) if id.index == NO_BLOCK && !held.flights.is_empty() => Look::Busy,
                 Some(held) if !forced && !held.version.is_combinable() && held.is_read() => Look::Busy,
@@ -433,9 +486,7 @@ impl Table {
 
     /// Retires what is kept under one name: it has been changed at its origin.
     pub fn invalidate(&mut self, key: &SliceKey) {
-        let Some(name) = self.keys.get(key) else { return };
-        name.openings.iter().for_each(|(opening, _)| opening.purge());
-        for slot in name.variants.clone() {
+        for slot in self.purge_pending(key) {
             self.detach(slot);
         }
     }
@@ -450,7 +501,7 @@ impl Table {
 
     /// From now until then each request for the name fetches for itself.
     pub fn pass(&mut self, key: &SliceKey, until_ms: u64) {
-        self.name_mut(key).pass_until_ms = until_ms;
+        self.pending_mut(key).pass_until_ms = until_ms;
         self.passes.push_back((until_ms, key.clone()));
     }
 
@@ -461,11 +512,11 @@ impl Table {
                 break;
             }
             let Some((_, key)) = self.passes.pop_front() else { break };
-            if let Some(name) = self.keys.get_mut(&key)
-                && (name.pass_until_ms <= now_ms || self.passes.len() >= PASSES_MAX)
+            if let Some(pending) = self.pending.get_mut(&key)
+                && (pending.pass_until_ms <= now_ms || self.passes.len() >= PASSES_MAX)
             {
-                name.pass_until_ms = 0;
-                self.tidy_name(&key, now_ms);
+                pending.pass_until_ms = 0;
+                self.tidy_pending(&key, now_ms);
             }
         }
     }
@@ -484,7 +535,7 @@ impl Table {
     pub fn walk(&mut self, steps: usize, mut show: impl FnMut(Kept<'_>)) {
         let Some(News { walked: (mut place, mut from), .. }) = self.news else { return };
         for _ in 0..steps.min(self.blocks + self.versions.len()) {
-            let held = self.versions.get(place).and_then(|(_, held)| held.as_ref()).filter(|held| held.current);
+            let held = self.versions.get(place).and_then(|place| place.held.as_ref()).filter(|held| held.current);
             let next = held.and_then(|held| {
                 let at = held.blocks.partition_point(|placed| placed.index < from);
                 Some((held, held.blocks.get(at)?))
@@ -518,13 +569,13 @@ impl Table {
     pub fn each_held(&self, from: usize, steps: usize, mut show: impl FnMut(&Held)) -> Option<usize> {
         let end = from.saturating_add(steps);
         let places = self.versions.get(from..end.min(self.versions.len())).unwrap_or_default();
-        places.iter().filter_map(|(_, held)| held.as_ref()).filter(|held| held.current).for_each(&mut show);
+        places.iter().filter_map(|place| place.held.as_ref()).filter(|held| held.current).for_each(&mut show);
         (end < self.versions.len()).then_some(end)
     }
 
-    /// Names known.
+    /// Names known. One that has a version and is asked about counts twice.
     pub fn objects(&self) -> usize {
-        self.keys.len()
+        self.names.len() + self.pending.len()
     }
 
     /// Blocks held.
@@ -563,7 +614,8 @@ impl Held {
     /// Whether anybody but the table uses it.
     pub fn is_read(&self) -> bool {
         // One is the table's.
-        Arc::strong_count(&self.version) > 1 || self.earlier.iter().any(|earlier| earlier.strong_count() > 0)
+        Arc::strong_count(&self.version) > 1
+            || self.earlier.iter().flat_map(|earlier| &**earlier).any(|earlier| earlier.strong_count() > 0)
     }
 
     /// The block, filling or complete.

@@ -14,38 +14,48 @@ use crate::upstream::head::Validators;
 const UNKNOWN: u64 = u64::MAX;
 
 /// Everything a response says about an object besides its bytes. Immutable but for what is atomic; shared by every shard.
+///
+/// What each hit reads comes first, in two lines of the processor's cache with the reference counts before it.
+#[repr(C)]
 pub struct Version {
-    /// Its place in the owner's table.
-    pub slot: VersionSlot,
+    fresh_until_ms: AtomicU64,
+    /// The request headers it was chosen by, as [`crate::upstream::asked::selecting`] writes them; empty: by none.
+    pub selecting: Box<[u8]>,
+    total: Total,
     /// Status the origin answered with: 200 for 206 as well.
     pub status: u16,
-    /// What tells this version from another one.
-    pub validators: Validators,
+    /// Only for the request that fetched it: private, no-store.
+    pub exclusive: bool,
+    retired: AtomicBool,
+    date_s: AtomicU64,
+    born_ms: AtomicU64,
     /// End-to-end header lines from the origin, each with its CRLF; without those of `version_lines`.
     pub relay: Box<[u8]>,
     /// ETag and Last-Modified, as lines.
     pub version_lines: Box<[u8]>,
-    /// Content-Type, when the origin sent one.
-    pub content_type: Option<Box<str>>,
     /// Cache-Control as the origin sent it.
     pub cache_control: Option<Box<str>>,
-    /// Only for the request that fetched it: private, no-store.
-    pub exclusive: bool,
     /// Expires as the origin sent it.
     pub expires: Option<Box<str>>,
-    /// The request headers it was chosen by, as [`crate::upstream::asked::selecting`] writes them; empty: by none.
-    pub selecting: Box<[u8]>,
+    /// Content-Type, when the origin sent one.
+    pub content_type: Option<Box<str>>,
+    /// What tells this version from another one.
+    pub validators: Validators,
+    /// Its place in the owner's table.
+    pub slot: VersionSlot,
     /// How long it may be used when it is not fresh any more.
     pub stale: Staleness,
     /// What it can be purged by besides its name, with spaces between.
     pub tags: Box<str>,
     hold_stale_until_ms: AtomicU64,
-    /// Shared with the versions that had other header fields, for the same bytes.
-    total: Arc<AtomicU64>,
-    date_s: AtomicU64,
-    born_ms: AtomicU64,
-    fresh_until_ms: AtomicU64,
-    retired: AtomicBool,
+}
+
+/// Bytes of the whole.
+enum Total {
+    /// Of a version that began with it.
+    Here(AtomicU64),
+    /// Of one that did not: shared with the versions that have other header fields, for the same bytes.
+    Shared(Arc<AtomicU64>),
 }
 
 /// Where the owner keeps a version; the generation tells it from a later one in the same place.
@@ -102,19 +112,35 @@ struct StalenessOnDisk {
     if_error_ms: Option<u64>,
 }
 
+impl Total {
+    fn cell(&self) -> &AtomicU64 {
+        match self {
+            Total::Here(total) => total,
+            Total::Shared(total) => total,
+        }
+    }
+}
+
 impl Version {
     /// The version that lives in `slot`.
     pub fn new(slot: VersionSlot, parts: VersionParts) -> Version {
-        let total = Arc::new(AtomicU64::new(parts.total.unwrap_or(UNKNOWN)));
+        let total = match parts.total {
+            Some(total) => Total::Here(AtomicU64::new(total)),
+            None => Total::Shared(Arc::new(AtomicU64::new(UNKNOWN))),
+        };
         Version::with_total(slot, parts, total)
     }
 
     /// The same bytes with other header fields, after an origin confirmed them (RFC 9111 section 4.3.4).
     pub fn confirmed(&self, parts: VersionParts) -> Version {
-        Version::with_total(self.slot, parts, Arc::clone(&self.total))
+        let total = match &self.total {
+            Total::Here(total) => Total::Here(AtomicU64::new(total.load(Ordering::Acquire))),
+            Total::Shared(total) => Total::Shared(Arc::clone(total)),
+        };
+        Version::with_total(self.slot, parts, total)
     }
 
-    fn with_total(slot: VersionSlot, parts: VersionParts, total: Arc<AtomicU64>) -> Version {
+    fn with_total(slot: VersionSlot, parts: VersionParts, total: Total) -> Version {
         Version {
             slot,
             status: parts.status,
@@ -160,7 +186,7 @@ impl Version {
 
     /// Bytes of the whole object; unknown while a body without a length still arrives.
     pub fn total(&self) -> Option<u64> {
-        match self.total.load(Ordering::Acquire) {
+        match self.total.cell().load(Ordering::Acquire) {
             UNKNOWN => None,
             total => Some(total),
         }
@@ -168,7 +194,7 @@ impl Version {
 
     /// The end of the body was seen.
     pub fn set_total(&self, total: u64) {
-        self.total.store(total, Ordering::Release);
+        self.total.cell().store(total, Ordering::Release);
     }
 
     /// Whether it may be served without asking the origin.

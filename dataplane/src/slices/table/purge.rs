@@ -12,41 +12,44 @@ use shoal_link::message::PurgeScope;
 use super::{Held, Table};
 use crate::slices::flight::Opening;
 use crate::slices::key::SliceKey;
+use crate::slices::version::VersionSlot;
 use crate::upstream::Asked;
 
 impl Table {
     /// A question to the origins is under way.
     pub fn add_opening(&mut self, key: &SliceKey, opening: &Rc<Opening>, asked: Option<Arc<Asked>>) {
-        self.name_mut(key).openings.push((Rc::clone(opening), asked));
-        self.asking.insert(key.clone());
+        self.pending_mut(key).openings.push((Rc::clone(opening), asked));
     }
 
     /// It has been answered.
     pub fn end_opening(&mut self, key: &SliceKey, opening: &Rc<Opening>, now_ms: u64) {
-        if let Some(name) = self.keys.get_mut(key) {
-            name.openings.retain(|(current, _)| !Rc::ptr_eq(current, opening));
-            if name.openings.is_empty() {
-                self.asking.remove(key);
-            }
+        if let Some(pending) = self.pending.get_mut(key) {
+            pending.openings.retain(|(current, _)| !Rc::ptr_eq(current, opening));
         }
-        self.tidy_name(key, now_ms);
+        self.tidy_pending(key, now_ms);
     }
 
     /// Whoever waits for what the scope names gets what was asked for before the purge; the answer is not to be kept. Which tags
     /// it will have is not known yet.
     pub fn purge_openings(&mut self, scope: &PurgeScope) {
-        for key in self.asking.iter().filter(|key| names(scope, key)) {
-            if let Some(name) = self.keys.get(key) {
-                name.openings.iter().for_each(|(opening, _)| opening.purge());
-            }
+        for (_, pending) in
+            self.pending.iter().filter(|(key, pending)| !pending.openings.is_empty() && names(scope, key))
+        {
+            pending.openings.iter().for_each(|(opening, _)| opening.purge());
         }
+    }
+
+    /// The same for one name. Returns where its versions are.
+    pub(super) fn purge_pending(&mut self, key: &SliceKey) -> Vec<VersionSlot> {
+        if let Some(pending) = self.pending.get(key) {
+            pending.openings.iter().for_each(|(opening, _)| opening.purge());
+        }
+        self.variants(key).map(|held| held.version.slot).collect()
     }
 
     /// Retires all versions of one name. Returns how many.
     pub fn purge_name(&mut self, key: &SliceKey) -> u64 {
-        let Some(name) = self.keys.get(key) else { return 0 };
-        name.openings.iter().for_each(|(opening, _)| opening.purge());
-        let variants = name.variants.clone();
+        let variants = self.purge_pending(key);
         variants.iter().for_each(|&slot| self.take_away(slot));
         variants.len() as u64
     }

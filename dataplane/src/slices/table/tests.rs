@@ -55,9 +55,14 @@ fn purge(table: &mut Table, scope: &PurgeScope) -> u64 {
     purged
 }
 
+/// Where the versions of a name are.
+fn slots(table: &Table, key: &SliceKey) -> Vec<VersionSlot> {
+    table.variants(key).map(|held| held.version.slot).collect()
+}
+
 /// Nobody asks under the name any more.
 fn end_openings(table: &mut Table, key: &SliceKey, now_ms: u64) {
-    let openings: Vec<_> = table.name(key).unwrap().openings.iter().map(|(opening, _)| Rc::clone(opening)).collect();
+    let openings: Vec<_> = table.pending(key).unwrap().openings.iter().map(|(opening, _)| Rc::clone(opening)).collect();
     openings.iter().for_each(|opening| table.end_opening(key, opening, now_ms));
 }
 
@@ -161,7 +166,7 @@ impl Lab {
     fn insert(&mut self, at: usize) {
         let exclusive = self.random.below(5) == 0;
         let key = self.keys[at].clone();
-        let before = self.table.name(&key).and_then(|name| name.variants.first().copied());
+        let before = slots(&self.table, &key).first().copied();
         let combinable = self.random.below(3) > 0;
         let version = self.table.insert(&key, &self.channel, None, parts(exclusive, combinable));
         assert_eq!(version.is_combinable(), combinable);
@@ -320,7 +325,7 @@ impl Lab {
         let openings: Vec<_> = self.openings.iter().filter(|at| named(&self.keys[**at])).copied().collect();
         assert_eq!(purge(&mut self.table, scope), hit.len() as u64);
         for at in openings {
-            assert!(self.table.name(&self.keys[at]).unwrap().openings[0].0.is_purged());
+            assert!(self.table.pending(&self.keys[at]).unwrap().openings[0].0.is_purged());
         }
         for slot in hit {
             assert!(self.table.held(slot).unwrap().version.is_retired());
@@ -341,9 +346,9 @@ impl Lab {
     }
 
     fn held(&self) -> impl Iterator<Item = (VersionSlot, &Held)> {
-        self.table.versions.iter().enumerate().filter_map(|(index, (generation, held))| {
-            let slot = VersionSlot { index: index as u32, generation: *generation };
-            held.as_ref().map(|held| (slot, held))
+        self.table.versions.iter().enumerate().filter_map(|(index, place)| {
+            let slot = VersionSlot { index: index as u32, generation: place.generation };
+            place.held.as_ref().map(|held| (slot, held))
         })
     }
 
@@ -366,7 +371,7 @@ impl Lab {
             let in_order = self.table.detached.iter().filter(|detached| **detached == slot).count();
             assert_eq!(in_order, usize::from(!held.current), "what has no name waits to be collected, once");
             if held.current {
-                assert_eq!(self.table.name(&held.key).map(|name| &*name.variants), Some(&[slot][..]));
+                assert_eq!(slots(&self.table, &held.key), [slot]);
                 assert!(held.empty.is_none() || held.blocks.is_empty());
                 let bare = held.blocks.is_empty() && held.flights.is_empty();
                 assert!(!bare || held.empty.is_some(), "what has no block must be found by an eviction all the same");
@@ -399,19 +404,20 @@ impl Lab {
         assert!(all.into_iter().eq(0..self.table.versions.len() as u32), "a slot is lost, or free twice");
 
         for (at, key) in self.keys.iter().enumerate() {
-            let Some(name) = self.table.name(key) else {
+            for slot in slots(&self.table, key) {
+                assert!(self.versions[&slot].current && self.versions[&slot].key == *key);
+            }
+            let Some(pending) = self.table.pending(key) else {
                 assert!(!self.openings.contains(&at));
                 continue;
             };
             let passed_by = self.table.passes.iter().any(|(_, passed)| passed == key);
-            let anything = !name.variants.is_empty() || !name.openings.is_empty() || passed_by;
+            let anything = !pending.openings.is_empty() || passed_by;
             assert!(anything, "{:?} stands for nothing", String::from_utf8_lossy(key.path()));
-            assert_eq!(!name.openings.is_empty(), self.openings.contains(&at));
-            for &slot in &name.variants {
-                assert!(self.versions[&slot].current && self.versions[&slot].key == *key);
-            }
+            assert_eq!(!pending.openings.is_empty(), self.openings.contains(&at));
         }
-        assert!(self.table.objects() <= self.keys.len());
+        assert_eq!(self.table.names.len(), self.versions.values().filter(|expected| expected.current).count());
+        assert!(self.table.pending.len() <= self.keys.len());
     }
 
     /// Everybody goes.
@@ -483,7 +489,7 @@ fn names_passed_by_are_forgotten_in_time_and_in_number() {
     }
     table.end_passes(4_999);
     assert_eq!((table.objects(), table.passes.len()), (PASSES_MAX, PASSES_MAX));
-    assert!(table.name(&key("a", "0")).is_none(), "the oldest go");
+    assert!(table.pending(&key("a", "0")).is_none(), "the oldest go");
 }
 
 #[test]
@@ -535,7 +541,7 @@ fn each_request_finds_the_variant_that_was_chosen_for_its_like() {
     let all = table.insert(&key, &channel, Some(&one), varying(""));
     assert_eq!((found(&table, Some(&one)), found(&table, None)), (Some(all.slot), Some(all.slot)));
     assert_eq!(purge(&mut table, &PurgeScope::All), 2);
-    assert!(table.find(&key, Some(&two)).is_none() && table.name(&key).is_none());
+    assert!(table.find(&key, Some(&two)).is_none() && table.objects() == 0);
 }
 
 #[test]
@@ -544,11 +550,12 @@ fn variants_of_a_name_are_bounded() {
     let versions: Vec<_> = (0..2 * VARIANTS_MAX)
         .map(|nth| table.insert(&key, &channel, None, varying(&format!("a: {nth}\r\n"))))
         .collect();
-    assert_eq!(table.name(&key).unwrap().variants.len(), VARIANTS_MAX);
+    let newest_first = versions.iter().rev().take(VARIANTS_MAX).map(|version| version.slot);
+    assert!(newest_first.eq(slots(&table, &key)));
     let retired = versions.iter().map(|version| version.is_retired());
     assert!(retired.eq((0..2 * VARIANTS_MAX).map(|nth| nth < VARIANTS_MAX)), "the oldest go first");
     table.invalidate(&key);
-    assert!(table.name(&key).is_none() && versions.iter().all(|version| version.is_retired()));
+    assert!(table.objects() == 0 && versions.iter().all(|version| version.is_retired()));
 }
 
 #[test]
