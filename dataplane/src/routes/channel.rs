@@ -6,6 +6,7 @@ use shoal_link::channel::{CachePolicy, ForwardPolicy};
 use shoal_ticket::Verifier;
 
 use super::access::Access;
+use super::common::Common;
 use super::cors::Cors;
 use super::error::{FieldError, RoutesError};
 use super::limits::Limits;
@@ -30,23 +31,27 @@ pub struct Channel {
     /// Off: every request is refused.
     pub enabled: bool,
     /// What may be kept, and for how long.
-    pub cache: CachePolicy,
+    pub cache: Arc<CachePolicy>,
     /// What passes between viewers and origins besides the objects.
-    pub forward: ForwardPolicy,
+    pub forward: Arc<ForwardPolicy>,
     /// How much viewers may take; none: as much as they like.
     pub limits: Option<Arc<Limits>>,
     /// Checks tickets; none: no ticket is asked for.
     pub verifier: Option<Verifier>,
     /// Checks everything else about who may fetch.
-    pub access: Access,
+    pub access: Arc<Access>,
     /// Cross-origin rules.
-    pub cors: Cors,
+    pub cors: Arc<Cors>,
     /// Every origin, as configured.
     pub origins: Vec<Arc<OriginState>>,
 }
 
 impl Channel {
-    pub(super) fn compile(raw: &shoal_link::Channel, before: Option<&Self>) -> Result<Self, RoutesError> {
+    pub(super) fn compile<'s>(
+        raw: &'s shoal_link::Channel,
+        before: Option<&Self>,
+        common: &mut Common<'s>,
+    ) -> Result<Self, RoutesError> {
         let of = |error: FieldError| error.of(&raw.id);
         for (field, id) in [("id", &raw.id), ("tenant", &raw.tenant)] {
             check_id(field, id).map_err(of)?;
@@ -63,16 +68,16 @@ impl Channel {
             .map_err(|error| RoutesError::new(&raw.id, format!("access.ticket.{}", error.field), "", error.problem))?;
         Ok(Self {
             id: raw.id.as_str().into(),
-            tenant: raw.tenant.as_str().into(),
+            tenant: common.tenant(raw),
             prefix: raw.prefix.as_str().into(),
             host: raw.hosts.first().map(|host| host.as_str().into()),
             enabled: raw.enabled,
-            cache: raw.cache.clone(),
-            forward: raw.forward.clone(),
+            cache: common.cache(raw),
+            forward: common.forward(raw),
             limits: Limits::compile(&raw.limits, before.and_then(|before| before.limits.as_ref())),
             verifier,
-            access: Access::compile(&raw.access).map_err(of)?,
-            cors: Cors::compile(&raw.cors).map_err(of)?,
+            access: common.access(raw).map_err(of)?,
+            cors: common.cors(raw).map_err(of)?,
             origins: compile_origins(raw, before).map_err(of)?,
         })
     }

@@ -5,6 +5,7 @@
 mod access;
 mod address;
 mod channel;
+mod common;
 mod cors;
 mod error;
 mod health;
@@ -24,6 +25,7 @@ use std::sync::Arc;
 use shoal_link::Snapshot;
 use shoal_ticket::{PathSignature, path_signature};
 
+use common::Common;
 use router::{Router, bare_host};
 
 pub use access::{Access, AccessRequest, Denied};
@@ -65,9 +67,10 @@ impl Routes {
     /// The first field that cannot be served, in which channel, its value and the remedy.
     pub fn compile(snapshot: &Snapshot, previous: Option<&Routes>) -> Result<Routes, RoutesError> {
         let mut routes = Routes { version: snapshot.version, ..Routes::default() };
+        let mut common = Common::default();
         for raw in &snapshot.channels {
             let before = previous.and_then(|routes| routes.by_id.get(raw.id.as_str()));
-            let channel = Arc::new(Channel::compile(raw, before.map(|channel| &**channel))?);
+            let channel = Arc::new(Channel::compile(raw, before.map(|channel| &**channel), &mut common)?);
             if routes.by_id.insert(channel.id.clone(), channel.clone()).is_some() {
                 return Err(RoutesError::new(&raw.id, "id", &raw.id, "two channels have this id; rename one"));
             }

@@ -47,6 +47,21 @@ fn ids<'r>(routes: &'r Routes, host: Option<&str>, path: &'static str) -> Option
 }
 
 #[test]
+fn channels_share_what_they_have_in_common() {
+    let mut other = channel("c", "/c/");
+    other.cache.default_ttl_ms += 1;
+    other.access.user_agent.deny = vec!["bot".to_owned()];
+    let routes = compile(vec![channel("a", "/a/"), channel("b", "/b/"), other]).unwrap();
+    let shared = |one: &str, two: &str| {
+        let [one, two] = [one, two].map(|id| routes.channel(id).unwrap());
+        let rules = Arc::ptr_eq(&one.forward, &two.forward) && Arc::ptr_eq(&one.cors, &two.cors);
+        assert!(rules && Arc::ptr_eq(&one.tenant, &two.tenant));
+        (Arc::ptr_eq(&one.cache, &two.cache), Arc::ptr_eq(&one.access, &two.access))
+    };
+    assert_eq!((shared("a", "b"), shared("a", "c")), ((true, true), (false, false)));
+}
+
+#[test]
 fn requests_find_their_channel() {
     let mut hosted = channel("hosted", "/live/");
     hosted.hosts = vec!["edge.test".to_owned(), "[2001:db8::1]".to_owned()];

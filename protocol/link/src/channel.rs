@@ -80,7 +80,7 @@ pub struct Origin {
 }
 
 /// How long things may be kept when the origin does not say, and what makes two URLs one object.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CachePolicy {
     /// Milliseconds a response without Cache-Control, Expires stays fresh, if its status lets it be kept at all.
@@ -103,7 +103,7 @@ pub struct CachePolicy {
 }
 
 /// What of a viewer's request reaches the origin, and what of an origin's odd answers reaches the viewer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ForwardPolicy {
     /// Request headers that go to the origin; `*` for all end-to-end ones but tickets. A response that varies on one of them is
@@ -143,7 +143,7 @@ pub struct LimitPolicy {
 }
 
 /// Cross-origin answers (Fetch standard, CORS protocol).
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct CorsPolicy {
     /// Off: no CORS header is sent and a preflight gets 204 without any.
@@ -177,7 +177,7 @@ pub struct AccessPolicy {
 }
 
 /// Allow and deny lists of patterns. Deny wins; an empty allow list allows all.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct NameRule {
     /// Only these, when not empty.
@@ -189,7 +189,7 @@ pub struct NameRule {
 }
 
 /// Allow and deny lists of networks. The longest match decides, deny at equal length; an empty allow list allows all.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(deny_unknown_fields, default)]
 pub struct AddressRule {
     /// Only these, when not empty.
