@@ -68,11 +68,11 @@ impl Flush {
             let Row { tenant, channel, kind, origin, whole, sessions } = row;
             let whole = (whole != Usage::default()).then_some((Box::from(""), whole));
             whole.into_iter().chain(sessions).map(move |(session, usage)| Entry {
-                tenant: tenant.to_string(),
-                channel: channel.to_string(),
-                session: session.into(),
+                tenant: tenant.clone(),
+                channel: channel.clone(),
+                session,
                 kind,
-                origin: origin.to_string(),
+                origin: origin.clone(),
                 requests: usage.requests,
                 body_bytes: usage.body_bytes,
                 wire_bytes: usage.wire_bytes,
@@ -159,7 +159,9 @@ impl Recorder {
         if self.table.is_empty() {
             return true;
         }
-        let table = std::mem::take(&mut self.table);
+        // As much is likely to come again, and a table that grows is written twice.
+        let next = Table::with_capacity(self.table.len());
+        let table = std::mem::replace(&mut self.table, next);
         // A clock that was set back must not turn the interval round.
         let end_ms = unix_ms(now).max(self.start_ms);
         match self.sink.sender.try_send(Flush { start_ms: self.start_ms, end_ms, table }) {
@@ -232,8 +234,10 @@ mod tests {
         let flush = receiver.try_recv().unwrap();
         assert!(receiver.is_empty());
         assert!(flush.start_ms <= flush.end_ms && flush.end_ms == unix_ms(UNIX_EPOCH + NOW));
-        let mut found: Vec<_> =
-            flush.entries().map(|e| (e.session, e.kind, e.origin, e.requests, e.body_bytes, e.wire_bytes)).collect();
+        let mut found: Vec<_> = flush
+            .entries()
+            .map(|e| (e.session.to_string(), e.kind, e.origin.to_string(), e.requests, e.body_bytes, e.wire_bytes))
+            .collect();
         found.sort();
         let expected = [
             (String::new(), Kind::Client, String::new(), 1, 4, 104),

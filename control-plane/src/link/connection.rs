@@ -255,10 +255,10 @@ fn check_batch(batch: &Batch) -> Result<(), End> {
     }
     for entry in &batch.entries {
         for (name, text, most) in [
-            ("tenant", &entry.tenant, MAX_ID),
-            ("channel", &entry.channel, MAX_ID),
-            ("session", &entry.session, MAX_SESSION),
-            ("origin", &entry.origin, MAX_ID),
+            ("tenant", &*entry.tenant, MAX_ID),
+            ("channel", &*entry.channel, MAX_ID),
+            ("session", &*entry.session, MAX_SESSION),
+            ("origin", &*entry.origin, MAX_ID),
         ] {
             if text.len() > most {
                 return wrong(format!("{name} of {} bytes; at most {most} are allowed", text.len()));

@@ -271,11 +271,11 @@ pub(crate) fn hello(name: &str, boot: u64, snapshot: Option<u64>) -> DataMessage
 
 pub(crate) fn batch(boot: u64, sequence: u64, bytes: u64) -> Batch {
     let entry = |session: &str, bytes: u64| Entry {
-        tenant: "default".to_owned(),
-        channel: "a".to_owned(),
-        session: session.to_owned(),
+        tenant: "default".into(),
+        channel: "a".into(),
+        session: session.into(),
         kind: Kind::Client,
-        origin: String::new(),
+        origin: "".into(),
         requests: 1,
         body_bytes: bytes,
         wire_bytes: bytes + 200,

@@ -8,8 +8,9 @@ use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use serde::Serialize;
 use shoal_link::frame::{self, FrameError};
-use shoal_link::message::{Command, Reply};
+use shoal_link::message::{Command, Reply, WrittenUsage};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL, Snapshot};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
@@ -36,6 +37,8 @@ const OUTPUT_ENOUGH: usize = 256 << 10;
 const MAX_COMMANDS: usize = 64;
 /// Bytes read at once.
 const READ_BYTES: usize = 64 << 10;
+/// Most room that is kept for what is read.
+const KEPT_BYTES: usize = 1 << 20;
 /// The back-off doubles this often.
 const MAX_DOUBLINGS: u32 = 4;
 
@@ -239,10 +242,10 @@ impl<P: Plane> Client<P> {
     fn queue_usage(&self, session: &mut Session) -> Result<(), LinkError> {
         while session.in_flight.len() < WINDOW && session.output.len() < OUTPUT_ENOUGH {
             match self.spool.with(|spool| spool.next_after(session.place)) {
-                Ok(Some((place, batch))) => {
+                Ok(Some((place, written))) => {
                     session.place = place;
-                    session.in_flight.push(Sent { name: (batch.boot, batch.sequence), at: Instant::now() });
-                    session.queue(&DataMessage::Ledger(batch))?;
+                    session.in_flight.push(Sent { name: (written.boot, written.sequence), at: Instant::now() });
+                    session.queue(&WrittenUsage::Ledger(&written.batch))?;
                 }
                 Ok(None) => break,
                 Err(error) => {
@@ -277,7 +280,7 @@ struct Sent {
 }
 
 impl Session {
-    fn queue(&mut self, message: &DataMessage) -> Result<(), FrameError> {
+    fn queue(&mut self, message: &impl Serialize) -> Result<(), FrameError> {
         frame::encode(message, &mut self.output)
     }
 
@@ -287,6 +290,10 @@ impl Session {
             return Ok(None);
         };
         self.input.drain(..used);
+        // A snapshot is as long as thousands of other messages.
+        if self.input.len() < READ_BYTES && self.input.capacity() > KEPT_BYTES {
+            self.input.shrink_to(READ_BYTES);
+        }
         Ok(Some(message))
     }
 

@@ -16,7 +16,9 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use serde_json::value::RawValue;
 use shoal_link::ledger::{Batch, Entry, Kind};
 
 use super::durable::{self, create_new, decode_line, encode_line, sync_folder};
@@ -75,7 +77,18 @@ pub enum SpoolError {
     },
 }
 
-type Key = (String, String, String, Kind, String);
+type Key = (Arc<str>, Arc<str>, Box<str>, Kind, Arc<str>);
+
+/// A batch as it lies on disk.
+#[derive(Debug)]
+pub struct Written {
+    /// See [`Batch`].
+    pub boot: u64,
+    /// See [`Batch`].
+    pub sequence: u64,
+    /// The whole of it.
+    pub batch: Box<RawValue>,
+}
 
 /// The usage that waits for the control plane.
 #[derive(Debug)]
@@ -196,7 +209,7 @@ impl Spool {
     ///
     /// # Errors
     /// A batch that cannot be read. A damaged one is skipped from now on.
-    pub fn next_after(&mut self, place: u64) -> Result<Option<(u64, Batch)>, SpoolError> {
+    pub fn next_after(&mut self, place: u64) -> Result<Option<(u64, Written)>, SpoolError> {
         let Some((&place, &stored)) = self.batches.range(place + 1..).next() else { return Ok(None) };
         if self.growing == Some(place) {
             self.growing = None;
@@ -208,7 +221,8 @@ impl Spool {
             }
             self.forget(place);
         }
-        batch.map(|batch| Some((place, batch)))
+        let Stored { boot, sequence, .. } = stored;
+        batch.map(|batch| Some((place, Written { boot, sequence, batch })))
     }
 
     /// The control plane has it: forget it. An unknown name is fine, for an acknowledgement may come twice.
@@ -274,7 +288,7 @@ impl Spool {
         let mut grown = None;
         if let Some((place, stored)) = last {
             // One that cannot be read, or has no room, is left as it is, and another is begun.
-            let batch = self.read(stored).ok();
+            let batch = self.read(stored).ok().and_then(|json| serde_json::from_str::<Batch>(json.get()).ok());
             if let Some(batch) = batch.filter(|batch| batch.entries.len() + sums.len() <= self.limits.entries) {
                 (start_ms, end_ms) = (start_ms.min(batch.start_ms), end_ms.max(batch.end_ms));
                 for (key, usage) in batch.entries.into_iter().map(split) {
@@ -375,7 +389,7 @@ impl Spool {
         Ok(line)
     }
 
-    fn read(&self, stored: Stored) -> Result<Batch, SpoolError> {
+    fn read(&self, stored: Stored) -> Result<Box<RawValue>, SpoolError> {
         let path = self.path(stored.segment);
         let mut line = vec![0; stored.len as usize];
         File::open(&path)
@@ -429,7 +443,7 @@ impl Spool {
         let mut sums: BTreeMap<Key, Usage> = BTreeMap::new();
         for ((tenant, channel, session, kind, origin), usage) in std::mem::take(&mut self.backlog) {
             self.shed += u64::from(!session.is_empty());
-            *sums.entry((tenant, channel, String::new(), kind, origin)).or_default() += usage;
+            *sums.entry((tenant, channel, Box::default(), kind, origin)).or_default() += usage;
         }
         self.backlog = sums;
     }

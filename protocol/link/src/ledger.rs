@@ -1,5 +1,7 @@
 //! The usage ledger: what was delivered, aggregated before it travels.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 /// What a flow of bytes was for.
@@ -20,15 +22,15 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// Tenant id.
-    pub tenant: String,
+    pub tenant: Arc<str>,
     /// Channel id.
-    pub channel: String,
+    pub channel: Arc<str>,
     /// Session id from the ticket; empty when the channel asks for none, or when detail was shed.
-    pub session: String,
+    pub session: Box<str>,
     /// What the bytes were for.
     pub kind: Kind,
     /// Origin id for `Upstream`, else empty.
-    pub origin: String,
+    pub origin: Arc<str>,
     /// Requests answered (or made upstream).
     pub requests: u64,
     /// Bytes of bodies (payload), as handed to or received from the kernel.

@@ -13,7 +13,7 @@ pub mod message;
 pub mod prefetch;
 
 /// Version of this protocol. A peer with another major number is refused with a clear message.
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 pub use channel::{Channel, Snapshot};
 pub use message::{ControlMessage, DataMessage};

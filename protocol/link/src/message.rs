@@ -1,6 +1,7 @@
 //! The messages themselves.
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use crate::channel::Snapshot;
 use crate::inspect::{CacheStat, Explanation, Inspect, ObjectStat, TopReport};
@@ -9,7 +10,7 @@ use crate::prefetch::{PrefetchOrder, PrefetchStat};
 
 /// From the control plane to a data plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum ControlMessage {
     /// First frame; the answer to the data plane's hello.
     Hello {
@@ -116,9 +117,17 @@ pub enum PurgeScope {
     All,
 }
 
+/// [`DataMessage::Ledger`] of a batch that is JSON already.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WrittenUsage<'a> {
+    /// The batch.
+    Ledger(&'a RawValue),
+}
+
 /// From a data plane to the control plane.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum DataMessage {
     /// First frame on a connection.
     Hello {

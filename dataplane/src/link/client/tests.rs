@@ -80,9 +80,9 @@ impl Lab {
         let entry = Entry {
             tenant: "t".into(),
             channel: "c".into(),
-            session: String::new(),
+            session: Box::default(),
             kind: Kind::Client,
-            origin: String::new(),
+            origin: "".into(),
             requests: 1,
             body_bytes: body,
             wire_bytes: body,

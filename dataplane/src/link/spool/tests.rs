@@ -11,7 +11,7 @@ fn entry(channel: &str, session: &str, body: u64) -> Entry {
         channel: channel.into(),
         session: session.into(),
         kind: Kind::Client,
-        origin: String::new(),
+        origin: "".into(),
         requests: 1,
         body_bytes: body,
         wire_bytes: body + 10,
@@ -27,12 +27,18 @@ fn committed(spool: &mut Spool, entries: Vec<Entry>) {
     spool.commit().unwrap();
 }
 
+fn parsed(written: &Written) -> Batch {
+    let batch: Batch = serde_json::from_str(written.batch.get()).unwrap();
+    assert_eq!((batch.boot, batch.sequence), (written.boot, written.sequence));
+    batch
+}
+
 /// All that waits, in order.
 fn waiting(spool: &mut Spool) -> Vec<Batch> {
     let (mut place, mut batches) = (0, Vec::new());
-    while let Some((next, batch)) = spool.next_after(place).unwrap() {
+    while let Some((next, written)) = spool.next_after(place).unwrap() {
         place = next;
-        batches.push(batch);
+        batches.push(parsed(&written));
     }
     batches
 }
@@ -296,8 +302,9 @@ fn every_committed_byte_is_counted_once_whatever_happens() {
                     durable += std::mem::take(&mut fresh);
                 }
                 8..=9 => {
-                    if let Some((next, batch)) = spool.next_after(place).unwrap() {
+                    if let Some((next, written)) = spool.next_after(place).unwrap() {
                         place = next;
+                        let batch = parsed(&written);
                         // The control plane counts a name once; its acknowledgement may get lost.
                         let name = (batch.boot, batch.sequence);
                         counted.entry(name).or_insert_with(|| body(&[batch]));
