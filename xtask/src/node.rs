@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::thread;
+use std::thread::{self, available_parallelism};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
@@ -34,7 +34,7 @@ pub(crate) struct Place {
     pub(crate) admin: SocketAddr,
     /// The control plane's API and metrics.
     pub(crate) control: SocketAddr,
-    /// Cores for the data plane; empty: all.
+    /// Cores for the data plane, and for nothing else of ours; empty: all.
     pub(crate) cpus: Vec<usize>,
     /// Where viewers are served by TLS, and the certificate.
     pub(crate) tls: Option<(SocketAddr, Certificate)>,
@@ -140,17 +140,15 @@ impl Node {
             command.arg("--config").arg(&file);
             Ok((command, place.dir.join(format!("{name}.log"))))
         };
-        let (mut command, log) = program("shoal-control", place.control_toml())?;
+        let (command, log) = program("shoal-control", place.control_toml())?;
+        let cores = if place.cpus.is_empty() { 0 } else { available_parallelism()?.get() };
+        let others: Vec<usize> = (0..cores).filter(|cpu| !place.cpus.contains(cpu)).collect();
+        let mut command = pinned(command, &others);
         let mut control = Process::start("shoal-control", &mut command, &log)?;
         await_ready(&mut control, place.control, stop)?;
-        let (mut command, log) = program("shoal-dataplane", place.edge_toml())?;
-        if !place.cpus.is_empty() {
-            // Its other threads too: what they use is part of the price.
-            let cpus: Vec<String> = place.cpus.iter().map(ToString::to_string).collect();
-            let mut pinned = Command::new("taskset");
-            pinned.arg("--cpu-list").arg(cpus.join(",")).arg(command.get_program()).args(command.get_args());
-            command = pinned;
-        }
+        let (command, log) = program("shoal-dataplane", place.edge_toml())?;
+        // Its other threads too: what they use is part of the price.
+        let mut command = pinned(command, &place.cpus);
         let mut edge = Process::start("shoal-dataplane", &mut command, &log)?;
         await_ready(&mut edge, place.admin, stop)?;
         Ok(Self { place, edge, control })
@@ -219,6 +217,17 @@ impl Node {
         anyhow::ensure!(control.success(), "shoal-control ended with {control}");
         Ok(())
     }
+}
+
+/// The command on these cores; on all where there is none.
+fn pinned(command: Command, cpus: &[usize]) -> Command {
+    if cpus.is_empty() {
+        return command;
+    }
+    let cpus: Vec<String> = cpus.iter().map(ToString::to_string).collect();
+    let mut pinned = Command::new("taskset");
+    pinned.arg("--cpu-list").arg(cpus.join(",")).arg(command.get_program()).args(command.get_args());
+    pinned
 }
 
 fn private_folder(dir: &Path) -> anyhow::Result<()> {

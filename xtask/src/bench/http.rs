@@ -166,7 +166,7 @@ fn about(options: &Options, length: Length, others: f64) -> String {
         command.push_str(&format!(" --only {only}"));
     }
     format!(
-        "`{command}`, {}; server on core {SERVER_CPU}, load on core {LOAD_CPU}, loopback; median of {} interleaved \
+        "`{command}`, {}; server on core {SERVER_CPU}, load and control plane on core {LOAD_CPU}, loopback; median of {} interleaved \
          runs of {} s; ours with ticket check, ledger and metrics on{}",
         machine::describe(),
         length.runs,
