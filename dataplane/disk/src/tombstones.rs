@@ -125,8 +125,8 @@ impl Tombstones {
         let mut tombstones = Tombstones::default();
         while let Some((len, more)) = rest.split_first_chunk::<8>() {
             let len = u64::from_le_bytes(*len);
-            // A length that was flipped must not pass for a record that was cut short.
-            if len as u32 != !((len >> 32) as u32) {
+            // A length that is wrong must not pass for a record that was cut short.
+            if (len >> 32) as u32 != checksum_of_length(len as u32) {
                 return None;
             }
             let Some((record, more)) = more.split_at_checked(len as u32 as usize) else { break };
@@ -156,6 +156,10 @@ fn raise(scopes: &mut Vec<(Box<[u8]>, u64)>, scope: Box<[u8]>, before: u64) {
     }
 }
 
+fn checksum_of_length(len: u32) -> u32 {
+    checksum(&len.to_le_bytes()) as u32
+}
+
 fn write(out: &mut Vec<u8>, tombstone: &Tombstone, before: u64) {
     let (kind, hash);
     let what = match tombstone {
@@ -175,7 +179,7 @@ fn write(out: &mut Vec<u8>, tombstone: &Tombstone, before: u64) {
     let start = out.len() + 8;
     let len = what.len() as u32 + 17;
     out.extend_from_slice(&len.to_le_bytes());
-    out.extend_from_slice(&(!len).to_le_bytes());
+    out.extend_from_slice(&checksum_of_length(len).to_le_bytes());
     out.extend_from_slice(&before.to_le_bytes());
     out.push(kind);
     out.extend_from_slice(what);
