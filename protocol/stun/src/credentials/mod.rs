@@ -6,7 +6,7 @@
 //! process with the same key knows again.
 //!
 //! A key made from a password costs five hash blocks. It is kept where a request that needs it again is found: in the
-//! allocation (`crate::turn`), so there is no cache of keys to bound.
+//! allocation ([`crate::turn`]), so there is no cache of keys to bound.
 
 mod authenticator;
 mod key;

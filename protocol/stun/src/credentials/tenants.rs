@@ -8,7 +8,7 @@ use thiserror::Error;
 /// Secrets of a tenant at most: each wrong password costs as many keys.
 pub const MAX_SECRETS: usize = 4;
 /// Bytes of a time-limited name at most.
-pub const MAX_USERNAME: usize = 192;
+pub const MAX_USERNAME: usize = 128;
 
 /// A tenant's number, chosen by the caller and the same in all shards; it comes back in quotas and usage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

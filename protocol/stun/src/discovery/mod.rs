@@ -274,16 +274,13 @@ impl<'m> Respond<'_, 'm> {
             Refusal::Unknown { types, count } => {
                 // The classic dialect has no padding: an odd number of types is made even by the last (RFC 3489
                 // section 11.2.10).
-                let count = if id.is_classic() { count.next_multiple_of(2).min(MAX_UNKNOWN) } else { *count };
+                let listed = if id.is_classic() { count.next_multiple_of(2).min(MAX_UNKNOWN) } else { *count };
                 let mut bytes = [0; 2 * MAX_UNKNOWN];
-                let mut last = [0; 2];
-                for (index, place) in bytes.as_chunks_mut::<2>().0.iter_mut().enumerate() {
-                    if let Some(kind) = types.get(index).filter(|kind| **kind != 0 || index == 0) {
-                        last = kind.to_be_bytes();
-                    }
-                    *place = last;
+                for (index, place) in bytes.as_chunks_mut().0.iter_mut().enumerate().take(listed) {
+                    let index = index.min(count.saturating_sub(1));
+                    *place = types.get(index).map_or([0; 2], |kind| kind.to_be_bytes());
                 }
-                let listed = bytes.get(..2 * count).unwrap_or_default();
+                let listed = bytes.get(..2 * listed).unwrap_or_default();
                 response.add(&ErrorCode::UNKNOWN_ATTRIBUTE).add(&UnknownAttributes(listed));
             }
         }

@@ -1,0 +1,204 @@
+//! One allocation: who has it, what it relays from, and to whom.
+
+use std::net::{IpAddr, SocketAddr};
+
+use smallvec::SmallVec;
+
+use super::{FiveTuple, Usage};
+use crate::credentials::{Credential, TenantId};
+use crate::message::{ErrorCode, Family, TransactionId};
+
+/// Milliseconds that a permission lasts (RFC 8656 section 9).
+pub const PERMISSION_MS: u64 = 300_000;
+/// Milliseconds that a channel lasts (RFC 8656 section 12).
+pub const CHANNEL_MS: u64 = 600_000;
+
+/// Permissions and channels kept without memory of their own.
+const INLINE_PERMISSIONS: usize = 3;
+const INLINE_CHANNELS: usize = 2;
+
+/// An address in 16 bytes, IPv4 as IPv4-mapped; in two words, so that no padding aligns it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ip([u64; 2]);
+
+impl From<IpAddr> for Ip {
+    fn from(ip: IpAddr) -> Self {
+        let bits = match ip {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(ip) => ip.to_bits(),
+        };
+        Self([(bits >> 64) as u64, bits as u64])
+    }
+}
+
+impl Ip {
+    fn address(self) -> IpAddr {
+        let [high, low] = self.0;
+        IpAddr::from((u128::from(high) << 64 | u128::from(low)).to_be_bytes()).to_canonical()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Permission {
+    ip: Ip,
+    expires: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Channel {
+    ip: Ip,
+    expires: u64,
+    port: u16,
+    number: u16,
+}
+
+impl Channel {
+    pub(super) fn peer(&self) -> SocketAddr {
+        SocketAddr::new(self.ip.address(), self.port)
+    }
+}
+
+/// Why a channel cannot be bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CannotBind {
+    /// The number is another peer's, or the peer has another number.
+    Conflict,
+    /// No room.
+    Full,
+}
+
+#[derive(Debug)]
+pub(super) struct Allocation {
+    pub(super) flow: FiveTuple,
+    pub(super) credential: Credential,
+    pub(super) tenant: TenantId,
+    /// Of the request that made it: a repetition is answered alike.
+    pub(super) transaction: TransactionId,
+    pub(super) expires: u64,
+    /// As answered to the first request.
+    pub(super) granted_s: u32,
+    pub(super) token: Option<[u8; 8]>,
+    /// Why one of two families is missing.
+    pub(super) missing: Option<(Family, &'static ErrorCode<'static>)>,
+    /// Relay ports for IPv4 and IPv6; 0: none.
+    pub(super) ports: [u16; 2],
+    pub(super) usage: Usage,
+    permissions: SmallVec<[Permission; INLINE_PERMISSIONS]>,
+    channels: SmallVec<[Channel; INLINE_CHANNELS]>,
+}
+
+impl Allocation {
+    pub(super) fn new(flow: FiveTuple, credential: Credential, tenant: TenantId, transaction: TransactionId) -> Self {
+        Self {
+            flow,
+            credential,
+            tenant,
+            transaction,
+            expires: 0,
+            granted_s: 0,
+            token: None,
+            missing: None,
+            ports: [0; 2],
+            usage: Usage::default(),
+            permissions: SmallVec::new(),
+            channels: SmallVec::new(),
+        }
+    }
+
+    pub(super) const fn port(&self, family: Family) -> Option<u16> {
+        let [v4, v6] = self.ports;
+        match family {
+            Family::Ipv4 if v4 != 0 => Some(v4),
+            Family::Ipv6 if v6 != 0 => Some(v6),
+            _ => None,
+        }
+    }
+
+    pub(super) const fn set_port(&mut self, family: Family, port: u16) {
+        let [v4, v6] = &mut self.ports;
+        *match family {
+            Family::Ipv4 => v4,
+            Family::Ipv6 => v6,
+        } = port;
+    }
+
+    /// The peer of a channel's number.
+    #[inline]
+    pub(super) fn channel(&self, number: u16, now_ms: u64) -> Option<&Channel> {
+        self.channels.iter().find(|channel| channel.number == number && channel.expires > now_ms)
+    }
+
+    /// The number of a peer's channel.
+    #[inline]
+    pub(super) fn channel_of(&self, peer: SocketAddr, now_ms: u64) -> Option<u16> {
+        let ip = Ip::from(peer.ip());
+        self.channels
+            .iter()
+            .find(|channel| channel.port == peer.port() && channel.ip == ip && channel.expires > now_ms)
+            .map(|channel| channel.number)
+    }
+
+    #[inline]
+    pub(super) fn permits(&self, peer: IpAddr, now_ms: u64) -> bool {
+        let ip = Ip::from(peer);
+        self.permissions.iter().any(|permission| permission.ip == ip && permission.expires > now_ms)
+    }
+
+    /// Installs or refreshes permissions, all or none of them; false when there is no room, for `limit` in all.
+    pub(super) fn permit(&mut self, peers: impl Iterator<Item = IpAddr>, limit: usize, now_ms: u64) -> bool {
+        let expires = now_ms + PERMISSION_MS;
+        let before = self.permissions.clone();
+        for peer in peers {
+            let ip = Ip::from(peer);
+            if let Some(known) = self.permissions.iter_mut().find(|permission| permission.ip == ip) {
+                known.expires = expires;
+                continue;
+            }
+            if self.permissions.len() >= limit {
+                self.permissions.retain(|permission| permission.expires > now_ms);
+            }
+            if self.permissions.len() >= limit {
+                self.permissions = before;
+                return false;
+            }
+            self.permissions.push(Permission { ip, expires });
+        }
+        true
+    }
+
+    /// Whether a channel can be bound, for `limit` in all.
+    pub(super) fn can_bind(&self, number: u16, peer: SocketAddr, limit: usize, now_ms: u64) -> Result<(), CannotBind> {
+        let by_number = self.channel(number, now_ms).map(Channel::peer);
+        let by_peer = self.channel_of(peer, now_ms);
+        match (by_number, by_peer) {
+            (None, None) => {
+                let live = self.channels.iter().filter(|channel| channel.expires > now_ms).count();
+                if live < limit { Ok(()) } else { Err(CannotBind::Full) }
+            }
+            (Some(bound), Some(known)) if bound == peer && known == number => Ok(()),
+            _ => Err(CannotBind::Conflict),
+        }
+    }
+
+    /// Binds a channel that [can be](Self::can_bind).
+    pub(super) fn bind(&mut self, number: u16, peer: SocketAddr, now_ms: u64) {
+        let expires = now_ms + CHANNEL_MS;
+        self.channels.retain(|channel| channel.expires > now_ms && channel.number != number);
+        self.channels.push(Channel { ip: peer.ip().into(), expires, port: peer.port(), number });
+    }
+
+    /// Forgets the peers of a family that is relayed no longer.
+    pub(super) fn forget(&mut self, family: Family) {
+        self.permissions.retain(|permission| Family::of(&permission.ip.address()) != family);
+        self.channels.retain(|channel| Family::of(&channel.ip.address()) != family);
+    }
+
+    /// Bytes that it takes beside its place in the table.
+    #[cfg(test)]
+    pub(super) fn heap_bytes(&self) -> usize {
+        let spilled = |spilled, bytes| if spilled { bytes } else { 0 };
+        self.credential.username.len()
+            + spilled(self.permissions.spilled(), self.permissions.capacity() * size_of::<Permission>())
+            + spilled(self.channels.spilled(), self.channels.capacity() * size_of::<Channel>())
+    }
+}
