@@ -5,15 +5,20 @@
 
 mod detectors;
 mod kind;
+mod mailbox;
 mod namespace;
 mod probe;
 mod sequential;
 mod server;
+mod uclient;
+mod webrtc;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 use std::{env, fs};
 
 pub use detectors::{Detector, Found, Type};
@@ -22,7 +27,10 @@ pub use namespace::{Namespace, of_process, sweep};
 pub use probe::{Family, arrive, knock, punch, seen_by};
 pub use sequential::FIRST_PORT;
 pub use server::{Server, Told};
+pub use uclient::{Echo, Uclient};
+pub use webrtc::{Stack, exchange};
 
+use crate::process::Process;
 use crate::tool;
 use sequential::{DEVICE, Mappings, Sequential};
 
@@ -152,6 +160,15 @@ impl NatLab {
         &self.sides
     }
 
+    /// What a client says until it ends; panics if it does not in time.
+    pub fn say(&self, command: &mut Command, within: Duration) -> String {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let log = self.dir.join(format!("client-{}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
+        let mut process = Process::start("client", command, &log);
+        assert!(process.wait(within).is_some(), "{command:?} did not end:\n{}", process.output());
+        process.output()
+    }
+
     /// A folder that goes away with the lab.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -160,6 +177,8 @@ impl NatLab {
 
 impl Drop for NatLab {
     fn drop(&mut self) {
+        // With the namespaces end the processes in there, which may be writing.
+        self.sides.clear();
         drop(fs::remove_dir_all(&self.dir));
     }
 }

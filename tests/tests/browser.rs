@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use shoal_tests::chromium;
 use shoal_tests::lab::{self, Lab, until};
 use shoal_tests::origin::{Object, Origin};
 use shoal_tests::process::Process;
@@ -129,17 +130,12 @@ impl Browser {
     /// Opens the page and waits for its report.
     fn play(&self, player: &str, source: &str, seek: Option<&str>) -> Value {
         self.pages.forget();
-        let source = source.replace('?', "%3F").replace('=', "%3D").replace('&', "%26");
+        let source = chromium::encode(source);
         let seek = seek.map_or(String::new(), |seek| format!("&seek={seek}"));
         let url = format!("{}play.html?player={player}&source={source}{seek}", self.pages.url());
         let mut command = Command::new(&self.chromium);
-        command
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-            .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-            .args(["--disable-dev-shm-usage", "--no-proxy-server", "--mute-audio"])
-            .arg("--autoplay-policy=no-user-gesture-required")
-            .arg(format!("--user-data-dir={}", self.dir.join("profile").display()))
-            .arg(&url);
+        chromium::headless(&mut command, &self.dir.join("profile"));
+        command.arg("--autoplay-policy=no-user-gesture-required").arg(&url);
         let mut process = Process::start("chromium", &mut command, &self.dir.join("chromium.log"));
         let mut result = None;
         until(&format!("{player} plays {source}"), PATIENCE, || {

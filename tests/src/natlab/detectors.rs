@@ -2,14 +2,11 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use super::probe::Family;
 use super::server::Told;
 use super::{Behaviour, Dependence, Kind, NatLab, Side};
-use crate::process::Process;
 use crate::tool;
 
 /// Time for one run. A classic client waits up to 9.5 s for each answer that does not come (RFC 3489, section 9.3).
@@ -108,13 +105,13 @@ impl Detector {
         match self {
             Self::StunClient(stun) => {
                 let server = told.v4.to_string();
-                let text = say(lab, side.client().command(stun).args([&server, "-i", &client(Family::V4)]));
+                let text = lab.say(side.client().command(stun).args([&server, "-i", &client(Family::V4)]), PATIENCE);
                 Found::Type(vovida(&text).unwrap_or_else(|| panic!("stun-client says:\n{text}")))
             }
             Self::Pystun3(python, folder) => {
                 let mut command = side.client().command(python);
                 command.env("PYTHONPATH", folder).args(["-m", "stun.cli", "-H", &server, "-P", &port]);
-                let text = say(lab, command.args(["-i", &client(Family::V4)]));
+                let text = lab.say(command.args(["-i", &client(Family::V4)]), PATIENCE);
                 Found::Type(pystun3(&text).unwrap_or_else(|| panic!("pystun3 says:\n{text}")))
             }
             Self::Natdiscovery(program, family) => {
@@ -122,7 +119,7 @@ impl Detector {
                 let (ip, port) = (server.ip().to_string(), server.port().to_string());
                 let mut command = side.client().command(program);
                 command.args(["-m", "-f", "-L", &client(*family), "-p", &port, &ip]);
-                Found::Behaviour(natdiscovery(&say(lab, &mut command)))
+                Found::Behaviour(natdiscovery(&lab.say(&mut command, PATIENCE)))
             }
         }
     }
@@ -137,15 +134,6 @@ impl fmt::Display for Detector {
             Self::Natdiscovery(_, Family::V6) => "natdiscovery, IPv6",
         })
     }
-}
-
-/// What a client says until it ends.
-fn say(lab: &NatLab, command: &mut Command) -> String {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    let log = lab.dir().join(format!("client-{}.log", NEXT.fetch_add(1, Ordering::Relaxed)));
-    let mut process = Process::start("client", command, &log);
-    assert!(process.wait(PATIENCE).is_some(), "{command:?} did not end:\n{}", process.output());
-    process.output()
 }
 
 fn vovida(text: &str) -> Option<Type> {

@@ -2,7 +2,9 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use shoal_stun::credentials::time_limited_password;
 
 use super::NatLab;
 use crate::process::Process;
@@ -20,10 +22,24 @@ pub struct Told {
     pub v4: SocketAddr,
     /// The same by IPv6.
     pub v6: SocketAddr,
-    /// The long-term credential's name.
+    /// The long-term credential's name, good for an hour.
     pub user: String,
     /// Its password.
     pub password: String,
+    /// What user and password were made of, for clients that make their own.
+    pub secret: String,
+}
+
+impl Told {
+    /// With a time-limited name, as who shares the server's secret hands them out.
+    pub fn new(v4: SocketAddr, v6: SocketAddr, secret: &str) -> Self {
+        let expiry = SystemTime::now() + Duration::from_secs(3600);
+        let expiry = expiry.duration_since(UNIX_EPOCH).expect("it is not 1970").as_secs();
+        let user = format!("{expiry}:viewer");
+        let password = time_limited_password(secret.as_bytes(), &user);
+        let password = String::from_utf8_lossy(&password).into_owned();
+        Self { v4, v6, user, password, secret: secret.to_owned() }
+    }
 }
 
 /// A STUN and TURN server with two addresses of each family, which ends with its owner.
@@ -37,12 +53,7 @@ impl Server {
     /// coturn, with both dialects of NAT behaviour discovery, and one relay address of each family.
     pub fn coturn(lab: &NatLab, turnserver: &Path) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        let told = Told {
-            v4: (v4[0], PORT).into(),
-            v6: (v6[0], PORT).into(),
-            user: "viewer".to_owned(),
-            password: "a secret of sixteen or more".to_owned(),
-        };
+        let told = Told::new((v4[0], PORT).into(), (v6[0], PORT).into(), "a secret of sixteen or more");
         let mut command = lab.hub().command(turnserver);
         command.args(["-n", "-m", "1", "--no-tls", "--no-dtls", "--no-cli", "--log-file", "stdout", "--simple-log"]);
         command.arg("--pidfile").arg(lab.dir().join("turnserver.pid"));
@@ -52,7 +63,8 @@ impl Server {
         for address in [v4[0], v6[0]] {
             command.arg("-E").arg(address.to_string());
         }
-        command.args(["-p", &PORT.to_string(), "-a", "-r", "lab", "-u", &format!("{}:{}", told.user, told.password)]);
+        command.args(["-p", &PORT.to_string(), "-r", "lab"]);
+        command.args(["--use-auth-secret", &format!("--static-auth-secret={}", told.secret)]);
         let process = Process::start("turnserver", &mut command, &lab.dir().join("turnserver.log"));
         let mut server = Self { told, process };
         server.await_answers(lab);
