@@ -9,7 +9,7 @@ use shoal_http::headers::Known;
 use shoal_http::path;
 use shoal_http::query;
 use shoal_http::request::{Method, RequestHead};
-use shoal_ticket::{Presented, Session};
+use shoal_ticket::{Memory, Presented, Session};
 
 use super::context::Context;
 use super::refusal::Refusal;
@@ -86,8 +86,14 @@ pub fn find_channel(ctx: &Context, head: &RequestHead<'_>) -> Option<Arc<Channel
 
 /// Checks everything that has to be checked before an object may be looked for.
 ///
-/// A `child` has checked its viewer: nobody is to be let in twice.
-pub fn admit(ctx: &Context, head: &RequestHead<'_>, client: IpAddr, child: bool) -> Result<Admitted, Denial> {
+/// A `child` has checked its viewer: nobody is to be let in twice. `memory` is that of the connection.
+pub fn admit(
+    ctx: &Context,
+    head: &RequestHead<'_>,
+    client: IpAddr,
+    child: bool,
+    memory: &mut Memory,
+) -> Result<Admitted, Denial> {
     let path = path::normalize(head.path).map_err(Denial::unrouted)?;
     let routes = ctx.routes();
     let Some(found) = routes.find(head.host, &path) else {
@@ -102,7 +108,7 @@ pub fn admit(ctx: &Context, head: &RequestHead<'_>, client: IpAddr, child: bool)
     };
     let channel = Arc::clone(found.channel);
     let rest = found.rest;
-    let checked = if child { None } else { Some(client) };
+    let checked = if child { None } else { Some((client, memory)) };
     admit_to(ctx, head, &path, rest, &channel, checked).map_err(|refusal| Denial { refusal, channel: Some(channel) })
 }
 
@@ -112,12 +118,12 @@ fn admit_to(
     path: &str,
     rest: &str,
     channel: &Arc<Channel>,
-    client: Option<IpAddr>,
+    viewer: Option<(IpAddr, &mut Memory)>,
 ) -> Result<Admitted, Refusal> {
     if !channel.enabled {
         return Err(Refusal::new(403, "channel_off", "this channel is switched off"));
     }
-    if let Some(client) = client {
+    if let Some((client, _)) = viewer {
         channel.access.check(&AccessRequest {
             referer: head.headers.known(Known::Referer),
             origin: head.headers.known(Known::Origin),
@@ -126,8 +132,8 @@ fn admit_to(
         })?;
     }
     let text = |name| head.headers.known(name).and_then(|value| std::str::from_utf8(value).ok());
-    let (mut session, mut playlist_ticket, mut rest) = (None, None, Cow::Borrowed(rest));
-    if let Some((verifier, client)) = channel.verifier.as_ref().zip(client) {
+    let (mut session, mut playlist_ticket, mut rest) = (None, None, rest);
+    if let Some((verifier, (client, memory))) = channel.verifier.as_ref().zip(viewer) {
         let presented = Presented {
             path,
             query: head.query,
@@ -136,10 +142,10 @@ fn admit_to(
             client,
             now: ctx.clock.unix_s(),
         };
-        let pass = verifier.verify(&presented)?;
+        let pass = verifier.verify_with(&presented, memory)?;
         session = pass.session;
-        rest = Cow::Borrowed(channel.below(pass.path).unwrap_or(&rest)).into_owned().into();
-        if verifier.rewrites_playlists() && is_playlist(&rest) {
+        rest = channel.below(pass.path).unwrap_or(rest);
+        if verifier.rewrites_playlists() && is_playlist(rest) {
             playlist_ticket = verifier.playlist_ticket(&pass, &presented);
         }
     }
@@ -151,7 +157,7 @@ fn admit_to(
         let allow = &channel.cache.query_allow;
         query::filter(&query, |name| allow.iter().any(|allow| allow == name || allow == "*"), &mut allowed);
     }
-    let key = SliceKey::new(ctx.key_seed, &channel.id, &rest, &allowed);
+    let key = SliceKey::new(ctx.key_seed, &channel.id, rest, &allowed);
     Ok(Admitted { channel: Arc::clone(channel), key, session, playlist_ticket })
 }
 

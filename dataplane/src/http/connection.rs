@@ -14,6 +14,7 @@ use shoal_http::proxy_v2::{ProxyHeader, parse_proxy};
 use shoal_http::request::{RequestBody, RequestHead, parse_request};
 use shoal_link::ledger::Kind;
 use shoal_sys::ring::{Received, SendMsg, Stream};
+use shoal_ticket::Memory;
 
 use super::context::Context;
 use super::deadlines::{Expired, Phase, Watched};
@@ -50,6 +51,8 @@ pub struct Connection {
     tls: OnceCell<Box<Session>>,
     /// Whom the bytes sent are accounted to.
     account: RefCell<Account>,
+    /// The ticket that was last found right here.
+    tickets: RefCell<Memory>,
 }
 
 /// Whose usage it is.
@@ -60,11 +63,29 @@ struct Account {
     requests: u64,
     body_bytes: u64,
     first_byte: Option<Instant>,
+    last_byte: Option<Instant>,
 }
 
 impl Default for Account {
     fn default() -> Self {
-        Self { kind: Kind::Client, channel: None, session: String::new(), requests: 0, body_bytes: 0, first_byte: None }
+        Self {
+            kind: Kind::Client,
+            channel: None,
+            session: String::new(),
+            requests: 0,
+            body_bytes: 0,
+            first_byte: None,
+            last_byte: None,
+        }
+    }
+}
+
+impl Account {
+    /// Nobody's, but with room for the next session's name, which is the same most often.
+    fn reset(&mut self) {
+        let mut session = std::mem::take(&mut self.session);
+        session.clear();
+        *self = Account { session, ..Account::default() };
     }
 }
 
@@ -112,6 +133,7 @@ pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr, tls: Opti
         input: RefCell::default(),
         tls: OnceCell::new(),
         account: RefCell::default(),
+        tickets: RefCell::default(),
     };
     let broken = connection.run(tls.as_ref()).await;
     let stats = &connection.ctx.stats;
@@ -213,6 +235,11 @@ impl Connection {
     /// Whether the other end is a node that has this one as a parent.
     pub fn is_child(&self) -> bool {
         self.ctx.is_child(self.peer())
+    }
+
+    /// Lends what is known of the viewer's ticket.
+    pub fn with_ticket_memory<T>(&self, check: impl FnOnce(&mut Memory) -> T) -> T {
+        check(&mut self.tickets.borrow_mut())
     }
 
     fn count_address(&self) -> bool {
@@ -324,7 +351,7 @@ impl Connection {
             },
         };
         let result = exchange::answer(self, head, body, started).await;
-        *self.account.borrow_mut() = Account::default();
+        self.account.borrow_mut().reset();
         result
     }
 
@@ -468,10 +495,10 @@ impl Connection {
         self.account.borrow().channel.is_none()
     }
 
-    /// Body bytes sent for this request, and when the first byte of the answer went out.
-    pub fn sent(&self) -> (u64, Option<Instant>) {
+    /// Body bytes sent for this request, and when the first and the last byte of the answer went out.
+    pub fn sent(&self) -> (u64, Option<(Instant, Instant)>) {
         let account = self.account.borrow();
-        (account.body_bytes, account.first_byte)
+        (account.body_bytes, account.first_byte.zip(account.last_byte))
     }
 
     /// Body bytes that went out within a head.
@@ -508,9 +535,8 @@ impl Connection {
     pub(super) fn count(&self, body: u64, wire: u64) {
         let mut account = self.account.borrow_mut();
         account.body_bytes += body;
-        if account.first_byte.is_none() {
-            account.first_byte = Some(Instant::now());
-        }
+        account.last_byte = Some(Instant::now());
+        account.first_byte = account.first_byte.or(account.last_byte);
         self.ctx.stats.add(Counter::BodyBytes, body);
         self.ctx.stats.add(Counter::WireBytes, wire);
         let usage = Usage { requests: std::mem::take(&mut account.requests), body_bytes: body, wire_bytes: wire };

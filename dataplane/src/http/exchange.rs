@@ -65,9 +65,16 @@ pub async fn answer(
     if let Some(reason) = outcome.refusal {
         ctx.stats.refusal(reason);
     }
-    let total = started.elapsed();
-    let (body_bytes, first_byte) = connection.sent();
-    let first_byte = first_byte.map_or(total, |at| at.duration_since(started));
+    let (body_bytes, sent) = connection.sent();
+    let (first_byte, last_byte) = match sent {
+        // The last byte ended it, and its time is known.
+        Some(times) if outcome.after.is_ok() => times,
+        sent => {
+            let now = Instant::now();
+            (sent.map_or(now, |(first_byte, _)| first_byte), now)
+        }
+    };
+    let (first_byte, total) = (first_byte.duration_since(started), last_byte.duration_since(started));
     ctx.stats.request(outcome.status, outcome.cache, first_byte, total);
     if let Some(admitted) = &admitted {
         ctx.popular.count(&admitted.key, body_bytes);
@@ -148,7 +155,10 @@ impl Exchange<'_> {
             Ok(passed) => passed,
             Err(refusal) => return (self.refuse(&refusal, None).await, None),
         };
-        let admitted = match admission::admit(ctx, self.head, self.client, self.connection.is_child()) {
+        let connection = self.connection;
+        let admitted = match connection
+            .with_ticket_memory(|memory| admission::admit(ctx, self.head, self.client, connection.is_child(), memory))
+        {
             Ok(admitted) => admitted,
             Err(Denial { mut refusal, channel }) => {
                 // A body that nobody reads is in the way of the next request.

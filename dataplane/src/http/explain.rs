@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use shoal_http::request::{Method, RequestHead, parse_request};
 use shoal_link::inspect::{Explanation, Probe, Step};
+use shoal_ticket::Memory;
 
 use super::admission::{self, Admitted, Denial};
 use super::answer;
@@ -43,7 +44,7 @@ pub async fn explain(ctx: &Rc<Context>, probe: &Probe) -> Option<Explanation> {
         Ok(passed) => passed,
         Err(refusal) => return first_says(steps.refused("request", &refusal)),
     };
-    let admitted = match admission::admit(ctx, &head, client, false) {
+    let admitted = match admission::admit(ctx, &head, client, false, &mut Memory::default()) {
         Ok(admitted) => admitted,
         Err(Denial { refusal, channel: None }) => return first_says(steps.refused("route", &refusal)),
         Err(Denial { refusal, channel: Some(channel) }) => {

@@ -3,6 +3,9 @@
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
+/// Keys as long as this are put together without the heap, but for the key itself.
+const SHORT: usize = 256;
+
 /// Channel and path (with the query parameters the channel allows): never a signature, never CMCD.
 #[derive(Debug, Clone)]
 pub struct SliceKey {
@@ -14,15 +17,24 @@ impl SliceKey {
     /// The key of `path` (normalised, below the channel's prefix) and `query` (filtered; empty for none).
     pub fn new(seed: u64, channel: &str, path: &str, query: &str) -> SliceKey {
         // Neither a channel id nor a normalised path has a control character, so the parts cannot run together.
-        let mut bytes = Vec::with_capacity(channel.len() + path.len() + query.len() + 2);
-        bytes.extend_from_slice(channel.as_bytes());
-        bytes.push(0);
-        bytes.extend_from_slice(path.as_bytes());
-        if !query.is_empty() {
-            bytes.push(b'?');
-            bytes.extend_from_slice(query.as_bytes());
-        }
-        SliceKey { hash: shoal_packet::hash_key(seed, &bytes), bytes: bytes.into() }
+        let mark: &[u8] = if query.is_empty() { b"" } else { b"?" };
+        let parts = [channel.as_bytes(), &[0], path.as_bytes(), mark, query.as_bytes()];
+        let mut short = [0; SHORT];
+        let mut room = &mut short[..];
+        let fits = parts.iter().all(|part| match std::mem::take(&mut room).split_at_mut_checked(part.len()) {
+            Some((place, after)) => {
+                place.copy_from_slice(part);
+                room = after;
+                true
+            }
+            None => false,
+        });
+        let left = room.len();
+        let bytes: Arc<[u8]> = match fits {
+            true => Arc::from(&short[..SHORT - left]),
+            false => parts.concat().into(),
+        };
+        SliceKey { hash: shoal_packet::hash_key(seed, &bytes), bytes }
     }
 
     /// The shard that owns the object.
@@ -119,6 +131,11 @@ mod tests {
         assert_eq!(key("a", "b", "c=1"), key("a", "b", "c=1"));
         assert_eq!(key("a", "b/c", "d").channel(), b"a");
         assert_eq!(key("a", "b/c", "d").path(), b"b/c?d");
+        for length in SHORT - 4..SHORT + 2 {
+            let path = "p".repeat(length);
+            assert_eq!(SliceKey::new(7, "c", &path, "").bytes(), format!("c\0{path}").as_bytes());
+            assert_eq!(SliceKey::new(7, "c", &path, "q").bytes(), format!("c\0{path}?q").as_bytes());
+        }
     }
 
     #[test]

@@ -24,10 +24,12 @@ pub(crate) fn strip(query: &str, drop: impl Fn(&str) -> bool) -> Cow<'_, str> {
     if !query.split('&').any(dropped) {
         return Cow::Borrowed(query);
     }
-    let mut kept = String::with_capacity(query.len());
+    let mut kept = String::new();
     for pair in query.split('&').filter(|pair| !dropped(pair)) {
-        if !kept.is_empty() {
-            kept.push('&');
+        match kept.is_empty() {
+            // Most often nothing is kept, and that needs no heap.
+            true => kept.reserve(query.len()),
+            false => kept.push('&'),
         }
         kept.push_str(pair);
     }

@@ -274,6 +274,51 @@ fn a_ticket_opens_its_channel_paths_and_network_only() {
 }
 
 #[test]
+fn a_remembered_ticket_is_still_checked_for_all_but_its_signature() {
+    let demo = verifier(&own());
+    let ticket = minted(&Claims { network: Some("192.0.2.0/24".parse().unwrap()), ..claims() });
+    let ask = |verifier: &Verifier, memory: &mut Memory, ticket: &str, path: &str, client: &str, now: u64| {
+        let request = Presented { header: Some(ticket), client: address(client), ..ask(path, now) };
+        let remembered = verifier.verify_with(&request, memory);
+        // Whatever came before, the answer is that of a verifier that remembers nothing.
+        assert_eq!(remembered, verifier.verify(&request), "{ticket} {path} {client} {now}");
+        remembered.map(|pass| pass.session).map_err(|refusal| refusal.reason())
+    };
+    let mut memory = Memory::default();
+    for _ in 0..3 {
+        let pass = ask(&demo, &mut memory, &ticket, "/demo/x", "192.0.2.1", NOW);
+        assert_eq!(pass.unwrap().unwrap().as_str(), "viewer-1");
+        assert_eq!(ask(&demo, &mut memory, &ticket, "/other/x", "192.0.2.1", NOW), Err("path"));
+        assert_eq!(ask(&demo, &mut memory, &ticket, "/demo/x", "192.0.3.1", NOW), Err("network"));
+        assert_eq!(ask(&demo, &mut memory, &ticket, "/demo/x", "192.0.2.1", NOW + 6), Err("expired"));
+    }
+    // One that was altered anywhere is another, also with the right one in memory.
+    for at in 0..ticket.len() {
+        for with in "Az09-_".chars() {
+            let mut altered = ticket.clone();
+            altered.replace_range(at..=at, &with.to_string());
+            let pass = ask(&demo, &mut memory, &altered, "/demo/x", "192.0.2.1", NOW);
+            assert!(pass.is_err() || altered == ticket, "{altered}");
+        }
+        assert!(ask(&demo, &mut memory, &ticket[..at], "/demo/x", "192.0.2.1", NOW).is_err());
+    }
+    // Of the same viewer or of another: what is remembered is replaced.
+    let other = minted(&Claims { session: "viewer-2", ..claims() });
+    for (ticket, session) in [(&ticket, "viewer-1"), (&other, "viewer-2"), (&ticket, "viewer-1")] {
+        let pass = ask(&demo, &mut memory, ticket, "/demo/x", "192.0.2.1", NOW);
+        assert_eq!(pass.unwrap().unwrap().as_str(), session);
+    }
+    // A policy that was replaced may have other keys, and another channel has.
+    let replaced = verifier(&TicketPolicy { keys: vec![key("k1", &SECRET.replace('0', "x"))], ..own() });
+    let elsewhere = Verifier::new("demo2", &own()).unwrap();
+    for verifier in [&replaced, &elsewhere, &replaced] {
+        assert_eq!(ask(verifier, &mut memory, &ticket, "/demo/x", "192.0.2.1", NOW), Err("signature"));
+        assert_eq!(ask(verifier, &mut memory, "", "/demo/x", "192.0.2.1", 0), Err("malformed"));
+    }
+    assert!(ask(&demo.clone(), &mut memory, &ticket, "/demo/x", "192.0.2.1", NOW).is_ok());
+}
+
+#[test]
 fn keys_rotate() {
     let (old, new) = (key("2024", SECRET), key("2025", &SECRET.replace('0', "x")));
     let ticket = |key: &Key| mint(key, &claims()).unwrap();

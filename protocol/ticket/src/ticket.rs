@@ -155,13 +155,60 @@ pub(crate) struct Request<'a> {
     pub(crate) skew: u64,
 }
 
-/// Checks a ticket's text. `find_key` gives the prepared HMAC of a key id.
+/// A ticket whose MAC was right, and what it says. Whoever keeps one must ask for it only with the same keys.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    text: String,
+    prefix: Vec<u8>,
+    session: Option<Session>,
+    expires: u64,
+    network: Option<IpNet>,
+}
+
+const FORM: &str = "shoal";
+
+impl Known {
+    /// Whether this is its text; never while there is none. Takes as long for any text of the same length: it may be another
+    /// viewer's who guesses.
+    pub(crate) fn is(&self, text: &str) -> bool {
+        !self.text.is_empty()
+            && self.text.len() == text.len()
+            && self.text.bytes().zip(text.bytes()).fold(0, |differs, (one, other)| differs | (one ^ other)) == 0
+    }
+
+    /// Checks what changes from request to request: all but the MAC.
+    pub(crate) fn check(&self, request: &Request<'_>) -> Result<Verified, Refusal> {
+        if request.now > self.expires.saturating_add(request.skew) {
+            return Err(Refusal::Expired { form: FORM, expires: self.expires, now: request.now });
+        }
+        if !covers(&self.prefix, request.path.as_bytes()) {
+            return Err(Refusal::Path { prefix: String::from_utf8_lossy(&self.prefix).into() });
+        }
+        let client = request.client.to_canonical();
+        if let Some(network) = self.network.filter(|network| !network.contains(&client)) {
+            return Err(Refusal::Network { network, client });
+        }
+        Ok(Verified { session: self.session, expires: self.expires, binds_client: self.network.is_some() })
+    }
+
+    fn learn(&mut self, text: &str, ticket: &Ticket<'_>) {
+        self.text.clear();
+        self.text.push_str(text);
+        self.prefix.clear();
+        self.prefix.extend_from_slice(ticket.prefix);
+        self.session = Some(ticket.session).filter(|id| !id.as_str().is_empty());
+        self.expires = ticket.expires;
+        self.network = ticket.network;
+    }
+}
+
+/// Checks a ticket's text, and keeps it in `known` where its MAC is right. `find_key` gives the prepared HMAC of a key id.
 pub(crate) fn verify<'k>(
     text: &str,
     request: &Request<'_>,
     find_key: impl FnOnce(&KeyId) -> Option<&'k KeyedMac>,
+    known: &mut Known,
 ) -> Result<Verified, Refusal> {
-    const FORM: &str = "shoal";
     // `decode_slice` asks for room by the text's length, up to a whole group more than the result.
     let mut buffer = [0; MAX_BYTES + 3];
     let malformed = Refusal::Malformed { form: FORM };
@@ -172,21 +219,8 @@ pub(crate) fn verify<'k>(
     if !bool::from(right.get(..MAC_BYTES).unwrap_or_default().ct_eq(ticket.mac)) {
         return Err(Refusal::Signature { form: FORM });
     }
-    if request.now > ticket.expires.saturating_add(request.skew) {
-        return Err(Refusal::Expired { form: FORM, expires: ticket.expires, now: request.now });
-    }
-    if !covers(ticket.prefix, request.path.as_bytes()) {
-        return Err(Refusal::Path { prefix: String::from_utf8_lossy(ticket.prefix).into() });
-    }
-    let client = request.client.to_canonical();
-    if let Some(network) = ticket.network.filter(|network| !network.contains(&client)) {
-        return Err(Refusal::Network { network, client });
-    }
-    Ok(Verified {
-        session: Some(ticket.session).filter(|id| !id.as_str().is_empty()),
-        expires: ticket.expires,
-        binds_client: ticket.network.is_some(),
-    })
+    known.learn(text, &ticket);
+    known.check(request)
 }
 
 fn tag(mac: &KeyedMac, signed: &[u8]) -> impl std::ops::Deref<Target = [u8]> + use<> {

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use sha2::{Digest, Sha256};
@@ -12,7 +13,7 @@ use crate::path::{PathSignature, folder, path_signature};
 use crate::policy::{Profile, TicketPolicy};
 use crate::query::{cookie, param, strip};
 use crate::short::{KeyId, Session, parse_key_id};
-use crate::ticket::{Claims, KeyedMac, Request, keyed_mac, mint_with, verify};
+use crate::ticket::{Claims, KeyedMac, Known, Request, Verified, keyed_mac, mint_with, verify};
 
 /// Name of the query parameter and of the cookie that carry shoal's ticket. The header is `X-Shoal-Ticket`.
 pub const PARAMETER: &str = "ticket";
@@ -32,6 +33,8 @@ pub const MAX_SKEW_S: u32 = 3600;
 #[derive(Debug, Clone)]
 pub struct Verifier {
     channel: String,
+    /// The same in all clones, which have the same keys, and in no other.
+    identity: Arc<()>,
     keys: Vec<VerifyKey>,
     forms: Vec<Form>,
     skew: u64,
@@ -49,6 +52,14 @@ impl std::fmt::Debug for VerifyKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VerifyKey").field("id", &self.id).finish_non_exhaustive()
     }
+}
+
+/// The ticket that was last found right, of one viewer most often: its MAC is not computed again while the same text comes to
+/// the same verifier. Everything else about it is checked each time.
+#[derive(Debug, Default)]
+pub struct Memory {
+    of: Option<Arc<()>>,
+    known: Known,
 }
 
 /// What a request shows.
@@ -111,6 +122,7 @@ impl Verifier {
         }
         Ok(Self {
             channel: channel_id.to_owned(),
+            identity: Arc::default(),
             keys: keys(channel_id, policy, !forms.is_empty())?,
             forms,
             skew: u64::from(policy.skew_s),
@@ -128,9 +140,17 @@ impl Verifier {
     /// # Errors
     /// What was wrong with what came nearest to passing: of shoal's tickets when there was one, else of other forms.
     pub fn verify<'a>(&self, presented: &Presented<'a>) -> Result<Pass<'a>, Refusal> {
+        self.verify_with(presented, &mut Memory::default())
+    }
+
+    /// As [`Verifier::verify`], for requests that come one after the other from the same viewer.
+    ///
+    /// # Errors
+    /// The same.
+    pub fn verify_with<'a>(&self, presented: &Presented<'a>, memory: &mut Memory) -> Result<Pass<'a>, Refusal> {
         let in_path = path_signature(presented.path)
             .filter(|found| self.forms.iter().any(|form| form.path_shape() == Some(found.shape)));
-        match self.verify_ticket(presented, in_path) {
+        match self.verify_ticket(presented, in_path, memory) {
             Ok(pass) => Ok(pass),
             Err(refusal) => self.verify_forms(presented, in_path).map_err(|other| match refusal {
                 Refusal::Missing => other,
@@ -173,6 +193,7 @@ impl Verifier {
         &self,
         presented: &Presented<'a>,
         in_path: Option<PathSignature<'a>>,
+        memory: &mut Memory,
     ) -> Result<Pass<'a>, Refusal> {
         let path = in_path.map_or(presented.path, |found| found.rest);
         let request = Request { path, client: presented.client, now: presented.now, skew: self.skew };
@@ -184,8 +205,7 @@ impl Verifier {
             presented.cookie.and_then(|field| cookie(field, PARAMETER)),
         ];
         for ticket in candidates.into_iter().flatten() {
-            let find_key = |id: &KeyId| self.keys.iter().find(|key| key.id == *id).map(|key| &key.mac);
-            match verify(ticket, &request, find_key) {
+            match self.verify_text(ticket, &request, memory) {
                 Ok(verified) => {
                     return Ok(Pass {
                         path,
@@ -200,6 +220,19 @@ impl Verifier {
             }
         }
         Err(refusal)
+    }
+
+    fn verify_text(&self, ticket: &str, request: &Request<'_>, memory: &mut Memory) -> Result<Verified, Refusal> {
+        let ours = memory.of.as_ref().is_some_and(|of| Arc::ptr_eq(of, &self.identity));
+        if ours && memory.known.is(ticket) {
+            return memory.known.check(request);
+        }
+        let find_key = |id: &KeyId| self.keys.iter().find(|key| key.id == *id).map(|key| &key.mac);
+        if !ours {
+            // What is in it was found right by another.
+            *memory = Memory { of: Some(Arc::clone(&self.identity)), known: Known::default() };
+        }
+        verify(ticket, request, find_key, &mut memory.known)
     }
 
     fn verify_forms<'a>(

@@ -64,7 +64,9 @@ fn with_head<T>(request_line: &str, lines: &str, then: impl FnOnce(&RequestHead<
 }
 
 fn admitted(ctx: &Context, target: &str, lines: &str) -> Result<Admitted, Denial> {
-    with_head(&format!("GET {target}"), lines, |head| admit(ctx, head, "192.0.2.9".parse().unwrap(), false))
+    with_head(&format!("GET {target}"), lines, |head| {
+        admit(ctx, head, "192.0.2.9".parse().unwrap(), false, &mut Memory::default())
+    })
 }
 
 /// The object that a request is given.
