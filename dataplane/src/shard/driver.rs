@@ -1,8 +1,8 @@
 //! The loop that keeps a shard going: ring, lanes, inbox, and sleep when there is nothing to do.
 //!
 //! It is one task among the others of its executor. Each turn submits what the tasks have pushed, wakes those whose work
-//! is done, takes what other shards have sent, and goes to the end of the queue. When a turn found nothing, it says that
-//! it dozes, looks once more, and waits for the one eventfd that the ring and all doorbells signal.
+//! is done, takes what other shards have sent, and goes to the end of the queue. When a turn found nothing, and a short
+//! look finds nothing either, it says that it dozes, looks once more, and waits for the one eventfd that the ring and all doorbells signal.
 
 use std::future::Future;
 use std::io;
@@ -31,6 +31,7 @@ pub(super) async fn drive(
     reactor_interval: Duration,
 ) -> io::Error {
     let mut sleep = Sleep { waiter: Rc::new(waiter), wait: None };
+    let mut patience = Patience::default();
     let mut stepped_aside = Instant::now();
     loop {
         let handled = match ring.turn() {
@@ -53,6 +54,9 @@ pub(super) async fn drive(
         }
         // Tasks that were woken by others may be about to push: they run before we look again.
         glommio::executor().yield_now().await;
+        if patience.finds(|| ring.has_work() || !sources.is_idle()) {
+            continue;
+        }
         bell.doze();
         let asleep = match sources.is_idle() {
             true => ring.prepare_sleep(),
@@ -66,14 +70,51 @@ pub(super) async fn drive(
             }
             Err(error) => return error,
         }
+        let asleep_at = Instant::now();
         let slept = sleep.until_rung_or_pushed(&ring).await;
         bell.awake();
         ring.awake();
         // The reactor has had its turn.
         stepped_aside = Instant::now();
+        patience.slept(stepped_aside - asleep_at);
         if let Err(error) = slept {
             return error;
         }
+    }
+}
+
+/// Longest look for work before a sleep. To fall asleep and be woken keeps the core busy, too, and the answer waits for it.
+const LOOK_MAX: Duration = Duration::from_micros(30);
+
+/// Looking for work before a sleep, where that has been worth it lately: where the last sleep was shorter than the look, or the
+/// last look found something. A shard with little to do sleeps at once.
+#[derive(Default)]
+struct Patience {
+    worth_it: bool,
+}
+
+impl Patience {
+    /// Whether there is work, or comes within [`LOOK_MAX`].
+    fn finds(&mut self, work: impl Fn() -> bool) -> bool {
+        if !self.worth_it {
+            return false;
+        }
+        let since = Instant::now();
+        loop {
+            if work() {
+                return true;
+            }
+            if since.elapsed() > LOOK_MAX {
+                self.worth_it = false;
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+
+    /// Learns from how long a sleep was.
+    fn slept(&mut self, time: Duration) {
+        self.worth_it = time < LOOK_MAX;
     }
 }
 
@@ -114,5 +155,34 @@ impl Sleep {
         let rung = std::task::ready!(wait.as_mut().poll(cx));
         self.wait = None;
         Poll::Ready(rung)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn a_shard_looks_for_work_only_where_it_comes_soon() {
+        let looks = Cell::new(0_u32);
+        let work = |after: u32| {
+            let looks = &looks;
+            looks.set(0);
+            move || {
+                looks.set(looks.get() + 1);
+                looks.get() > after
+            }
+        };
+        let mut patience = Patience::default();
+        assert!(!patience.finds(work(0)) && looks.get() == 0, "not before a short sleep");
+        patience.slept(LOOK_MAX * 2);
+        assert!(!patience.finds(work(0)) && looks.get() == 0, "nor after a long one");
+        patience.slept(LOOK_MAX / 2);
+        assert!(patience.finds(work(3)) && looks.get() == 4);
+        assert!(patience.finds(work(0)), "what found something goes on");
+        assert!(!patience.finds(work(u32::MAX)) && looks.get() > 0, "it ends");
+        assert!(!patience.finds(work(0)) && looks.get() == 0, "and is not tried again");
     }
 }

@@ -197,6 +197,21 @@ impl Ring {
         }
     }
 
+    /// Whether a turn would find something: pushed, completed, or ready to be. Asks memory that is shared with the kernel, not
+    /// the kernel.
+    pub fn has_work(&self) -> bool {
+        if !self.inner.backlog.borrow().is_empty() || !self.inner.yielded.borrow().is_empty() {
+            return true;
+        }
+        let mut uring = self.inner.uring.borrow_mut();
+        let submissions = uring.submission();
+        if !submissions.is_empty() || submissions.taskrun() || submissions.cq_overflow() {
+            return true;
+        }
+        drop(submissions);
+        !uring.completion().is_empty()
+    }
+
     /// Turns the eventfd on and says whether it is safe to wait for it: false when work is already there.
     ///
     /// # Errors
