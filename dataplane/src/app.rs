@@ -102,6 +102,8 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
     let shards = shard::start(shared.clone(), listeners.shards)?;
+    // The shards' threads are there; what is started from here on inherits it.
+    process::give_way();
 
     let (drain, mut told_to_drain) = watch::channel(false);
     let to_shards: Vec<ToShard> = shards

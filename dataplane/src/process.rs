@@ -36,6 +36,23 @@ pub(crate) fn raise_file_limit() {
     }
 }
 
+/// How nice threads are that viewers do not wait for. The kernel then lets a shard go on that they would interrupt when they
+/// wake, and gives them a quarter of a CPU that a shard would use all of.
+const NICE: i32 = 5;
+
+/// From now on the calling thread, and those that it starts, give way to the shards that share its CPUs.
+pub(crate) fn give_way() {
+    // Of a process, Linux means the calling thread.
+    match rustix::process::getpriority_process(None).map(|nice| nice.max(NICE)) {
+        Ok(nice) => {
+            if let Err(error) = rustix::process::setpriority_process(None, nice) {
+                tracing::warn!(%error, "housekeeping cannot give way to the shards");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "housekeeping cannot give way to the shards"),
+    }
+}
+
 /// Makes the state folder, and holds it as long as the file returned is open: two processes would count each other's
 /// usage.
 pub(crate) fn hold_state_dir(folder: &Path) -> anyhow::Result<File> {
