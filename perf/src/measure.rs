@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args, flows: Vec<Planned>) -> anyhow::Result<Value> {
     let (mut server_at_start, mut server_at_end) = (None, None);
     let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; EVENTS];
     let mut now = Instant::now();
-    let mut nothing_to_do = Duration::ZERO;
+    let (mut nothing_to_do, mut longest_turn) = (Duration::ZERO, Duration::ZERO);
     let elapsed = loop {
         if now >= run.measure_from && server_at_start.is_none() {
             server_at_start = Some(ticks(args.server_cpu)?);
@@ -122,15 +122,16 @@ pub(crate) fn run(args: &Args, flows: Vec<Planned>) -> anyhow::Result<Value> {
             run.readable(event.data.u64() as usize);
         }
         let before = std::mem::replace(&mut now, Instant::now());
-        if count == 0 && server_at_start.is_some() && server_at_end.is_none() {
-            nothing_to_do += now - before;
+        if server_at_start.is_some() && server_at_end.is_none() {
+            longest_turn = longest_turn.max(now - before);
+            nothing_to_do += if count == 0 { now - before } else { Duration::ZERO };
         }
     };
     run.give_up(now);
     let server_at_end = server_at_end.map_or_else(|| ticks(args.server_cpu), Ok)?;
     let server = server_at_start.flatten().zip(server_at_end).map(|(start, end)| start.busy_until(end));
     let idle = nothing_to_do.as_secs_f64() / elapsed.as_secs_f64().max(1e-9);
-    let cores = Cores { generator: Some(1.0 - idle.min(1.0)), server };
+    let cores = Cores { generator: Some(1.0 - idle.min(1.0)), server, longest_turn: Some(longest_turn) };
     Ok(run.report(elapsed, cores))
 }
 

@@ -35,6 +35,9 @@ pub struct Cores {
     pub generator: Option<f64>,
     /// The server's.
     pub server: Option<f64>,
+    /// The longest that the generator did not look whether there is something to do. In the open loop all that was due
+    /// meanwhile is late, whatever the server did.
+    pub longest_turn: Option<Duration>,
 }
 
 impl Tally {
@@ -96,6 +99,7 @@ impl Tally {
                 "max": self.latency_us.max(),
             },
             "generator_busy": cores.generator,
+            "generator_longest_turn_us": cores.longest_turn.map(|turn| turn.as_micros() as u64),
             "server_busy": cores.server,
             "valid": invalid.is_none(),
             "invalid_because": invalid,
@@ -154,7 +158,7 @@ mod tests {
     #[test]
     fn a_run_bound_by_the_generator_is_invalid() {
         let second = Duration::from_secs(1);
-        let cores = |generator, server| Cores { generator: Some(generator), server: Some(server) };
+        let cores = |generator, server| Cores { generator: Some(generator), server: Some(server), longest_turn: None };
         assert_eq!(tally().report(second, 1, None, cores(0.98, 0.80))["valid"], false);
         assert_eq!(tally().report(second, 1, None, cores(0.98, 0.95))["valid"], true);
         assert_eq!(tally().report(second, 1, None, cores(0.90, 0.80))["valid"], true);
@@ -170,7 +174,7 @@ mod tests {
         assert_eq!(Tally::new().unwrap().report(second, 1, None, Cores::default())["valid"], false);
         assert_eq!(tally().report(second, 1, Some(200.0), Cores::default())["valid"], false);
         assert_eq!(tally().report(second, 1, Some(100.0), Cores::default())["valid"], true);
-        let full = Cores { generator: Some(0.99), server: Some(1.0) };
+        let full = Cores { generator: Some(0.99), server: Some(1.0), longest_turn: None };
         assert_eq!(tally().report(second, 1, Some(100.0), full)["valid"], false);
     }
 }

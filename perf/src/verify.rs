@@ -73,7 +73,8 @@ async fn measure(args: &Args, plan: Plan) -> anyhow::Result<Value> {
     }
     let elapsed = Instant::now().min(run.end).saturating_duration_since(run.measure_from);
     let busy = |start: Option<CoreTicks>, cpu| anyhow::Ok(start.zip(ticks(cpu)?).map(|(a, b)| a.busy_until(b)));
-    let cores = Cores { generator: busy(generator, args.cpu)?, server: busy(server, args.server_cpu)? };
+    let cores =
+        Cores { generator: busy(generator, args.cpu)?, server: busy(server, args.server_cpu)?, longest_turn: None };
     Ok(run.tally.borrow().report(elapsed, args.connections, None, cores))
 }
 
