@@ -95,10 +95,11 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     }
 
     let tls_ports: Vec<u16> = settings.tls.listen.iter().map(SocketAddr::port).collect();
-    let listeners = match listen::inherited(&tls_ports, shard_count)? {
+    let mut listeners = match listen::inherited(&tls_ports, shard_count)? {
         Some(listeners) => listeners,
         None => listen::bind(&listen::wanted(&settings), shard_count)?,
     };
+    listen::bind_udp(&settings.udp, &mut listeners)?;
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
     let shards = shard::start(shared.clone(), listeners.shards)?;

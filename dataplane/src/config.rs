@@ -22,6 +22,8 @@ pub struct Config {
     pub disk: Disk,
     /// How origins are asked.
     pub upstream: Upstream,
+    /// What is served over UDP: STUN, and with it the type of a viewer's NAT.
+    pub udp: Udp,
     /// Metrics and health, for operators.
     pub admin: Admin,
     /// The control plane.
@@ -219,6 +221,29 @@ fn one() -> u16 {
     1
 }
 
+/// Section `udp`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Udp {
+    /// Addresses of this machine at which viewers reach it by UDP, such as `["192.0.2.1", "192.0.2.2", "2001:db8::1"]`. Two of a
+    /// family, with `alternate_port`, let clients find the type of their NAT (RFC 5780, RFC 3489). Wildcards cannot be served: an
+    /// answer must come from the address that was asked. Empty: no UDP.
+    pub addresses: Vec<String>,
+    /// Port on each of them.
+    pub port: u16,
+    /// Second port on each of them, for the type of a NAT. 0: none.
+    pub alternate_port: u16,
+    /// Binding requests that one shard answers one client address (IPv6: one /64) in a second; so many may come at once. What is
+    /// beyond it is dropped. Thousands of viewers may share an address. 0: no limit.
+    pub bindings_per_address: u32,
+    /// Trains of datagrams that one shard can have taken from the kernel and not yet handled, 66 KiB of address space each: a
+    /// power of two from 16 to 4096.
+    pub receive_buffers: u16,
+    /// Bytes that may wait in the kernel for each socket of a shard, in each direction. What is beyond it is dropped, newest
+    /// first. The kernel grants no more than `net.core.rmem_max` and `net.core.wmem_max`.
+    pub socket_bytes: usize,
+}
+
 /// Section `admin`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -312,6 +337,19 @@ impl Default for Upstream {
             readahead_blocks: 2,
             roots: String::new(),
             parents: Vec::new(),
+        }
+    }
+}
+
+impl Default for Udp {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            port: 3478,
+            alternate_port: 3479,
+            bindings_per_address: 1_000,
+            receive_buffers: 256,
+            socket_bytes: 4 << 20,
         }
     }
 }

@@ -19,4 +19,5 @@ pub mod telemetry;
 #[cfg(test)]
 mod testing;
 pub mod tls;
+mod udp;
 pub mod upstream;

@@ -1,19 +1,21 @@
-//! Sockets for viewers: one per shard and address, or those that systemd holds.
+//! Sockets for viewers: one per shard and address, or (of TCP) those that systemd holds.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
-use shoal_sys::net;
+use shoal_sys::{net, udp};
 
-use crate::settings::Settings;
-use crate::shard::{Listener, ShardListeners};
+use crate::settings::{Settings, UdpSettings};
+use crate::shard::{Listener, ShardListeners, UdpListener};
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// Somebody listens there.
-    #[error("{key} = {address}: the port is already taken; stop whoever listens there (`ss -ltnp`), or choose another")]
+    #[error(
+        "{key} = {address}: the port is already taken; stop whoever listens there (`ss -lntup`), or choose another"
+    )]
     Taken {
         /// The configuration key.
         key: &'static str,
@@ -110,7 +112,7 @@ const PREDECESSOR_PATIENCE: Duration = Duration::from_secs(2);
 /// The first address that cannot be had. `[::]` on a machine without IPv6 is left out when there is another address.
 pub fn bind(addresses: &[Wanted], shards: usize) -> Result<Listeners, ListenError> {
     let mut listeners = Listeners { shards: Vec::new(), addresses: Vec::new() };
-    listeners.shards.resize_with(shards, || ShardListeners { sockets: Vec::new() });
+    listeners.shards.resize_with(shards, ShardListeners::default);
     for wanted in addresses {
         let mut address = wanted.address;
         let fail = |error| ListenError::new(wanted.key(), wanted.address, error);
@@ -134,12 +136,37 @@ pub fn bind(addresses: &[Wanted], shards: usize) -> Result<Listeners, ListenErro
     Ok(listeners)
 }
 
+/// Binds every UDP address and port once for each shard, in the order of `settings`: port, then alternate port, of each address.
+///
+/// # Errors
+/// The first that cannot be had.
+pub fn bind_udp(settings: &UdpSettings, listeners: &mut Listeners) -> Result<(), ListenError> {
+    let buffers = udp::Buffers { receive: settings.socket_bytes, send: settings.socket_bytes };
+    for &ip in &settings.addresses {
+        for port in std::iter::once(settings.port).chain(settings.alternate_port) {
+            let address = SocketAddr::new(ip, port);
+            let fail = |error| ListenError::new("udp.addresses", address, error);
+            // A socket that shares its port would share it with another process of the same user, too, and say nothing.
+            patiently(|| udp::own_socket(address, buffers)).map_err(fail)?;
+            for shard in &mut listeners.shards {
+                let socket = udp::shard_socket(address, buffers).map_err(fail)?;
+                shard.udp.push(UdpListener { address, socket });
+            }
+        }
+    }
+    Ok(())
+}
+
 /// As [`net::probe`], but patient with a predecessor: the listeners of a killed process are closed with its rings, and that
 /// is a little after the process is gone.
 fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
+    patiently(|| net::probe(address))
+}
+
+fn patiently<T>(bind: impl Fn() -> io::Result<T>) -> io::Result<T> {
     let start = Instant::now();
     loop {
-        match net::probe(address) {
+        match bind() {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && start.elapsed() < PREDECESSOR_PATIENCE => {
                 std::thread::sleep(Duration::from_millis(20));
             }
@@ -186,7 +213,7 @@ fn share(sockets: &[TcpListener], tls_ports: &[u16], shards: usize) -> Result<Li
         };
         let copies: io::Result<Vec<_>> = sockets.iter().zip(&listeners.addresses).map(copy).collect();
         let sockets = copies.map_err(|source| ListenError::Inherited { index: 0, source })?;
-        listeners.shards.push(ShardListeners { sockets });
+        listeners.shards.push(ShardListeners { sockets, udp: Vec::new() });
     }
     Ok(listeners)
 }
@@ -249,6 +276,35 @@ mod tests {
     fn an_address_of_another_machine_is_named() {
         let error = bind(&[plain("192.0.2.1:0".parse().unwrap())], 1).unwrap_err();
         assert!(matches!(error, ListenError::NotHere { .. }), "{error}");
+    }
+
+    #[test]
+    fn every_shard_has_udp_sockets_on_the_same_ports_and_a_taken_one_is_named() {
+        let free = |_| std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let held: Vec<_> = (0..2).map(free).collect();
+        let ports: Vec<u16> = held.iter().map(|socket| socket.local_addr().unwrap().port()).collect();
+        let settings = UdpSettings {
+            addresses: vec!["127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()],
+            port: ports[0],
+            alternate_port: Some(ports[1]),
+            bindings_per_address: 0,
+            receive_buffers: 16,
+            socket_bytes: 1 << 16,
+        };
+        let error = bind_udp(&settings, &mut bind(&[], 2).unwrap()).unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains("udp.addresses") && said.contains(&held[0].local_addr().unwrap().to_string()), "{said}");
+        drop(held);
+        let mut listeners = bind(&[], 2).unwrap();
+        bind_udp(&settings, &mut listeners).unwrap();
+        for shard in &listeners.shards {
+            let addresses: Vec<_> = shard.udp.iter().map(|at| net::local_address(&at.socket).unwrap()).collect();
+            let wanted = [(1, ports[0]), (1, ports[1]), (2, ports[0]), (2, ports[1])];
+            assert!(
+                addresses.iter().copied().eq(wanted.map(|(host, port)| SocketAddr::from(([127, 0, 0, host], port))))
+            );
+            assert!(addresses.iter().copied().eq(shard.udp.iter().map(|at| at.address)));
+        }
     }
 
     #[test]

@@ -46,6 +46,8 @@ pub struct Settings {
     pub disk: DiskSettings,
     /// Asking origins.
     pub upstream: UpstreamSettings,
+    /// STUN, and the type of a NAT.
+    pub udp: UdpSettings,
     /// Metrics and health.
     pub admin: AdminSettings,
     /// The control plane.
@@ -161,6 +163,23 @@ pub struct UpstreamSettings {
     pub roots: Option<PathBuf>,
     /// Nodes to ask before the origins.
     pub parents: Vec<ParentSettings>,
+}
+
+/// Section `udp`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UdpSettings {
+    /// Specific addresses, none twice; empty: no UDP.
+    pub addresses: Vec<IpAddr>,
+    /// Port on each.
+    pub port: u16,
+    /// Second port on each.
+    pub alternate_port: Option<u16>,
+    /// Binding requests of a client address answered in a second by a shard; 0: any number.
+    pub bindings_per_address: u32,
+    /// Trains taken from the kernel and not yet handled, by a shard.
+    pub receive_buffers: u16,
+    /// Bytes of each socket's buffers.
+    pub socket_bytes: usize,
 }
 
 /// Section `admin`.

@@ -138,6 +138,17 @@ fn clients_of_others_find_the_type() {
     check_types(&lab, &server, &detectors);
 }
 
+#[test]
+fn clients_of_others_find_the_type_by_shoal() {
+    const NAME: &str = "NAT types with shoal";
+    if !natlab::possible(NAME) {
+        return;
+    }
+    let Some(detectors) = Detector::all(NAME) else { return };
+    let lab = NatLab::start(&with_ipv6());
+    check_types(&lab, &Server::shoal(&lab), &detectors);
+}
+
 /// Runs all `detectors` on all sides at once; prints what they found, and compares it.
 fn check_types(lab: &NatLab, server: &Server, detectors: &[Detector]) {
     let found: Vec<Vec<Found>> = thread::scope(|scope| {

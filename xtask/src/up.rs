@@ -1,7 +1,7 @@
 //! `cargo xtask up`: a node on this machine, with a demo.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
 use std::thread;
@@ -38,6 +38,9 @@ pub(crate) struct Options {
     /// Port of the control plane's admin API and metrics.
     #[arg(long, default_value_t = 9091)]
     control_port: u16,
+    /// First of two UDP ports, for STUN; 0: none.
+    #[arg(long, default_value_t = 3478)]
+    udp_port: u16,
     /// Folder for state, logs, the admin token and the demo; by default `.shoal` in the repository.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -77,6 +80,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     node.await_path("/demo/index.html", &stop)?;
 
     print_urls(&node.place, &signed);
+    if let Some(address) = options.udp_addresses().first() {
+        println!("STUN       {}", SocketAddr::new(*address, options.udp_port));
+    }
     if let Err(why) = &hls {
         println!("hls.js     not there ({why}); browsers without HLS of their own play the MP4");
     }
@@ -107,8 +113,28 @@ impl Options {
             cpus: Vec::new(),
             tls: None,
             http_more: String::new(),
-            edge_more: String::new(),
+            edge_more: self.udp_toml(),
         })
+    }
+
+    /// Where STUN is served: on loopback at two addresses, so that a client can see how the type of a NAT is found.
+    fn udp_addresses(&self) -> Vec<IpAddr> {
+        let second = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2));
+        match self.address {
+            _ if self.udp_port == 0 => Vec::new(),
+            address if address.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into(), second],
+            address if address == IpAddr::V4(Ipv4Addr::LOCALHOST) => vec![address, second],
+            address => vec![address],
+        }
+    }
+
+    fn udp_toml(&self) -> String {
+        let addresses = self.udp_addresses();
+        if addresses.is_empty() {
+            return String::new();
+        }
+        let other = self.udp_port.checked_add(1).unwrap_or_default();
+        format!("\n[udp]\naddresses = {}\nport = {}\nalternate_port = {other}\n", json!(addresses), self.udp_port)
     }
 
     /// Fails when a port is taken, before anything was started.
@@ -126,6 +152,13 @@ impl Options {
             let listener = TcpListener::bind((ip, port))
                 .with_context(|| format!("port {port} on {ip} cannot be used; choose another with {flag}"))?;
             held.push(listener);
+        }
+        for ip in self.udp_addresses() {
+            for port in [self.udp_port, self.udp_port.saturating_add(1)] {
+                UdpSocket::bind((ip, port)).with_context(|| {
+                    format!("UDP port {port} on {ip} cannot be used; choose another with --udp-port (0: no UDP)")
+                })?;
+            }
         }
         Ok(())
     }

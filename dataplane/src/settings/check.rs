@@ -57,12 +57,13 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let cache = cache(&config.cache, shards.cpus.len() as u64, machine, &mut problems);
     let disk = disk(&config.disk, shards.cpus.len() as u64, &mut problems);
     let upstream = upstream(&config.upstream, &mut problems);
+    let udp = udp(&config.udp, &mut problems);
     let admin = admin(&config.admin, &http, &tls, &mut problems);
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {
         Some(admin) if problems.0.is_empty() => {
-            Ok(Settings { node, shards, http, tls, cache, disk, upstream, admin, link, log })
+            Ok(Settings { node, shards, http, tls, cache, disk, upstream, udp, admin, link, log })
         }
         _ => Err(ConfigError { problems: problems.0 }),
     }
@@ -360,6 +361,51 @@ fn upstream(raw: &config::Upstream, problems: &mut Problems) -> UpstreamSettings
         readahead_blocks: problems.within("upstream.readahead_blocks", raw.readahead_blocks, 0, 64, "blocks"),
         roots: (!raw.roots.is_empty()).then(|| PathBuf::from(&raw.roots)),
         parents: parents(&raw.parents, problems),
+    }
+}
+
+/// Addresses that UDP is served on, at most: each has sockets on each shard.
+const MAX_UDP_ADDRESSES: usize = 16;
+
+fn udp(raw: &config::Udp, problems: &mut Problems) -> UdpSettings {
+    let key = "udp.addresses";
+    let mut addresses: Vec<IpAddr> = Vec::new();
+    for text in &raw.addresses {
+        let remedy = "write an address without a port, such as 192.0.2.1 or 2001:db8::1";
+        let Some(address) = problems.parse::<IpAddr>(key, text, remedy) else { continue };
+        if address.is_unspecified() {
+            problems.add(
+                key,
+                address,
+                "an answer must come from the address that was asked; name each of the machine's",
+            );
+        } else if address.is_multicast() || address == IpAddr::from([255; 4]) {
+            problems.add(key, address, "is no address of one machine");
+        } else if addresses.contains(&address) {
+            problems.add(key, address, "is in the list twice");
+        }
+        addresses.push(address);
+    }
+    if addresses.len() > MAX_UDP_ADDRESSES {
+        problems.add(key, addresses.len(), format_args!("give at most {MAX_UDP_ADDRESSES}"));
+    }
+    if raw.port == 0 && !addresses.is_empty() {
+        problems.add("udp.port", 0, "must be from 1 to 65535; 3478 is STUN's");
+    }
+    if raw.port == raw.alternate_port && !addresses.is_empty() {
+        problems.add("udp.alternate_port", raw.alternate_port, "must differ from udp.port; 0 for none");
+    }
+    let buffers = raw.receive_buffers;
+    if !buffers.is_power_of_two() || !(16..=4096).contains(&buffers) {
+        problems.add("udp.receive_buffers", buffers, "must be a power of two from 16 to 4096");
+    }
+    UdpSettings {
+        addresses,
+        port: raw.port,
+        alternate_port: (raw.alternate_port != 0).then_some(raw.alternate_port),
+        bindings_per_address: raw.bindings_per_address,
+        receive_buffers: buffers,
+        socket_bytes: problems.within("udp.socket_bytes", raw.socket_bytes, 64 << 10, 1 << 30, "bytes"),
     }
 }
 

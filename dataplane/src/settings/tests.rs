@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::config;
 use crate::testing::folder;
 
 fn machine() -> Machine {
@@ -106,6 +107,31 @@ fn addresses_must_be_addresses_and_not_clash() {
     assert_eq!(problems(listen(&["0.0.0.0:80", "[::]:80", "127.0.0.1:81", "127.0.0.1:0", "127.0.0.1:0"])), [""; 0]);
     refused("admin.listen = 127.0.0.1:8080", "http.listen", |config| config.admin.listen = "127.0.0.1:8080".into());
     refused("admin.listen = \"x\"", "address:port", |config| config.admin.listen = "x".into());
+}
+
+#[test]
+fn udp_needs_addresses_of_this_machine_and_two_ports() {
+    let at = |list: &[&str]| {
+        let list: Vec<String> = list.iter().map(|text| (*text).to_owned()).collect();
+        move |config: &mut Config| config.udp.addresses = list
+    };
+    refused("udp.addresses = \"192.0.2.1:3478\"", "without a port", at(&["192.0.2.1:3478"]));
+    refused("udp.addresses = 0.0.0.0", "name each", at(&["0.0.0.0"]));
+    refused("udp.addresses = ::", "name each", at(&["192.0.2.1", "::"]));
+    refused("udp.addresses = 224.0.0.1", "one machine", at(&["224.0.0.1"]));
+    refused("udp.addresses = 192.0.2.1", "twice", at(&["192.0.2.1", "192.0.2.1"]));
+    assert_eq!(problems(at(&["192.0.2.1", "192.0.2.2", "2001:db8::1"])), [""; 0]);
+    let with = |change: fn(&mut config::Udp)| {
+        move |config: &mut Config| {
+            config.udp.addresses = vec!["192.0.2.1".to_owned()];
+            change(&mut config.udp);
+        }
+    };
+    refused("udp.port = 0", "3478", with(|udp| udp.port = 0));
+    refused("udp.alternate_port = 3478", "differ", with(|udp| udp.alternate_port = 3478));
+    refused("udp.receive_buffers = 100", "power of two", with(|udp| udp.receive_buffers = 100));
+    refused("udp.socket_bytes = 1", "bytes", with(|udp| udp.socket_bytes = 1));
+    assert_eq!(problems(with(|udp| udp.alternate_port = 0)), [""; 0]);
 }
 
 #[test]

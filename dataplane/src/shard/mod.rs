@@ -8,7 +8,8 @@ mod listener;
 pub mod mesh;
 mod run;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::{Acquire, Release};
 use std::sync::{Arc, OnceLock};
@@ -59,10 +60,12 @@ pub struct Shared {
 }
 
 /// The sockets of one shard: bound, listening, and in blocking mode, as the ring wants them.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ShardListeners {
-    /// One for each address that is served.
+    /// One for each address that is served by TCP.
     pub sockets: Vec<Listener>,
+    /// One for each address and port that is served by UDP.
+    pub udp: Vec<UdpListener>,
 }
 
 /// One of them.
@@ -72,6 +75,15 @@ pub struct Listener {
     pub socket: TcpListener,
     /// Whether it speaks TLS.
     pub tls: bool,
+}
+
+/// A UDP socket that is bound.
+#[derive(Debug)]
+pub struct UdpListener {
+    /// Where.
+    pub address: SocketAddr,
+    /// The socket.
+    pub socket: OwnedFd,
 }
 
 /// What the rest of the process asks of a shard. A shard that cannot answer drops `done`.

@@ -30,6 +30,7 @@ use crate::slices::client::{Answer, Question};
 use crate::slices::store::{Store, StoreParts};
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
+use crate::udp::Udp;
 use crate::upstream::{UpstreamLimits, Upstreams};
 
 /// Time between two looks at deadlines, memory and figures.
@@ -154,6 +155,15 @@ pub(super) async fn run(
         let tls = node.shared.tls.server.clone().filter(|_| tls);
         accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket), tls)));
     }
+    let udp = match listeners.udp.is_empty() {
+        true => None,
+        false => {
+            let udp = Udp::start(&settings.udp, listeners.udp, &ring, Arc::clone(&stats))
+                .map_err(kernel("cannot set up its buffers for UDP (udp.receive_buffers)"))?;
+            glommio::spawn_local(Rc::clone(&udp).serve()).detach();
+            Some(udp)
+        }
+    };
     if shard == 0 {
         glommio::spawn_local(checks::check_origins(
             Rc::clone(&ctx),
@@ -165,7 +175,7 @@ pub(super) async fn run(
         .detach();
     }
     let driver = driver.detach();
-    let served = housekeep(&ctx, &ring, &stats, accepting);
+    let served = housekeep(&ctx, &ring, &stats, udp.as_deref(), accepting);
     // The driver ends only when its ring fails, and nothing works without it.
     let failed = std::pin::pin!(driver);
     match first_of(served, failed).await {
@@ -203,7 +213,13 @@ impl Sources for Work {
 }
 
 /// Ticks until the shard has drained.
-async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting: Vec<glommio::Task<()>>) {
+async fn housekeep(
+    ctx: &Rc<Context>,
+    ring: &Ring,
+    stats: &ShardStats,
+    udp: Option<&Udp>,
+    accepting: Vec<glommio::Task<()>>,
+) {
     let mut accepting = Some(accepting);
     let mut meter = CpuMeter::start();
     let (mut flushed, mut drained_at) = (Instant::now(), None);
@@ -216,6 +232,7 @@ async fn housekeep(ctx: &Rc<Context>, ring: &Ring, stats: &ShardStats, accepting
         ctx.popular.tick(ctx.clock.now_ms());
         meter.read(stats);
         figures(ctx, ring, stats);
+        udp.inspect(|udp| udp.figures());
         if flushed.elapsed() >= FLUSH_INTERVAL {
             // A full queue keeps it here, for the next time.
             let _queued = ctx.ledger.borrow_mut().flush(SystemTime::now());

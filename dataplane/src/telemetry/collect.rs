@@ -98,6 +98,7 @@ impl Scrape {
         self.add(Family::ShardTicks, shard, &[], stats.ticks());
         stats.each_request(|labels, count| self.add(Family::Requests, shard, &labels, count));
         stats.each_refusal(|reason, count| self.add(Family::Refusals, shard, &[reason], count));
+        stats.each_udp_drop(|reason, count| self.add(Family::UdpDrops, shard, &[reason], count));
         stats.each_origin(|channel, origin, stats| {
             self.add(Family::UpstreamAttempts, shard, &[channel, origin], stats.attempts());
             self.add(Family::UpstreamBytes, shard, &[channel, origin], stats.bytes());

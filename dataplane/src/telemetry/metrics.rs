@@ -169,6 +169,22 @@ families! {
         "Failed attempts, by what failed.";
     UpstreamBytes: Counter Bytes "shoal_upstream_bytes_total" ["channel", "origin"]
         "Bytes received from an origin, heads included.";
+    UdpDatagrams: Counter Count "shoal_udp_datagrams_total" ["direction"]
+        "Datagrams received and sent.";
+    UdpBytes: Counter Bytes "shoal_udp_bytes_total" ["direction"]
+        "Bytes of their payloads.";
+    UdpTrains: Counter Count "shoal_udp_trains_total" ["direction"]
+        "Messages in which they were passed to and from the kernel, which joins datagrams of one flow.";
+    UdpDrops: Counter Count "shoal_udp_drops_total" ["reason"]
+        "Datagrams dropped, by reason.";
+    UdpQueue: Gauge Bytes "shoal_udp_receive_queue_bytes" ["shard"]
+        "Memory of datagrams that wait in the shard's sockets.";
+    UdpQueueMax: Gauge Bytes "shoal_udp_receive_queue_max_bytes" ["shard"]
+        "Bound of the fullest socket's queue, as the kernel has granted it.";
+    UdpQueueDrops: Counter Count "shoal_udp_receive_queue_drops_total" ["shard"]
+        "Datagrams that the kernel dropped because a socket's queue was full.";
+    StunAnswers: Counter Count "shoal_stun_answers_total" ["dialect", "result"]
+        "Binding requests answered, by dialect (RFC 8489 or classic, RFC 3489).";
     ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
         "CPU time of the shard's thread.";
     ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
@@ -304,6 +320,17 @@ series! {
         FlightsStarted: FlightsStarted [] "A fetch was started.";
         FlightWaiters: FlightWaiters [] "A request joined a fetch.";
         Hedges: UpstreamHedges [] "A second origin was asked.";
+        UdpDatagramsIn: UdpDatagrams ["in"] "A datagram came.";
+        UdpDatagramsOut: UdpDatagrams ["out"] "The kernel took a datagram.";
+        UdpBytesIn: UdpBytes ["in"] "Bytes came.";
+        UdpBytesOut: UdpBytes ["out"] "The kernel took bytes.";
+        UdpTrainsIn: UdpTrains ["in"] "A train came.";
+        UdpTrainsOut: UdpTrains ["out"] "The kernel was given a train.";
+        UdpQueueDrops: UdpQueueDrops [] "A queue was full.";
+        StunAnswered: StunAnswers ["stun", "success"] "A Binding request was answered.";
+        StunRefused: StunAnswers ["stun", "error"] "It was answered by an error.";
+        ClassicAnswered: StunAnswers ["classic", "success"] "A classic Binding request was answered.";
+        ClassicRefused: StunAnswers ["classic", "error"] "It was answered by an error.";
         ShardCpu: ShardCpu [] "CPU time of the shard's thread, microseconds.";
         HandoverLookup: Handovers ["lookup"] "A request's question to the owner of its object.";
         HandoverReply: Handovers ["reply"] "The owner's answer.";
@@ -333,6 +360,8 @@ series! {
         ArenaUsed: ArenaUsed [] "Bytes of the arena in use.";
         ArenaCapacity: ArenaCapacity [] "Bytes of the arena.";
         Flights: Flights [] "Fetches under way.";
+        UdpQueue: UdpQueue [] "Memory of what waits.";
+        UdpQueueMax: UdpQueueMax [] "Bound of the fullest queue.";
         RingInFlight: RingInFlight [] "Entries not completed.";
         RingBuffersTaken: RingBuffersTaken [] "Receive buffers not with the kernel.";
         BusyPermille: ShardBusy [] "Thousandths of the last second on the CPU.";

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::histogram::Histogram;
 use super::metrics::{Counter, Gauge};
 
-/// Distinct refusal reasons kept apart; the program has fewer.
+/// Distinct reasons kept apart in one table; the program has fewer.
 pub const MAX_REASONS: usize = 128;
 /// Origins kept apart on a shard; more share one series named `other`.
 pub const MAX_ORIGINS: usize = 4_096;
@@ -94,18 +94,60 @@ pub struct ShardStats {
     counters: [AtomicU64; Counter::COUNT],
     gauges: [AtomicU64; Gauge::COUNT],
     requests: [[AtomicU64; CacheResult::COUNT]; STATUS_ROWS],
-    refusals: [Refusal; MAX_REASONS],
-    refusals_unnamed: AtomicU64,
+    refusals: Reasons,
+    udp_drops: Reasons,
     pub(crate) request_time: [Histogram; LATENCY_LABELS.len()],
     pub(crate) first_byte_time: [Histogram; LATENCY_LABELS.len()],
     ticks: AtomicU64,
     origins: Mutex<Origins>,
 }
 
+/// Counts by reason: labels in `snake_case`, each one of a fixed set.
 #[derive(Debug)]
-struct Refusal {
+struct Reasons {
+    counts: [Reason; MAX_REASONS],
+    unnamed: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Reason {
     reason: OnceLock<&'static str>,
     count: AtomicU64,
+}
+
+impl Default for Reasons {
+    fn default() -> Self {
+        Self {
+            counts: [const { Reason { reason: OnceLock::new(), count: AtomicU64::new(0) } }; MAX_REASONS],
+            unnamed: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Reasons {
+    fn add(&self, reason: &'static str, n: u64) {
+        let start = (reason.as_ptr() as usize >> 3).wrapping_add(reason.len());
+        for probe in 0..MAX_REASONS {
+            let Some(slot) = self.counts.get(start.wrapping_add(probe) % MAX_REASONS) else { continue };
+            if *slot.reason.get_or_init(|| reason) == reason {
+                return bump(&slot.count, n);
+            }
+        }
+        bump(&self.unnamed, n);
+    }
+
+    /// Each reason seen so far. The same text may come twice, when the linker kept two copies of it.
+    fn each(&self, mut each: impl FnMut(&'static str, u64)) {
+        for slot in &self.counts {
+            if let Some(reason) = slot.reason.get() {
+                each(reason, slot.count.load(Relaxed));
+            }
+        }
+        match self.unnamed.load(Relaxed) {
+            0 => {}
+            count => each("other", count),
+        }
+    }
 }
 
 impl Default for ShardStats {
@@ -114,8 +156,8 @@ impl Default for ShardStats {
             counters: [const { AtomicU64::new(0) }; Counter::COUNT],
             gauges: [const { AtomicU64::new(0) }; Gauge::COUNT],
             requests: [const { [const { AtomicU64::new(0) }; CacheResult::COUNT] }; STATUS_ROWS],
-            refusals: [const { Refusal { reason: OnceLock::new(), count: AtomicU64::new(0) } }; MAX_REASONS],
-            refusals_unnamed: AtomicU64::new(0),
+            refusals: Reasons::default(),
+            udp_drops: Reasons::default(),
             request_time: Default::default(),
             first_byte_time: Default::default(),
             ticks: AtomicU64::new(0),
@@ -142,14 +184,12 @@ impl ShardStats {
 
     /// Counts a refusal. `reason` is a label: `snake_case`, one of a fixed set.
     pub fn refusal(&self, reason: &'static str) {
-        let start = (reason.as_ptr() as usize >> 3).wrapping_add(reason.len());
-        for probe in 0..MAX_REASONS {
-            let Some(slot) = self.refusals.get(start.wrapping_add(probe) % MAX_REASONS) else { continue };
-            if *slot.reason.get_or_init(|| reason) == reason {
-                return bump(&slot.count, 1);
-            }
-        }
-        bump(&self.refusals_unnamed, 1);
+        self.refusals.add(reason, 1);
+    }
+
+    /// Counts datagrams that were dropped, by a label as for refusals.
+    pub fn udp_drop(&self, reason: &'static str, datagrams: u64) {
+        self.udp_drops.add(reason, datagrams);
     }
 
     /// Adds to a counter.
@@ -221,17 +261,14 @@ impl ShardStats {
         }
     }
 
-    /// Each refusal reason seen so far. The same text may come twice, when the linker kept two copies of it.
-    pub(crate) fn each_refusal(&self, mut each: impl FnMut(&'static str, u64)) {
-        for slot in &self.refusals {
-            if let Some(reason) = slot.reason.get() {
-                each(reason, slot.count.load(Relaxed));
-            }
-        }
-        match self.refusals_unnamed.load(Relaxed) {
-            0 => {}
-            count => each("other", count),
-        }
+    /// Each reason for a refusal seen so far.
+    pub(crate) fn each_refusal(&self, each: impl FnMut(&'static str, u64)) {
+        self.refusals.each(each);
+    }
+
+    /// Each reason for which datagrams were dropped so far.
+    pub(crate) fn each_udp_drop(&self, each: impl FnMut(&'static str, u64)) {
+        self.udp_drops.each(each);
     }
 
     /// Each (channel, origin) known.

@@ -1,5 +1,6 @@
 //! Servers at the hub, and what clients are told of them.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -7,7 +8,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use shoal_stun::credentials::time_limited_password;
 
 use super::NatLab;
+use crate::lab::binary;
 use crate::process::Process;
+
+/// Bytes of RAM for a node that serves no slices.
+const RAM: u64 = 64 << 20;
 
 /// The port that STUN and TURN have by default (RFC 8489, section 8.1; RFC 8656, section 4).
 const PORT: u16 = 3478;
@@ -66,6 +71,32 @@ impl Server {
         command.args(["-p", &PORT.to_string(), "-r", "lab"]);
         command.args(["--use-auth-secret", &format!("--static-auth-secret={}", told.secret)]);
         let process = Process::start("turnserver", &mut command, &lab.dir().join("turnserver.log"));
+        let mut server = Self { told, process };
+        server.await_answers(lab);
+        server
+    }
+
+    /// Our own data plane, without a control plane, which NAT discovery needs none of.
+    pub fn shoal(lab: &NatLab) -> Self {
+        let (v4, v6) = (lab.addresses(), lab.addresses_v6());
+        let told =
+            Told { v4: (v4[0], PORT).into(), v6: (v6[0], PORT).into(), user: String::new(), password: String::new() };
+        let (dir, config) = (lab.dir().display(), lab.dir().join("shoal.toml"));
+        let text = format!(
+            "[node]\nname = \"natlab\"\nstate_dir = \"{dir}/shoal\"\n\
+             [shards]\ncount = 2\ncpus = [0, 1]\n[cache]\nram_bytes = {RAM}\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n[link]\ncontrol = []\n\
+             [udp]\naddresses = [\"{}\", \"{}\", \"{}\", \"{}\"]\nport = {PORT}\nalternate_port = {}\n",
+            v4[0],
+            v4[1],
+            v6[0],
+            v6[1],
+            PORT + 1
+        );
+        fs::write(&config, text).expect("the lab's own folder is writable");
+        let mut command = lab.hub().command(binary("shoal-dataplane"));
+        command.arg("--config").arg(config);
+        let process = Process::start("shoal-dataplane", &mut command, &lab.dir().join("shoal.log"));
         let mut server = Self { told, process };
         server.await_answers(lab);
         server

@@ -14,6 +14,7 @@ fn busy_node() -> prometheus::Registry {
         stats.request(206, CacheResult::Hit, Duration::from_micros(90), Duration::from_millis(3));
         stats.request(418, CacheResult::None, Duration::from_micros(20), Duration::from_micros(20));
         stats.refusal("ticket_expired");
+        stats.udp_drop("malformed", 3);
         stats.add(Counter::BodyBytes, 1_000);
         stats.add(Counter::ShardCpu, 1_500_000);
         stats.set(Gauge::Connections, 3);

@@ -7,7 +7,7 @@
 //!
 //! **It is no amplifier.** A response is longer than its request by [`MAX_GROWTH`] at most: the four addresses that RFC
 //! 5780 asks for. PADDING is answered with as much PADDING as came. RESPONSE-PORT is obeyed for the sender's own address
-//! and ports from 1024 on, with XOR-MAPPED-ADDRESS as the only attribute, and not beside PADDING or CHANGE-REQUEST.
+//! and ports from 1024 on, with XOR-MAPPED-ADDRESS as the only attribute, and not beside PADDING; the partner sends no PADDING.
 //! RESPONSE-ADDRESS of the classic dialect is not understood. Each answer has a [cost](Answer) for the caller's limits.
 
 mod partner;
@@ -216,8 +216,10 @@ impl<'m> Respond<'_, 'm> {
         }
         let port = self.request.read::<ResponsePort>().map_err(bad)?.map(|port| port.0);
         let padding = self.request.read::<Padding<'m>>().map_err(bad)?;
-        let several = [changes, port.is_some(), padding.is_some()].into_iter().filter(|asked| *asked).count() > 1;
-        if several || port.is_some_and(|port| port < MIN_RESPONSE_PORT) {
+        // RFC 5780 section 7.6: a padded response goes to nobody but who sent as much.
+        let both = port.is_some() && padding.is_some();
+        let partners = change.address && self.other.is_some_and(|(_, partner)| partner);
+        if both || partners && padding.is_some() || port.is_some_and(|port| port < MIN_RESPONSE_PORT) {
             return Err(Refusal::BadRequest);
         }
         Ok(Wish { change, port, padding })

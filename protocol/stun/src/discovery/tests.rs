@@ -164,7 +164,14 @@ fn response_port_and_padding_serve_nobody_else() {
     let both = |message: &mut Builder<'_>| {
         message.add(&ResponsePort(5000)).add(&ChangeRequest { address: true, port: true });
     };
-    assert_eq!(code(&ask(&request(false, &both), LOCAL, &here()).1), 400);
+    let (answer, _) = ask(&request(false, &both), LOCAL, &here());
+    let Answer::Send { from, to, .. } = answer else { panic!("{answer:?}") };
+    assert_eq!((from, to), (here().other_of(socket(LOCAL)).unwrap().0, socket("198.51.100.7:5000")));
+    let padded_by_partner = |message: &mut Builder<'_>| {
+        message.add(&Padding(&[0; 9])).add(&ChangeRequest { address: true, port: false });
+    };
+    let partner = Endpoints { other: Other::Partner { address: "192.0.2.77".parse().unwrap(), fresh: true }, ..here() };
+    assert_eq!(code(&ask(&request(false, &padded_by_partner), LOCAL, &partner).1), 400);
     // The classic dialect has none of this, and no RESPONSE-ADDRESS either.
     let reflect = |message: &mut Builder<'_>| {
         message.add(&ResponsePort(5000));
