@@ -294,7 +294,7 @@ mod tests {
 
     fn options(port: u16, other: u16) -> Options {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Options { address, http_port: port, admin_port: other, control_port: 1, dir: None, debug: true }
+        Options { address, http_port: port, admin_port: other, control_port: 1, udp_port: 0, dir: None, debug: true }
     }
 
     #[test]
