@@ -79,8 +79,7 @@ impl Server {
     /// Our own data plane, without a control plane, which NAT discovery needs none of.
     pub fn shoal(lab: &NatLab) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        let told =
-            Told { v4: (v4[0], PORT).into(), v6: (v6[0], PORT).into(), user: String::new(), password: String::new() };
+        let told = Told::new((v4[0], PORT).into(), (v6[0], PORT).into(), "nobody asks for it yet");
         let (dir, config) = (lab.dir().display(), lab.dir().join("shoal.toml"));
         let text = format!(
             "[node]\nname = \"natlab\"\nstate_dir = \"{dir}/shoal\"\n\
