@@ -40,6 +40,9 @@ const WAYS: &[(&str, &str)] = &[
     ("nginx directio", "aio threads; directio 4k; output_buffers 1 512k;"),
 ];
 
+/// What --quick has time for.
+const QUICK_WAYS: &[(&str, &str)] = &[("nginx sendfile; --quick leaves its other ways out", "")];
+
 /// Time for all objects to be written to disk.
 const FILL: Duration = Duration::from_secs(60);
 
@@ -67,7 +70,8 @@ fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
         let edge = start(&bench.bin, &folder, ram, std::slice::from_ref(case), &bench.stop)?;
         limits.ours.add(edge.node.edge_id())?;
         fill(&edge, case, &bench.load, &bench.stop)?;
-        for &(name, directives) in WAYS {
+        let ways = if bench.quick { QUICK_WAYS } else { WAYS };
+        for &(name, directives) in ways {
             let setup = Setup { more: directives, ..Setup::new(&folder, &edge.files, &bench.certificate) };
             rows.push(compare(bench, case, &edge, &limits, name, &setup)?);
         }

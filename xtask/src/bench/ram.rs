@@ -27,10 +27,17 @@ fn run(bench: &Bench) -> anyhow::Result<Vec<Row>> {
     let edge = Edge::start(&bench.bin, &dir, &bench.certificate, CASES, &bench.stop)?;
     let nginx = Nginx::start(&Setup::new(&dir, &edge.files, &bench.certificate))?;
     let wanted = CASES.iter().filter(|case| bench.wants(case.name));
-    let rows = wanted.map(|case| compare(bench, case, &edge, &nginx)).collect();
+    let mut rows = Vec::new();
+    for case in wanted {
+        rows.push(compare(bench, case, &edge, &nginx).or_else(|why| {
+            bench.go_on()?;
+            // The other cases have nothing to do with it.
+            anyhow::Ok(Row::failed(case.name, "requests/s", Target::RatioAtLeast(case.target), &why))
+        })?);
+    }
     nginx.stop()?;
     edge.node.stop()?;
-    rows
+    Ok(rows)
 }
 
 /// Runs a case on both servers, in turn.

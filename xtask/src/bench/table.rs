@@ -49,6 +49,13 @@ impl Row {
         Self { case: case.to_owned(), ours, peer, peer_name: peer_name.to_owned(), unit, target, invalid }
     }
 
+    /// A case that could not be measured.
+    pub(super) fn failed(case: &str, unit: &'static str, target: Target, why: &anyhow::Error) -> Self {
+        let why = format!("COULD NOT MEASURE, and so failed: {why:#}");
+        let (case, peer_name) = (case.to_owned(), "–".to_owned());
+        Self { case, ours: 0.0, peer: 0.0, peer_name, unit, target, invalid: Some(why) }
+    }
+
     pub(super) fn ratio(&self) -> f64 {
         if self.peer > 0.0 { self.ours / self.peer } else { 0.0 }
     }
@@ -200,6 +207,15 @@ mod tests {
         ] {
             assert_eq!(row(target, ours, peer).met(), met, "{target:?} {ours} {peer}");
         }
+    }
+
+    #[test]
+    fn a_case_that_could_not_be_measured_is_in_the_table_and_has_failed() {
+        let why = anyhow::anyhow!("3 of 9 answers were wrong").context("tls-1m");
+        let failed = Row::failed("tls-1m", "requests/s", Target::RatioAtLeast(1.0), &why);
+        assert!(!failed.met() && to_json(std::slice::from_ref(&failed))[0]["met"] == false);
+        let line = failed.line();
+        assert!(line.contains("| tls-1m |") && line.contains("so failed: tls-1m: 3 of 9 answers were wrong"), "{line}");
     }
 
     #[test]
