@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use glommio::{LocalExecutorBuilder, Placement};
 use rustls::{ClientConfig, RootCertStore};
+use shoal_http::caching::Staleness;
 use shoal_sys::arena::Arena;
 use shoal_sys::ring::Ring;
 
@@ -20,9 +21,10 @@ use crate::routes::{Channel, Published, Routes};
 use crate::settings::Machine;
 use crate::shard::Shared;
 use crate::slices::store::{Store, StoreParts};
+use crate::slices::version::{Version, VersionParts, VersionSlot};
 use crate::telemetry::stats::ShardStats;
 use crate::tls::Tls;
-use crate::upstream::{UpstreamLimits, Upstreams};
+use crate::upstream::{UpstreamLimits, Upstreams, Validators};
 
 /// A folder that is removed with everything in it when dropped.
 #[derive(Debug)]
@@ -50,6 +52,28 @@ impl Drop for Folder {
         // A folder that is left behind in the system's temporary folder fails no test.
         let _ = std::fs::remove_dir_all(&self.0);
     }
+}
+
+/// A version of 4 KiB that is in no table, and can be fetched again or not.
+pub(crate) fn version(repeatable: bool) -> Arc<Version> {
+    let parts = VersionParts {
+        status: 200,
+        total: Some(4096),
+        validators: Validators { etag: repeatable.then(|| "\"v1\"".into()), ..Validators::default() },
+        relay: Box::default(),
+        version_lines: Box::default(),
+        content_type: None,
+        cache_control: None,
+        born_ms: 0,
+        date_s: 0,
+        fresh_until_ms: 0,
+        exclusive: false,
+        expires: None,
+        selecting: Box::default(),
+        stale: Staleness::default(),
+        tags: Box::default(),
+    };
+    Arc::new(Version::new(VersionSlot { index: 0, generation: 0 }, parts))
 }
 
 /// Says that a test could not run here, and why: on the terminal, and in the file that `SHOAL_SKIP_FILE` names.

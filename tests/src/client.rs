@@ -14,6 +14,9 @@ pub use message::{Head, Part, Request, parts};
 /// No single read or write of a test may take longer than this.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The segment that every host takes (RFC 9293 section 3.7.1).
+const TINY_MSS: u32 = 536;
+
 /// Heads longer than this are not ours.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -138,6 +141,17 @@ impl Conn {
         if let Some(from) = from {
             rustix::net::bind(&socket, &from)?;
         }
+        rustix::net::connect(&socket, &to)?;
+        Self::wrap(TcpStream::from(socket))
+    }
+
+    /// Connects as a client that takes as little as there can be: through the smallest window, in segments so short that the
+    /// server's kernel has little room for what it does not take.
+    pub fn open_tiny(to: SocketAddr, from: SocketAddr) -> io::Result<Self> {
+        let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
+        sockopt::set_socket_recv_buffer_size(&socket, 1)?;
+        socket2::SockRef::from(&socket).set_tcp_mss(TINY_MSS)?;
+        rustix::net::bind(&socket, &from)?;
         rustix::net::connect(&socket, &to)?;
         Self::wrap(TcpStream::from(socket))
     }

@@ -20,8 +20,6 @@ pub struct BodySender<'a> {
     pub key: &'a SliceKey,
     /// The version of it.
     pub version: &'a Arc<Version>,
-    /// A block of it that is at hand, by its index.
-    pub at_hand: Option<(u32, BlockRef)>,
     /// Pieces get a chunk's frame.
     pub chunked: bool,
     /// How fast they go out, where that is limited.
@@ -44,6 +42,11 @@ impl From<Broken> for BodyError {
 }
 
 impl BodySender<'_> {
+    /// Keeps a block of the version at hand.
+    pub fn hold(&self, index: u32, block: BlockRef) {
+        self.connection.watched.hold(self.version, index, block);
+    }
+
     /// Sends the bytes `from..to`, to the end of the object when that is open, after what is in `msg.head`. What remains to
     /// be sent is in the message that comes back.
     pub async fn send(&mut self, mut msg: Box<SendMsg>, from: u64, to: Option<u64>) -> Result<Box<SendMsg>, BodyError> {
@@ -54,13 +57,15 @@ impl BodySender<'_> {
         while to.is_none_or(|to| at < to) {
             let index = ctx.slices.store().index_of(at);
             let offset = (at - u64::from(index) * block_bytes) as usize;
-            let at_hand = self.at_hand.as_ref().filter(|(held, block)| *held == index && block.filled() > offset);
-            let block = match at_hand {
-                Some((_, block)) => block.clone(),
+            let block = match self.connection.watched.held(index, offset) {
+                Some(block) => block,
                 None => {
-                    self.at_hand = None;
+                    self.connection.watched.release();
                     match ctx.slices.block(self.key, self.version, index, offset, last).await {
-                        Ok(Some(block)) => self.at_hand.insert((index, block)).1.clone(),
+                        Ok(Some(block)) => {
+                            self.hold(index, block.clone());
+                            block
+                        }
                         Ok(None) if to.is_none() => break,
                         Ok(None) => return Err(BodyError::Source(BlockError::Changed)),
                         Err(error) => return Err(BodyError::Source(error)),
@@ -101,9 +106,10 @@ impl BodySender<'_> {
             }
             let index = ctx.slices.store().index_of(at);
             let offset = (at - u64::from(index) * block_bytes) as usize;
-            let at_hand = self.at_hand.take().filter(|(held, block)| *held == index && block.filled() > offset);
+            let at_hand = self.connection.watched.held(index, offset);
+            self.connection.watched.release();
             let block = match at_hand {
-                Some((_, block)) => block,
+                Some(block) => block,
                 None => match ctx.slices.block(self.key, self.version, index, offset, u32::MAX).await? {
                     Some(block) => block,
                     None => return Ok(Some(body)),
@@ -115,5 +121,11 @@ impl BodySender<'_> {
             }
             body.extend_from_slice(bytes);
         }
+    }
+}
+
+impl Drop for BodySender<'_> {
+    fn drop(&mut self) {
+        self.connection.watched.release();
     }
 }

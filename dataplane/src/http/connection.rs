@@ -108,6 +108,24 @@ pub enum Broken {
     Upstream,
 }
 
+impl Broken {
+    /// What it is called in the access log; where it is counted too, by the same label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Broken::Closed => "peer",
+            Broken::Reset => "reset",
+            Broken::Expired(Expired::Idle) => "idle",
+            Broken::Expired(Expired::Head) => "head_timeout",
+            Broken::Expired(Expired::Slow) => "slow",
+            Broken::Expired(Expired::Memory) => "memory",
+            Broken::Drained => "drain",
+            Broken::Done => "done",
+            Broken::Malformed => "malformed",
+            Broken::Upstream => "upstream",
+        }
+    }
+}
+
 /// Whether another request may follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum After {
@@ -144,6 +162,7 @@ pub async fn serve(ctx: Rc<Context>, stream: Stream, peer: SocketAddr, tls: Opti
             Broken::Expired(Expired::Idle) => Counter::ClosedIdle,
             Broken::Expired(Expired::Head) => Counter::ClosedHeadTimeout,
             Broken::Expired(Expired::Slow) => Counter::ClosedSlow,
+            Broken::Expired(Expired::Memory) => Counter::ClosedMemory,
             Broken::Drained => Counter::ClosedDrain,
             Broken::Done => Counter::ClosedDone,
             Broken::Malformed => Counter::ClosedMalformed,

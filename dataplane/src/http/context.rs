@@ -109,6 +109,7 @@ impl Context {
             head: parts.settings.head_timeout,
             idle: parts.settings.idle_timeout,
             min_send_bytes_per_s: parts.settings.min_send_bytes_per_s,
+            slow_bytes_per_s: parts.slices.store().slow_bytes_per_s(),
         };
         let deadlines = Deadlines::new(limits, parts.clock.now_ms());
         let popular = Popular::new(parts.clock.now_ms());

@@ -103,6 +103,7 @@ pub async fn answer(
             status: outcome.status,
             cache: outcome.cache,
             refusal: outcome.refusal,
+            broken: outcome.after.err().map(Broken::label),
             body_bytes,
             first_byte,
             total,
@@ -286,10 +287,12 @@ impl Exchange<'_> {
             connection: self.connection,
             key: &request.key,
             version: &version,
-            at_hand: block.map(|block| (first_index, block)),
             chunked: false,
             pacer: Pacer::new(self.connection, self.limits(&admitted.channel)),
         };
+        if let Some(block) = block {
+            body.hold(first_index, block);
+        }
         let path = std::str::from_utf8(request.key.path()).unwrap_or_default();
         let path = path.split('?').next().unwrap_or_default();
         let reads = matches!(self.head.method, Method::Get | Method::Head);

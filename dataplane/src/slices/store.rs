@@ -40,6 +40,15 @@ const JOIN_DISTANCE: u32 = 16;
 /// How long a fetch waits for memory that readers hold.
 const MEMORY_PATIENCE: Duration = Duration::from_secs(5);
 
+/// One part in so many of the RAM is for what may be evicted, however much readers keep and fetches fill.
+const EVICTABLE_SHARE: usize = 3;
+
+/// Time in which a block is to be read, or its reader is slow: at 1 MiB, slower than any video.
+const SLOW_READ_S: u64 = 60;
+
+/// For so many ticks nothing may come of waiting for memory before faster readers are asked for it.
+const STARVED_TICKS: u32 = 10;
+
 /// What a shard owns, and its way to the origins.
 pub struct Store {
     pub(super) table: RefCell<Table>,
@@ -59,6 +68,12 @@ pub struct Store {
     /// Purges under way.
     pub(super) purges: Cell<u32>,
     memory: Notify,
+    /// Bytes of blocks that wait for memory.
+    short_of: Cell<usize>,
+    /// Ticks since one of them got some.
+    starved: Cell<u32>,
+    /// Bytes per second that a reader who pins a block has to take at least, should its memory be needed.
+    least_rate: Cell<u64>,
     dice: Cell<u64>,
 }
 
@@ -153,6 +168,9 @@ impl Store {
             hedging: RefCell::default(),
             purges: Cell::new(0),
             memory: Notify::default(),
+            short_of: Cell::new(0),
+            starved: Cell::new(0),
+            least_rate: Cell::new(0),
             dice: Cell::new(parts.seed | 1),
         }
     }
@@ -327,12 +345,15 @@ impl Store {
             loop {
                 let mark = self.memory.mark();
                 if let Some(block) = self.try_allocate(alloc) {
+                    self.starved.set(0);
                     return block;
                 }
                 self.memory.changed(mark).await;
             }
         };
+        let short_of = ShortOf::bytes(self, len);
         let block = within(MEMORY_PATIENCE, wait).await;
+        drop(short_of);
         if block.is_none() {
             self.stats.add(Counter::ArenaFailures, 1);
         }
@@ -358,15 +379,19 @@ impl Store {
             if let Some(block) = alloc(&self.arena) {
                 return Some(block);
             }
-            if self.evict(false).is_none() {
-                self.evict(true)?;
+            // Readers would keep what is evicted now as well, and everybody else be without.
+            if self.kept_beyond() > 0 {
+                return None;
+            }
+            if self.evict(self.kept_max()).is_none() {
+                self.evict(0)?;
             }
         }
         alloc(&self.arena)
     }
 
-    fn evict(&self, forced: bool) -> Option<()> {
-        let evicted = self.table.borrow_mut().evict(forced)?;
+    fn evict(&self, read_max: usize) -> Option<()> {
+        let evicted = self.table.borrow_mut().evict(read_max)?;
         self.offer_left();
         self.stats.add(Counter::EvictedBlocks, 1);
         if evicted == Evicted::Object {
@@ -382,11 +407,12 @@ impl Store {
         self.table.borrow_mut().end_passes(self.clock.now_ms());
         // Objects without bytes (a 404, an empty file) take no block, but must not pile up either.
         while self.table.borrow().evictable_bytes() > self.arena.capacity() {
-            if self.evict(false).is_none() {
+            if self.evict(usize::MAX).is_none() {
                 break;
             }
         }
         self.memory.notify();
+        self.ask_slow_readers();
         self.feed_disk();
         let table = self.table.borrow();
         self.stats.set(Gauge::CacheBytes, table.evictable_bytes() as u64);
@@ -394,7 +420,41 @@ impl Store {
         self.stats.set(Gauge::CacheBlocks, table.blocks() as u64);
         self.stats.set(Gauge::ArenaUsed, self.arena.in_use() as u64);
         self.stats.set(Gauge::ArenaCapacity, self.arena.capacity() as u64);
+        self.stats.set(Gauge::ArenaPinned, self.arena.pinned() as u64);
         self.stats.set(Gauge::Flights, self.flights.get());
+    }
+
+    /// Asks readers of all shards for the memory of blocks that only they keep: the slow ones when it is more than its share, and
+    /// faster and faster ones when nothing comes of waiting for memory.
+    fn ask_slow_readers(&self) {
+        let slow = self.slow_bytes_per_s();
+        let short_of = self.short_of.get();
+        self.starved.set(if short_of > 0 { self.starved.get() + 1 } else { 0 });
+        let rate = self.least_rate.get();
+        let rate = if self.starved.get() > STARVED_TICKS { rate.saturating_add(rate / 8) } else { rate - rate / 16 };
+        self.least_rate.set(rate.max(slow));
+        self.arena.ask_back(self.kept_beyond().max(short_of), self.least_rate.get());
+    }
+
+    /// Rate below which readers are slow: they are the first to go when memory is short.
+    pub fn slow_bytes_per_s(&self) -> u64 {
+        (self.block_bytes as u64 / SLOW_READ_S).max(1)
+    }
+
+    /// Bytes that cannot be evicted, because readers keep them or fetches fill them, beyond the share that is theirs.
+    fn kept_beyond(&self) -> usize {
+        let kept = self.arena.in_use().saturating_sub(self.table.borrow().evictable_bytes());
+        kept.saturating_sub(self.kept_max())
+    }
+
+    fn kept_max(&self) -> usize {
+        let capacity = self.arena.capacity();
+        capacity - capacity / EVICTABLE_SHARE
+    }
+
+    /// Blocks to fetch ahead of those who read on: none while memory is short.
+    pub(super) fn readahead_blocks(&self) -> u32 {
+        if self.short_of.get() > 0 { 0 } else { self.limits.readahead_blocks }
     }
 
     /// The block that holds the byte at `offset`.
@@ -425,6 +485,22 @@ impl Store {
         dice ^= dice << 17;
         self.dice.set(dice);
         dice
+    }
+}
+
+/// A block that waits for memory, or was given up.
+struct ShortOf<'a>(&'a Store, usize);
+
+impl<'a> ShortOf<'a> {
+    fn bytes(store: &'a Store, bytes: usize) -> Self {
+        store.short_of.set(store.short_of.get() + bytes);
+        Self(store, bytes)
+    }
+}
+
+impl Drop for ShortOf<'_> {
+    fn drop(&mut self) {
+        self.0.short_of.set(self.0.short_of.get() - self.1);
     }
 }
 

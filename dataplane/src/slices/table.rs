@@ -449,15 +449,19 @@ impl Table {
 
     /// Gives up the block that will be missed least. `None`: everything is in use.
     ///
-    /// What came in one response that nothing can complete stays as long as somebody reads it, unless `forced`; and with its
-    /// first block it goes whole, for a viewer that starts on it would run into the hole.
-    pub fn evict(&mut self, forced: bool) -> Option<Evicted> {
+    /// What came in one response that nothing can complete stays as long as somebody reads on, but not more than `read_max` bytes
+    /// of that in a row; and with its first block it goes whole, for a viewer that starts on it would run into the hole.
+    pub fn evict(&mut self, read_max: usize) -> Option<Evicted> {
         let versions = &self.versions;
+        let mut read = 0;
         let id = self.policy.evict(|id| {
             let held = versions.get(id.slot.index as usize).and_then(|place| place.held.as_ref());
             match held {
                 Some(held) if id.index == NO_BLOCK && !held.flights.is_empty() => Look::Busy,
-                Some(held) if !forced && !held.version.is_combinable() && held.is_read() => Look::Busy,
+                Some(held) if read < read_max && !held.version.is_combinable() && held.is_read_on() => {
+                    read += held.find(id.index).map_or(0, |placed| placed.block.footprint());
+                    Look::Busy
+                }
                 Some(held) => Look::Uses(held.find(id.index).map_or(0, Placed::take_uses)),
                 None => Look::Uses(0),
             }
@@ -616,6 +620,14 @@ impl Held {
         // One is the table's.
         Arc::strong_count(&self.version) > 1
             || self.earlier.iter().flat_map(|earlier| &**earlier).any(|earlier| earlier.strong_count() > 0)
+    }
+
+    /// As [`Held::is_read`], but for those who take next to nothing.
+    pub fn is_read_on(&self) -> bool {
+        // One is the table's, or ours.
+        let by_others = |version: &Arc<Version>| Arc::strong_count(version) > 1 + version.slow_holds();
+        let mut earlier = self.earlier.iter().flat_map(|earlier| &**earlier).filter_map(Weak::upgrade);
+        by_others(&self.version) || earlier.any(|earlier| by_others(&earlier))
     }
 
     /// The block, filling or complete.

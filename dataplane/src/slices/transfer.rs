@@ -23,6 +23,9 @@ use crate::upstream::{Ask, Asked, Body, OriginHead, UpstreamError, Validators, w
 /// How long a transfer keeps its connection while nobody wants the next block.
 const IDLE_DEMAND: Duration = Duration::from_secs(5);
 
+/// The same while others wait for a connection to that origin; and the time between two looks.
+const CROWDED_DEMAND: Duration = Duration::from_millis(250);
+
 /// The same where the rest could not be asked for again, as long as somebody reads what is there: a paused player.
 const READER_PATIENCE: Duration = Duration::from_secs(300);
 
@@ -149,14 +152,11 @@ impl Transfer {
             if index >= self.flight.end() || self.total.is_some_and(|total| self.position >= total) {
                 return Ok(());
             }
-            let mut patience = READER_PATIENCE;
-            while within(IDLE_DEMAND, self.flight.until_wanted(index, self.store.limits.readahead_blocks))
-                .await
-                .is_none()
+            let mut waited = Duration::ZERO;
+            while within(CROWDED_DEMAND, self.flight.until_wanted(index, self.store.readahead_blocks())).await.is_none()
             {
-                // What can be asked for again is let go; what came in this one response is not so soon, while it is read.
-                patience = patience.saturating_sub(IDLE_DEMAND);
-                if self.is_resumable() || !self.is_read() || patience.is_zero() {
+                waited += CROWDED_DEMAND;
+                if waited >= self.patience() {
                     return Err(UpstreamError::Abandoned);
                 }
             }
@@ -228,15 +228,23 @@ impl Transfer {
         Ok((block, false))
     }
 
+    /// How long to wait for somebody who wants more: what can be asked for again is let go; what came in this one response is
+    /// not so soon, while it is read.
+    fn patience(&self) -> Duration {
+        let table = self.store.table.borrow();
+        let held = table.held(self.slot).filter(|_| !self.is_resumable());
+        let crowded = self.source.as_ref().is_some_and(|source| source.body.is_crowded());
+        match (crowded, held) {
+            (true, Some(held)) if held.is_read_on() => IDLE_DEMAND,
+            (true, _) => CROWDED_DEMAND,
+            (false, Some(held)) if held.is_read() => READER_PATIENCE,
+            (false, _) => IDLE_DEMAND,
+        }
+    }
+
     /// Whether another response could go on from here.
     fn is_resumable(&self) -> bool {
         self.combinable && self.total.is_some()
-    }
-
-    /// Whether anybody but the table holds the version.
-    fn is_read(&self) -> bool {
-        let table = self.store.table.borrow();
-        table.held(self.slot).is_some_and(Held::is_read)
     }
 
     /// The length of the whole has become known.

@@ -1,7 +1,7 @@
 //! One version of an object: what its bytes are, not the bytes themselves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use serde::{Deserialize, Serialize};
 use shoal_http::caching::Staleness;
@@ -48,6 +48,7 @@ pub struct Version {
     /// What it can be purged by besides its name, with spaces between.
     pub tags: Box<str>,
     hold_stale_until_ms: AtomicU64,
+    slow_holds: AtomicUsize,
 }
 
 /// Bytes of the whole.
@@ -160,6 +161,7 @@ impl Version {
             born_ms: AtomicU64::new(parts.born_ms),
             fresh_until_ms: AtomicU64::new(parts.fresh_until_ms),
             retired: AtomicBool::new(false),
+            slow_holds: AtomicUsize::new(0),
         }
     }
 
@@ -258,6 +260,21 @@ impl Version {
     /// See [`Version::retire`].
     pub fn is_retired(&self) -> bool {
         self.retired.load(Ordering::Acquire)
+    }
+
+    /// So many of its references belong to readers who take next to nothing, and keep nothing from being evicted.
+    pub fn add_slow_holds(&self, holds: usize) {
+        self.slow_holds.fetch_add(holds, Ordering::Relaxed);
+    }
+
+    /// They do not any more.
+    pub fn remove_slow_holds(&self, holds: usize) {
+        self.slow_holds.fetch_sub(holds, Ordering::Relaxed);
+    }
+
+    /// See [`Version::add_slow_holds`].
+    pub fn slow_holds(&self) -> usize {
+        self.slow_holds.load(Ordering::Relaxed)
     }
 
     /// Whether bytes of it may come from more than one response.

@@ -48,6 +48,8 @@ pub struct Record {
     pub cache: CacheResult,
     /// Reason label of a refusal.
     pub refusal: Option<&'static str>,
+    /// Why the answer broke off, as connections closed are counted by; none when it went out whole.
+    pub broken: Option<&'static str>,
     /// Body bytes handed to the kernel.
     pub body_bytes: u64,
     /// From the head to the first byte.
@@ -71,6 +73,8 @@ struct Line<'a> {
     cache: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     refusal: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broken: Option<&'a str>,
     body_bytes: u64,
     first_byte_us: u64,
     total_us: u64,
@@ -180,6 +184,7 @@ fn format(record: &Record, text: &mut Vec<u8>) {
         status: record.status,
         cache: record.cache.label(),
         refusal: record.refusal,
+        broken: record.broken,
         body_bytes: record.body_bytes,
         first_byte_us: micros(record.first_byte),
         total_us: micros(record.total),
@@ -209,6 +214,7 @@ mod tests {
             status: 206,
             cache: CacheResult::Hit,
             refusal: None,
+            broken: Some("memory"),
             body_bytes: 7,
             first_byte: Duration::from_micros(3),
             total: Duration::from_micros(9),
@@ -233,7 +239,7 @@ mod tests {
         assert!(!first.contains("secret"), "{first}");
         let line: serde_json::Value = serde_json::from_str(&first).unwrap();
         assert_eq!(line["path"], "/demo/a \"quoted\"\n.ts");
-        assert_eq!(line["status"], 206);
+        assert_eq!((&line["status"], &line["broken"]), (&206.into(), &"memory".into()));
         assert_eq!(line["time_ms"], 5_000);
         let second = std::fs::read_to_string(path).unwrap();
         assert_eq!(second.lines().count(), 1);

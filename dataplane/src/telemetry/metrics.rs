@@ -153,6 +153,8 @@ families! {
         "Bytes of the arena in use, blocks in flight to the kernel included.";
     ArenaCapacity: Gauge Bytes "shoal_arena_capacity_bytes" ["shard"]
         "Bytes of the arena.";
+    ArenaPinned: Gauge Bytes "shoal_arena_pinned_bytes" ["shard"]
+        "Bytes of the arena that were evicted or purged, and are still being sent to viewers.";
     ArenaFailures: Counter Count "shoal_arena_allocation_failures_total" []
         "Blocks asked for when nothing could be evicted.";
     Flights: Gauge Count "shoal_flights" ["shard"]
@@ -281,6 +283,7 @@ series! {
         ClosedIdle: ConnectionsClosed ["idle"] "No request within the idle time.";
         ClosedHeadTimeout: ConnectionsClosed ["head_timeout"] "A head took too long.";
         ClosedSlow: ConnectionsClosed ["slow"] "Below the least send rate.";
+        ClosedMemory: ConnectionsClosed ["memory"] "Read slower than others, and kept memory from being used that was needed.";
         ClosedMalformed: ConnectionsClosed ["malformed"] "Bytes that are no request, or no PROXY header.";
         ClosedUpstream: ConnectionsClosed ["upstream"] "The body could not be completed: every origin failed midway.";
         ClosedDrain: ConnectionsClosed ["drain"] "The node is going down.";
@@ -359,6 +362,7 @@ series! {
         DiskRecovery: DiskRecovery [] "Time to find what is on disk, microseconds.";
         ArenaUsed: ArenaUsed [] "Bytes of the arena in use.";
         ArenaCapacity: ArenaCapacity [] "Bytes of the arena.";
+        ArenaPinned: ArenaPinned [] "Bytes of the arena only readers hold.";
         Flights: Flights [] "Fetches under way.";
         UdpQueue: UdpQueue [] "Memory of what waits.";
         UdpQueueMax: UdpQueueMax [] "Bound of the fullest queue.";

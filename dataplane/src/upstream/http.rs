@@ -53,6 +53,7 @@ pub struct HttpPool {
 struct Connections {
     idle: RefCell<Vec<(Wire, u64)>>,
     open: Cell<usize>,
+    waiting: Cell<usize>,
     released: Notify,
 }
 
@@ -63,6 +64,22 @@ impl Drop for Permit {
     fn drop(&mut self) {
         self.0.open.set(self.0.open.get() - 1);
         self.0.released.notify();
+    }
+}
+
+/// One that waits for a connection, or has given up.
+struct Waiting<'a>(&'a Connections);
+
+impl<'a> Waiting<'a> {
+    fn new(connections: &'a Connections) -> Self {
+        connections.waiting.set(connections.waiting.get() + 1);
+        Self(connections)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.set(self.0.waiting.get() - 1);
     }
 }
 
@@ -124,11 +141,13 @@ impl HttpPool {
 
     async fn admit(&self, connections: &Rc<Connections>) -> Result<Permit, UpstreamError> {
         let wait = async {
+            let mut waiting = None;
             loop {
                 let mark = connections.released.mark();
                 if connections.open.get() < self.limits.connections_per_origin {
                     break;
                 }
+                waiting.get_or_insert_with(|| Waiting::new(connections));
                 connections.released.changed(mark).await;
             }
         };
@@ -375,6 +394,11 @@ impl HttpBody {
             count -= skipped as u64;
         }
         Ok(())
+    }
+
+    /// Whether others wait for a connection to the same server.
+    pub fn is_crowded(&self) -> bool {
+        self.permit.0.waiting.get() > 0
     }
 
     /// Bytes of the body not read yet, where its length was announced.

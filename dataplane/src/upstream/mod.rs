@@ -137,6 +137,14 @@ impl Body {
         }
     }
 
+    /// Whether others wait until it lets go of what it comes by.
+    pub fn is_crowded(&self) -> bool {
+        match self {
+            Body::Http(body) => body.is_crowded(),
+            Body::File(_) => false,
+        }
+    }
+
     /// Lets the next request use the connection, if it can.
     pub fn finish(self) {
         match self {

@@ -5,12 +5,18 @@ use std::os::unix::net::UnixStream;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
+use shoal_sys::arena::{Arena, PAGE};
 use shoal_sys::ring::{Ring, RingConfig};
 
 use super::*;
+use crate::testing::version;
 
-const LIMITS: TimeLimits =
-    TimeLimits { head: Duration::from_secs(10), idle: Duration::from_secs(60), min_send_bytes_per_s: 1000 };
+const LIMITS: TimeLimits = TimeLimits {
+    head: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+    min_send_bytes_per_s: 1000,
+    slow_bytes_per_s: 100,
+};
 
 /// When the tests start.
 const T0: u64 = 1_790_000_000_000;
@@ -195,4 +201,83 @@ fn draining_ends_those_who_ask_nothing_first() {
     lab.deadlines.end_all();
     assert_eq!(all.each_ref().map(|(watched, ..)| is_interrupted(watched)), [true; 4]);
     assert_eq!(all.each_ref().map(|(_, client, _)| is_cut(client)), [true; 4]);
+}
+
+/// A version of one block, all of it in memory, and a connection to which it is being sent; and the client's end of that.
+fn reader(lab: &Lab, arena: &Arena, repeatable: bool) -> (Rc<Watched>, UnixStream, BlockRef, Arc<Version>) {
+    let (watched, client, _) = lab.connect(Phase::Sending);
+    let (block, version) = (arena.alloc(PAGE).unwrap().share(), version(repeatable));
+    watched.hold(&version, 0, block.clone());
+    (watched, client, block, version)
+}
+
+#[test]
+fn the_slowest_readers_give_back_what_is_asked_for_and_no_more() {
+    let lab = Lab::new(TimeLimits { min_send_bytes_per_s: 0, ..LIMITS });
+    let arena = Arena::with_huge_max(1 << 20, 0).unwrap();
+    let rates = [50, 0, 900, 1100, 20];
+    let readers = rates.map(|_| reader(&lab, &arena, true));
+    let expired = || readers.each_ref().map(|(watched, ..)| watched.expired().is_some());
+    lab.deadlines.sweep(T0);
+    let took =
+        |ms: u64| readers.iter().zip(rates).for_each(|((watched, ..), rate)| watched.took((rate * ms / 1000) as usize));
+    took(10_000);
+    arena.ask_back(3 * PAGE, 1000);
+    lab.deadlines.sweep(T0 + 10_000);
+    assert_eq!(expired(), [false; 5], "they can still be evicted");
+    readers.iter().for_each(|(_, _, block, _)| block.retire());
+    arena.ask_back(2 * PAGE, 1000);
+    lab.deadlines.sweep(T0 + 10_000);
+    assert_eq!(expired(), [false, true, false, false, true], "the slowest two");
+    assert_eq!(readers[1].0.expired(), Some(Expired::Memory));
+    assert!(is_cut(&readers[1].1) && !is_cut(&readers[0].1));
+    readers[1].0.release();
+    readers[4].0.release();
+    arena.ask_back(9 * PAGE, 1000);
+    lab.deadlines.sweep(T0 + 10_100);
+    assert_eq!(expired(), [true, true, true, false, true], "not who is as fast as that");
+}
+
+#[test]
+fn nobody_is_cut_off_for_a_block_it_has_just_begun_or_faster_than_its_pace() {
+    let lab = Lab::new(TimeLimits { min_send_bytes_per_s: 0, ..LIMITS });
+    let arena = Arena::with_huge_max(1 << 20, 0).unwrap();
+    let (begun, _client, block, version) = reader(&lab, &arena, true);
+    let (paced, _other_client, other, _) = reader(&lab, &arena, true);
+    paced.set_pace(Some(80));
+    block.retire();
+    other.retire();
+    arena.ask_back(9 * PAGE, 1_000_000);
+    for ms in (0..=10 * GRACE_MS).step_by(100) {
+        // The next block, again and again.
+        begun.hold(&version, 0, block.clone());
+        paced.took(5);
+        lab.deadlines.sweep(T0 + ms);
+        assert_eq!((begun.expired(), paced.expired()), (None, None), "{ms}");
+    }
+    lab.deadlines.sweep(T0 + 11 * GRACE_MS);
+    assert_eq!((begun.expired(), paced.expired()), (Some(Expired::Memory), None));
+}
+
+#[test]
+fn who_does_not_read_on_keeps_nothing_from_being_evicted() {
+    let lab = Lab::new(TimeLimits { min_send_bytes_per_s: 0, ..LIMITS });
+    let arena = Arena::with_huge_max(1 << 20, 0).unwrap();
+    let (slow, _client, _, version) = reader(&lab, &arena, false);
+    let (fast, _other_client, block, other) = reader(&lab, &arena, false);
+    lab.deadlines.sweep(T0);
+    lab.deadlines.sweep(T0 + GRACE_MS - 1);
+    assert_eq!((version.slow_holds(), other.slow_holds()), (0, 0));
+    fast.took(100);
+    lab.deadlines.sweep(T0 + 1000);
+    assert_eq!((version.slow_holds(), other.slow_holds()), (HOLDS, 0));
+    slow.took(200);
+    lab.deadlines.sweep(T0 + 2000);
+    assert_eq!(version.slow_holds(), 0, "it has caught up");
+    lab.deadlines.sweep(T0 + 3000);
+    assert_eq!((version.slow_holds(), other.slow_holds()), (HOLDS, HOLDS));
+    slow.release();
+    fast.hold(&other, 1, block);
+    assert_eq!((version.slow_holds(), other.slow_holds()), (0, 0));
+    assert_eq!((slow.expired(), fast.expired()), (None, None), "nobody needs the memory");
 }

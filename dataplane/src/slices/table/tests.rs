@@ -265,7 +265,7 @@ impl Lab {
 
     fn evict(&mut self) {
         let forced = self.random.below(3) == 0;
-        let evicted = self.table.evict(forced);
+        let evicted = self.table.evict(if forced { 0 } else { usize::MAX });
         let before: BTreeSet<_> = self.expected_blocks().filter(|(_, complete)| *complete).map(|(at, _)| at).collect();
         let after: BTreeSet<_> = self.held_blocks().map(|(at, _)| at).collect();
         let gone: Vec<_> = before.difference(&after).copied().collect();
@@ -459,7 +459,7 @@ fn random_use_agrees_with_a_plain_model_and_leaves_nothing_behind() {
         if seed % 2 == 0 {
             purge(&mut lab.table, &PurgeScope::All);
         } else {
-            while lab.table.evict(false).is_some() {}
+            while lab.table.evict(usize::MAX).is_some() {}
         }
         lab.table.collect();
         assert_eq!((lab.table.objects(), lab.table.blocks(), lab.table.evictable_bytes()), (0, 0, 0), "seed {seed}");
@@ -507,6 +507,26 @@ fn a_claim_is_the_next_block_that_is_there_or_on_its_way() {
     assert!(held.flight(4).is_some() && held.flight(5).is_none());
     held.flights[0].shorten(3);
     assert_eq!(claims(held), [Some(2), Some(7), Some(7), Some(7), None]);
+}
+
+#[test]
+fn what_cannot_be_had_again_stays_under_who_reads_on() {
+    let arena = Arena::with_huge_max(1 << 20, 0).unwrap();
+    let mut table = Table::default();
+    let reader = table.insert(&key("a", "x"), &any_channel(), None, parts(false, false));
+    for index in 0..3 {
+        let mut writer = arena.alloc(1).unwrap();
+        writer.append(b"x");
+        assert!(table.begin_block(reader.slot, index, writer.share()));
+        writer.finish();
+        table.finish_block(reader.slot, index);
+    }
+    assert_eq!(table.evict(usize::MAX), None);
+    reader.add_slow_holds(1);
+    assert_eq!(table.evict(usize::MAX), Some(Evicted::Object), "with its first block it is nobody's");
+    reader.remove_slow_holds(1);
+    assert_eq!((table.evict(usize::MAX), table.blocks()), (None, 2));
+    assert_eq!((table.evict(PAGE), table.blocks()), (Some(Evicted::Object), 1), "more than so much in a row does not");
 }
 
 fn asked(lines: &str) -> Arc<Asked> {

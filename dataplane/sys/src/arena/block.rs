@@ -261,6 +261,18 @@ impl BlockRef {
         self.extent.uses.swap(0, Relaxed)
     }
 
+    /// Bytes per second below which holders are asked to give their blocks back; none while the owner has memory enough.
+    pub fn asked_below(&self) -> Option<u64> {
+        let mapping = &self.extent.mapping;
+        (mapping.asked_back.load(Relaxed) > 0).then(|| mapping.asked_below.load(Relaxed))
+    }
+
+    /// Settles its bytes of what the owner asks back; false when others have settled all of it. The caller is to let go then.
+    pub fn settle_asked(&self) -> bool {
+        let left = |asked: usize| asked.checked_sub(self.extent.bytes().clamp(1, asked.max(1)));
+        self.extent.mapping.asked_back.fetch_update(Relaxed, Relaxed, left).is_ok()
+    }
+
     /// Bytes of memory it takes, in whole pages.
     pub fn footprint(&self) -> usize {
         self.extent.bytes()

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use crossbeam::queue::SegQueue;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
@@ -44,6 +44,9 @@ pub(super) struct Mapping {
     pub(super) freed: SegQueue<Freed>,
     pub(super) used: AtomicUsize,
     pub(super) pinned: AtomicUsize,
+    /// What the owner asks back, in bytes, and of whom: of those who take fewer bytes per second.
+    pub(super) asked_back: AtomicUsize,
+    pub(super) asked_below: AtomicU64,
 }
 
 /// Mapped addresses.
@@ -98,6 +101,8 @@ impl Mapping {
             freed: SegQueue::new(),
             used: AtomicUsize::new(0),
             pinned: AtomicUsize::new(0),
+            asked_back: AtomicUsize::new(0),
+            asked_below: AtomicU64::new(0),
         };
         // Finds out now, not at the first eviction, that something forbids it.
         mapping.try_punch(0, len)?;

@@ -143,6 +143,13 @@ impl Arena {
         self.mapping.pinned.load(Relaxed)
     }
 
+    /// Asks holders of blocks, on whatever thread, to give so many bytes back: those who take fewer than `below` bytes per
+    /// second from theirs. Holds until the next call; see [`BlockRef::asked_below`].
+    pub fn ask_back(&self, bytes: usize, below: u64) {
+        self.mapping.asked_below.store(below, Relaxed);
+        self.mapping.asked_back.store(bytes, Relaxed);
+    }
+
     /// Whether the host lets the arena have huge pages.
     pub fn huge_pages(&self) -> HugePages {
         self.mapping.huge_pages()

@@ -103,6 +103,17 @@ fn retired_is_seen_by_all_and_counted_once() {
 }
 
 #[test]
+fn as_much_is_given_back_as_was_asked_for() {
+    let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
+    let blocks: Vec<_> = (0..4).map(|name| filled_block(&arena, name, 2 * PAGE).unwrap()).collect();
+    assert_eq!((blocks[0].asked_below(), blocks[0].settle_asked()), (None, false));
+    arena.ask_back(3 * PAGE, 1000);
+    assert!(blocks.iter().all(|block| block.asked_below() == Some(1000)));
+    assert_eq!(blocks.iter().filter(|block| block.settle_asked()).count(), 2, "one would be too little");
+    assert_eq!(blocks[0].asked_below(), None);
+}
+
+#[test]
 fn uses_saturate_and_are_taken_once() {
     let arena = Arena::with_huge_max(CHUNK, 64 << 10).unwrap();
     let block = filled_block(&arena, 1, 1).unwrap();
