@@ -8,6 +8,10 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
 use crate::net::SocketAddress;
 
+mod receive;
+
+pub use receive::{ReceiveBatch, Train};
+
 /// Segments of a message at most: the kernel's UDP_MAX_SEGMENTS was 64 before Linux 6.9.
 pub const SEGMENTS_MAX: usize = 64;
 

@@ -281,7 +281,7 @@ impl Drop for Arrived {
 }
 
 /// The UDP_GRO value in a message's control data, if there is one.
-fn segment_length(control: &[u8]) -> Option<libc::c_int> {
+pub(crate) fn segment_length(control: &[u8]) -> Option<libc::c_int> {
     let header_len = size_of::<libc::cmsghdr>();
     if control.len() < header_len + size_of::<libc::c_int>() {
         return None;
