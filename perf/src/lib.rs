@@ -11,3 +11,4 @@ pub mod flow;
 pub mod plan;
 pub mod report;
 pub mod response;
+pub mod udp;
