@@ -10,14 +10,9 @@ use anyhow::Context;
 use super::certificate::Certificate;
 use super::load::{Load, Time};
 use super::table::{self, Row};
-use super::{Options, SERVER_CPU, background, curves, disk, gso, idle, machine, p99, ram};
+use super::{LOAD_CPU, Options, QUIET, SERVER_CPU, background, curves, disk, gso, idle, machine, nginx, p99, ram};
 use crate::signals::Stop;
 use crate::{tools, workspace};
-
-const LOAD_CPU: usize = 1;
-
-/// Share of the cores that others may use before the figures are marked.
-const QUIET: f64 = 0.05;
 
 /// What all cases share.
 pub(super) struct Bench {
@@ -158,17 +153,11 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
 /// What was run, on what, and how.
 fn about(options: &Options, length: Length, others: f64) -> String {
-    let mut command = "cargo xtask bench http".to_owned();
-    if options.quick {
-        command.push_str(" --quick");
-    }
-    for only in &options.only {
-        command.push_str(&format!(" --only {only}"));
-    }
     format!(
-        "`{command}`, {}; server on core {SERVER_CPU}, load and control plane on core {LOAD_CPU}, loopback; median of {} interleaved \
+        "`{}`, {}; server on core {SERVER_CPU}, load and control plane on core {LOAD_CPU}, loopback; median of {} interleaved \
          runs of {} s; ours with ticket check, ledger and metrics on{}",
-        machine::describe(),
+        options.command("http"),
+        machine::describe(&[nginx::version()]),
         length.runs,
         length.seconds,
         if others > QUIET {

@@ -10,8 +10,8 @@ use crate::workspace;
 /// How long to look at the cores.
 const LOOK: Duration = Duration::from_millis(500);
 
-/// One line: date, cores, kernel, versions.
-pub(super) fn describe() -> String {
+/// One line: date, cores, kernel, versions, those of `peers` too.
+pub(super) fn describe(peers: &[String]) -> String {
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let cores = cpuinfo.lines().filter(|line| line.starts_with("processor")).count();
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown CPU");
@@ -26,7 +26,7 @@ pub(super) fn describe() -> String {
         sysctl("net/ipv4/tcp_congestion_control"),
         if gso.is_empty() { String::new() } else { format!(", lo gso_max_size {}", gso.trim()) },
         said(Command::new("rustc").arg("--version")),
-        said(Command::new(super::nginx::program()).arg("-v")),
+        peers.join(", "),
         format_args!("shoal {}", commit()),
     )
 }
@@ -60,7 +60,7 @@ fn ticks(stat: &str) -> Option<(u64, u64)> {
 }
 
 /// The first line a program prints, wherever it prints it.
-fn said(command: &mut Command) -> String {
+pub(super) fn said(command: &mut Command) -> String {
     let Ok(output) = command.output() else { return "unknown".to_owned() };
     let text = if output.stdout.is_empty() { output.stderr } else { output.stdout };
     String::from_utf8_lossy(&text).lines().next().unwrap_or("unknown").to_owned()

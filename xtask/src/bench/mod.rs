@@ -1,4 +1,4 @@
-//! `cargo xtask bench http`: the data plane beside nginx, on the same core, in one run.
+//! `cargo xtask bench`: the data plane beside its peers, on the same core, in one run.
 
 mod background;
 mod case;
@@ -17,6 +17,7 @@ mod p99;
 mod ram;
 mod stage;
 mod table;
+mod udp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,8 +30,14 @@ pub(crate) use machine::versions;
 pub(crate) use stage::{Stage, names};
 pub(crate) use table::record;
 
-/// Both servers run here, in turn.
+/// All servers run here, in turn.
 const SERVER_CPU: usize = 0;
+
+/// And their load here.
+const LOAD_CPU: usize = 1;
+
+/// Share of the cores that others may use before the figures are marked.
+const QUIET: f64 = 0.05;
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -54,11 +61,28 @@ pub(crate) struct Options {
 enum Name {
     /// Slices from RAM and from disk, latency, memory and growth, with ticket check, ledger and metrics on, against nginx.
     Http,
+    /// Relayed packets, Binding requests, allocations, latency, loss and memory, against coturn and turn-server.
+    Udp,
 }
 
 /// Succeeds when everything could be measured, whether or not a target was met.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match options.name {
         Name::Http => http::run(options),
+        Name::Udp => udp::run(options),
+    }
+}
+
+impl Options {
+    /// As it was typed, but for `--record` and `--json`.
+    fn command(&self, name: &str) -> String {
+        let mut command = format!("cargo xtask bench {name}");
+        if self.quick {
+            command.push_str(" --quick");
+        }
+        for only in &self.only {
+            command.push_str(&format!(" --only {only}"));
+        }
+        command
     }
 }

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
-use super::SERVER_CPU;
 use super::certificate::Certificate;
+use super::{SERVER_CPU, machine};
 use crate::process::Process;
 use crate::{http, node, tools};
 
@@ -37,6 +37,11 @@ pub(super) struct Nginx {
 /// The program; Debian keeps it where an ordinary user's PATH does not look.
 pub(super) fn program() -> PathBuf {
     tools::find("nginx").unwrap_or_else(|| PathBuf::from("nginx"))
+}
+
+/// What it says its version is.
+pub(super) fn version() -> String {
+    machine::said(Command::new(program()).arg("-v"))
 }
 
 /// How to run it.

@@ -8,10 +8,14 @@ use serde_json::{Value, json};
 
 use super::load::Run;
 
+/// The figure of a server that cannot do what a case asks for. It meets nothing.
+pub(super) const MISSING: f64 = f64::NAN;
+
 /// One line of the table: medians.
 #[derive(Debug, Clone)]
 pub(super) struct Row {
     pub(super) case: String,
+    /// Or [`MISSING`], as the peer's.
     pub(super) ours: f64,
     pub(super) peer: f64,
     pub(super) peer_name: String,
@@ -32,6 +36,8 @@ pub(super) enum Target {
     AtLeast(f64),
     /// Ours at most this.
     AtMost(f64),
+    /// None: only to be known.
+    None,
 }
 
 impl Row {
@@ -57,7 +63,14 @@ impl Row {
     }
 
     pub(super) fn ratio(&self) -> f64 {
+        if self.is_missing() {
+            return MISSING;
+        }
         if self.peer > 0.0 { self.ours / self.peer } else { 0.0 }
+    }
+
+    fn is_missing(&self) -> bool {
+        self.ours.is_nan() || self.peer.is_nan()
     }
 
     pub(super) fn met(&self) -> bool {
@@ -66,6 +79,7 @@ impl Row {
             Target::RatioAtMost(target) => self.peer > 0.0 && self.ratio() <= target,
             Target::AtLeast(target) => self.ours >= target,
             Target::AtMost(target) => self.ours <= target,
+            Target::None => !self.ours.is_nan(),
         };
         self.invalid.is_none() && met
     }
@@ -74,6 +88,8 @@ impl Row {
     pub(super) fn line(&self) -> String {
         let met = match (&self.invalid, self.met()) {
             (Some(why), _) => format!("invalid: {why}"),
+            (None, _) if self.ours.is_nan() => "no: missing".to_owned(),
+            (None, true) if matches!(self.target, Target::None) => "–".to_owned(),
             (None, true) => "yes".to_owned(),
             (None, false) => "no".to_owned(),
         };
@@ -83,12 +99,12 @@ impl Row {
             Target::RatioAtMost(target) => format!("≤ {target:.2}"),
             Target::AtLeast(target) => format!("≥ {} {unit}", figure(target)),
             Target::AtMost(target) => format!("≤ {} {unit}", figure(target)),
+            Target::None => "–".to_owned(),
         };
-        let (ours, peer, ratio) = (figure(self.ours), figure(self.peer), self.ratio());
-        format!(
-            "| {} | {ours} {unit} | {peer} {unit} | {} | {ratio:.2} | {target} | {met} |",
-            self.case, self.peer_name
-        )
+        let with_unit = |value: f64| if value.is_nan() { figure(value) } else { format!("{} {unit}", figure(value)) };
+        let (ours, peer) = (with_unit(self.ours), with_unit(self.peer));
+        let ratio = if self.is_missing() { "–".to_owned() } else { format!("{:.2}", self.ratio()) };
+        format!("| {} | {ours} | {peer} | {} | {ratio} | {target} | {met} |", self.case, self.peer_name)
     }
 }
 
@@ -115,6 +131,9 @@ pub(super) fn markdown(rows: &[Row]) -> String {
 
 /// Three digits at least, where there are any.
 fn figure(value: f64) -> String {
+    if value.is_nan() {
+        return "missing".to_owned();
+    }
     if value >= 100.0 || value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
 }
 
@@ -122,10 +141,11 @@ fn figure(value: f64) -> String {
 pub(super) fn to_json(rows: &[Row]) -> Value {
     let figures = |row: &Row| {
         let (of, value) = match row.target {
-            Target::RatioAtLeast(value) => ("ratio at least", value),
-            Target::RatioAtMost(value) => ("ratio at most", value),
-            Target::AtLeast(value) => ("ours at least", value),
-            Target::AtMost(value) => ("ours at most", value),
+            Target::RatioAtLeast(value) => (Some("ratio at least"), Some(value)),
+            Target::RatioAtMost(value) => (Some("ratio at most"), Some(value)),
+            Target::AtLeast(value) => (Some("ours at least"), Some(value)),
+            Target::AtMost(value) => (Some("ours at most"), Some(value)),
+            Target::None => (None, None),
         };
         json!({
             "case": row.case,
@@ -216,6 +236,20 @@ mod tests {
         assert!(!failed.met() && to_json(std::slice::from_ref(&failed))[0]["met"] == false);
         let line = failed.line();
         assert!(line.contains("| tls-1m |") && line.contains("so failed: tls-1m: 3 of 9 answers were wrong"), "{line}");
+    }
+
+    #[test]
+    fn what_a_server_cannot_do_is_missing_and_so_not_met() {
+        for target in [Target::RatioAtLeast(0.0), Target::AtMost(9.0), Target::None] {
+            let row = row(target, MISSING, 5.0);
+            assert!(!row.met());
+            assert!(row.line().contains("| missing | 5 requests/s | nginx | – |"), "{}", row.line());
+            assert!(row.line().ends_with("| no: missing |"));
+            let json = &to_json(&[row])[0];
+            assert_eq!((&json["ours"], &json["ratio"], &json["met"]), (&Value::Null, &Value::Null, &json!(false)));
+        }
+        assert!(row(Target::None, 1.0, 5.0).met());
+        assert!(row(Target::None, 1.0, 5.0).line().ends_with("| 0.20 | – | – |"));
     }
 
     #[test]

@@ -1,0 +1,252 @@
+//! `bench udp`: STUN and TURN beside coturn and turn-server.
+
+mod cases;
+mod load;
+mod servers;
+
+use std::fs;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::thread::available_parallelism;
+
+use anyhow::Context;
+
+use super::table::{self, MISSING, Row, median};
+use super::{LOAD_CPU, Options, QUIET, SERVER_CPU, machine};
+use crate::signals::Stop;
+use crate::{tools, workspace};
+use cases::{CASES, Case, Line, Pace};
+use load::{Load, Report};
+use servers::{Kind, Server};
+
+/// What all cases share.
+struct Bench {
+    dir: PathBuf,
+    load: Load,
+    length: Length,
+    stop: Stop,
+    only: Vec<String>,
+}
+
+/// How often and how long.
+#[derive(Clone, Copy)]
+struct Length {
+    runs: usize,
+    seconds: f64,
+    /// Of each rate that a search tries.
+    search_seconds: f64,
+    warmup: f64,
+}
+
+const QUICK: Length = Length { runs: 1, seconds: 0.4, search_seconds: 0.2, warmup: 0.1 };
+const FULL: Length = Length { runs: 5, seconds: 2.0, search_seconds: 1.0, warmup: 0.3 };
+
+/// A server under test, and what its runs reported. Without a server: it cannot do the case.
+struct Column {
+    kind: Kind,
+    server: Option<Server>,
+    reports: Vec<Report>,
+}
+
+/// Runs the cases that the options name on all servers.
+pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+    let cores = available_parallelism()?.get();
+    anyhow::ensure!(cores > LOAD_CPU, "two cores are needed, one for the server and one for the load; here is {cores}");
+    let names: Vec<&str> = CASES.iter().flat_map(|case| case.lines).map(|line| line.name).collect();
+    if let Some(unknown) = options.only.iter().find(|only| !names.contains(&only.as_str())) {
+        anyhow::bail!("--only {unknown}: there is no such case; these are: {}", names.join(", "));
+    }
+    tools::require(&[("turnserver", "coturn"), ("taskset", "util-linux")])?;
+    let stop = Stop::listen()?;
+    workspace::build_load()?;
+    let target = workspace::target_dir()?;
+    let dir = target.join("bench-udp");
+    drop(fs::remove_dir_all(&dir));
+    fs::create_dir_all(&dir)?;
+    let bench = Bench {
+        dir,
+        load: Load { program: target.join("release/shoal-udpload"), cpu: LOAD_CPU },
+        length: if options.quick { QUICK } else { FULL },
+        stop,
+        only: options.only.clone(),
+    };
+    let cases: Vec<&Case> = CASES.iter().filter(|case| case.lines.iter().any(|line| bench.wants(line))).collect();
+    let turn_server = match cases.iter().any(|case| case.peers.contains(&Kind::TurnServer)) {
+        true => servers::install_turn_server(),
+        false => Ok(()),
+    };
+    let others = machine::busy();
+
+    let (mut rows, mut notes) = (Vec::new(), String::new());
+    if let Err(error) = &turn_server {
+        notes.push_str(&format!("\nCOULD NOT MEASURE, and so failed: turn-server: {error:#}\n"));
+    }
+    for case in cases {
+        let peers = case.peers.iter().copied().filter(|kind| *kind != Kind::TurnServer || turn_server.is_ok());
+        let peers: Vec<Kind> = peers.collect();
+        match bench.measure(case, &peers) {
+            Ok(measured) => {
+                measured.iter().for_each(|row| println!("{}", row.line()));
+                rows.extend(measured);
+            }
+            Err(error) => {
+                bench.go_on()?;
+                let wanted: Vec<&str> = case.lines.iter().map(|line| line.name).collect();
+                let note = format!("COULD NOT MEASURE, and so failed: {}: {error:#}", wanted.join(", "));
+                println!("{note}");
+                notes.push_str(&format!("\n{note}\n"));
+            }
+        }
+    }
+    let failed = !notes.is_empty();
+    let left: Vec<&str> = names
+        .into_iter()
+        .filter(|name| !options.only.is_empty() && !options.only.iter().any(|only| only == name))
+        .collect();
+    if !left.is_empty() {
+        notes.push_str(&format!("\nLeft out by --only: {}.\n", left.join(", ")));
+    }
+    drop(fs::remove_dir_all(&bench.dir));
+
+    let text = table::markdown(&rows) + &notes;
+    let about = about(options, bench.length, others);
+    println!("{about}\n\n{text}");
+    if options.record {
+        table::record(&workspace::root().join("perf/RESULTS.md"), "udp", &format!("{about}\n\n{text}"))?;
+    }
+    if let Some(file) = &options.json {
+        fs::write(file, table::to_json(&rows).to_string())
+            .with_context(|| format!("--json {}: cannot write it", file.display()))?;
+    }
+    // A case that the generator bounded was not measured, and what we cannot do we have not reached.
+    let valid = rows.iter().all(|row| row.invalid.is_none() && !row.ours.is_nan() && !row.peer.is_nan());
+    Ok(if valid && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+impl Bench {
+    fn wants(&self, line: &Line) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| only == line.name)
+    }
+
+    /// Fails when somebody has asked us to stop.
+    fn go_on(&self) -> anyhow::Result<()> {
+        anyhow::ensure!(!self.stop.asked(), "stopped");
+        Ok(())
+    }
+
+    /// A case on the data plane and on its peers, in turn.
+    fn measure(&self, case: &Case, peers: &[Kind]) -> anyhow::Result<Vec<Row>> {
+        let mut columns = Vec::new();
+        for kind in std::iter::once(Kind::Shoal).chain(peers.iter().copied()) {
+            let server = kind.start(&self.dir.join(kind.name()))?;
+            columns.push(Column { kind, server, reports: Vec::new() });
+        }
+        let (mut rate, mut direct) = (None, Vec::new());
+        if let Pace::Share(percent) = case.pace {
+            let peak = self.peak(case, &columns)? * f64::from(percent) / 100.0;
+            rate = Some(peak.round());
+        }
+        let words = self.words(case, rate);
+        for _ in 0..self.length.runs {
+            for column in &mut columns {
+                self.go_on()?;
+                let Some(server) = &column.server else { continue };
+                let report = self.load.run(&words, Some(&server.access)).context(column.kind.name())?;
+                column.reports.push(report);
+            }
+            if rate.is_some() {
+                direct.push(self.load.run(&with(&words, &["--to", "direct"]), None).context("without a server")?);
+            }
+        }
+        for column in &mut columns {
+            column
+                .server
+                .take()
+                .map_or(Ok(()), Server::stop)
+                .with_context(|| format!("stop {}", column.kind.name()))?;
+        }
+        let mut rows = Vec::new();
+        for line in case.lines.iter().filter(|line| self.wants(line)) {
+            let without = if direct.is_empty() { 0.0 } else { self::figure(line, &direct)? };
+            let figure = |column: &Column| match column.reports.is_empty() {
+                true => Ok(MISSING),
+                false => Ok::<_, anyhow::Error>(self::figure(line, &column.reports)? - without),
+            };
+            let Some((ours, peers)) = columns.split_first() else { continue };
+            for peer in peers {
+                let runs = ours.reports.iter().chain(&peer.reports).chain(&direct);
+                rows.push(Row {
+                    case: line.name.to_owned(),
+                    ours: figure(ours)?,
+                    peer: figure(peer)?,
+                    peer_name: match rate {
+                        Some(rate) => format!("{}, both at {rate:.0} packets/s", peer.kind.name()),
+                        None => peer.kind.name().to_owned(),
+                    },
+                    unit: line.unit,
+                    target: line.target,
+                    invalid: runs.filter_map(Report::invalid).next(),
+                });
+            }
+        }
+        Ok(rows)
+    }
+
+    /// What the first peer relays at most.
+    fn peak(&self, case: &Case, columns: &[Column]) -> anyhow::Result<f64> {
+        let server = columns.iter().skip(1).find_map(|column| column.server.as_ref()).context("there is no peer")?;
+        let words = self.words(&Case { pace: Pace::Peak, ..*case }, None);
+        let mut peaks = Vec::new();
+        for _ in 0..self.length.runs {
+            self.go_on()?;
+            peaks.push(self.load.run(&words, Some(&server.access))?.figure("packets_per_s")?);
+        }
+        Ok(median(peaks))
+    }
+
+    /// For the generator.
+    fn words(&self, case: &Case, rate: Option<f64>) -> Vec<String> {
+        let words: Vec<String> = case.words.split(' ').map(str::to_owned).collect();
+        let Length { seconds, search_seconds, warmup, .. } = self.length;
+        let seconds = if case.pace == Pace::Search { search_seconds } else { seconds }.to_string();
+        let timed = ["--duration", &seconds, "--warmup", &warmup.to_string()];
+        match (case.pace, rate) {
+            (Pace::Once, _) => words,
+            (Pace::Search, _) => with(&with(&words, &timed), &["--search"]),
+            (_, Some(rate)) => with(&with(&words, &timed), &["--rate", &rate.to_string()]),
+            (_, None) => with(&words, &timed),
+        }
+    }
+}
+
+fn with(words: &[String], more: &[&str]) -> Vec<String> {
+    words.iter().cloned().chain(more.iter().map(|word| (*word).to_owned())).collect()
+}
+
+/// The median of a line's figure, or that of the first run.
+fn figure(line: &Line, reports: &[Report]) -> anyhow::Result<f64> {
+    let mut figures = reports.iter().map(|report| report.figure(line.figure)).collect::<anyhow::Result<Vec<_>>>()?;
+    if line.first {
+        figures.truncate(1);
+    }
+    Ok(median(figures))
+}
+
+/// What was run, on what, and how.
+fn about(options: &Options, length: Length, others: f64) -> String {
+    let peers = [format!("coturn {}", servers::coturn_version()), "turn-server 4.1.5".to_owned()];
+    format!(
+        "`{}`, {}; server on core {SERVER_CPU}, load on core {LOAD_CPU}, loopback; median of {} interleaved runs of {} s \
+         ({} s for each rate of a search){}",
+        options.command("udp"),
+        machine::describe(&peers),
+        length.runs,
+        length.seconds,
+        length.search_seconds,
+        if others > QUIET {
+            format!("; NOT QUIET: other processes used {:.0} % of the cores just before", others * 100.0)
+        } else {
+            String::new()
+        }
+    )
+}
