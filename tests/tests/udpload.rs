@@ -35,8 +35,9 @@ impl Coturn {
     fn start(test: &str) -> Option<Self> {
         let program = tool::need(test, "turnserver")?;
         let dir = tool::target_dir().join(format!("udpload-{test}-{}", std::process::id()));
-        fs::create_dir_all(&dir).unwrap();
-        let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        fs::create_dir_all(&dir).expect("the target folder can be written");
+        let address =
+            UdpSocket::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("there is a free port");
         let mut command = Command::new(program);
         command.args(["-n", "-m", "1", "-L", "127.0.0.1", "-E", "127.0.0.1", "-p", &address.port().to_string()]);
         command.args(["-a", "-u", "user:word", "-r", "lab", "--no-tls", "--no-dtls", "--no-tcp", "--no-cli"]);
@@ -50,8 +51,8 @@ impl Coturn {
     }
 
     fn await_answer(&mut self, address: SocketAddr) {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("there is a free port");
+        socket.set_read_timeout(Some(Duration::from_millis(20))).expect("the time is not zero");
         let deadline = Instant::now() + START;
         loop {
             // Both fail until there is somebody.
