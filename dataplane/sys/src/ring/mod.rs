@@ -19,7 +19,7 @@ mod file;
 mod op;
 mod stream;
 
-use std::cell::{Cell, OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -349,6 +349,12 @@ impl Inner {
         unsafe { self.push(opcode::AsyncCancel::new(id).build().user_data(IGNORED)) };
     }
 
+    fn count_starved(&self, entry: &cqueue::Entry) {
+        if entry.result() == -libc::ENOBUFS {
+            self.count(|stats| stats.no_buffers += 1);
+        }
+    }
+
     fn complete(self: &Rc<Self>, entry: &cqueue::Entry) {
         let id = entry.user_data();
         if id == IGNORED {
@@ -375,44 +381,31 @@ impl Inner {
             }
             Slot::Accept(state) => {
                 let state = Rc::clone(state);
-                if !more {
-                    let ended = slots.remove(id);
-                    drop(slots);
-                    drop(ended);
-                } else {
-                    drop(slots);
-                }
+                end_unless(more, slots, id);
                 AcceptState::complete(&state, self, entry.result(), more);
             }
             Slot::Recv(state) => {
                 let state = Rc::clone(state);
-                if !more {
-                    let ended = slots.remove(id);
-                    drop(slots);
-                    drop(ended);
-                } else {
-                    drop(slots);
-                }
-                if entry.result() == -libc::ENOBUFS {
-                    self.count(|stats| stats.no_buffers += 1);
-                }
+                end_unless(more, slots, id);
+                self.count_starved(entry);
                 RecvState::complete(&state, self, entry, more);
             }
             Slot::Datagrams(state) => {
                 let state = Rc::clone(state);
-                if !more {
-                    let ended = slots.remove(id);
-                    drop(slots);
-                    drop(ended);
-                } else {
-                    drop(slots);
-                }
-                if entry.result() == -libc::ENOBUFS {
-                    self.count(|stats| stats.no_buffers += 1);
-                }
+                end_unless(more, slots, id);
+                self.count_starved(entry);
                 DatagramState::complete(&state, self, entry, more);
             }
         }
+    }
+}
+
+/// Gives the slot of a multishot entry back when that was its last completion. What it owned is dropped when the slab is free again.
+fn end_unless(more: bool, mut slots: RefMut<'_, Slots>, id: u64) {
+    if !more {
+        let ended = slots.remove(id);
+        drop(slots);
+        drop(ended);
     }
 }
 
