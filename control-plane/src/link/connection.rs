@@ -156,6 +156,7 @@ async fn receive(
                 let health = Health { at_ms: 0, connections, cache_bytes, busy_permille, draining };
                 app.hub.health(node, connection, health);
             }
+            DataMessage::Observed(_) => {}
             DataMessage::Ledger(batch) => {
                 check_batch(&batch)?;
                 // Full: the database is behind, and the node waits too.

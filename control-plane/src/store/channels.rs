@@ -60,7 +60,7 @@ impl Store {
             Ok((version, documents))
         })?;
         let channels = documents.iter().map(|text| self.parse(text)).collect::<Result<_, _>>()?;
-        Ok(Snapshot { version: version.cast_unsigned(), channels })
+        Ok(Snapshot { version: version.cast_unsigned(), channels, ..Snapshot::default() })
     }
 
     /// One channel.

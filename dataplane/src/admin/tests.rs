@@ -85,7 +85,7 @@ async fn ready_says_what_is_missing() {
     assert!(body.contains("starting") && body.contains("no snapshot"), "{body}");
 
     lab.tick();
-    lab.admin.plane.clone().apply(Snapshot { version: 3, channels: vec![] }).await.unwrap();
+    lab.admin.plane.clone().apply(Snapshot { version: 3, ..Snapshot::default() }).await.unwrap();
     assert_eq!(lab.get("/readyz").await, (200, "ok\n".to_owned()));
 
     lab.admin.shared.drain.store(true, Relaxed);

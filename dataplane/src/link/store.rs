@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     fn snapshot(version: u64) -> Snapshot {
-        Snapshot { version, channels: Vec::new() }
+        Snapshot { version, ..Snapshot::default() }
     }
 
     #[test]

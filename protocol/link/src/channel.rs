@@ -5,6 +5,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_ticket::TicketPolicy;
 
+use crate::tenant::{DEFAULT, Tenant};
+
 /// All that a data plane serves. Replaced whole and atomically; `version` only grows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Default)]
 #[serde(deny_unknown_fields)]
@@ -13,6 +15,9 @@ pub struct Snapshot {
     pub version: u64,
     /// Every channel, in no particular order.
     pub channels: Vec<Channel>,
+    /// Tenants that have rules; one that only channels name has none.
+    #[serde(default)]
+    pub tenants: Vec<Tenant>,
 }
 
 /// One live room, VOD library or any other tree of URLs with the same origins and rules.
@@ -252,7 +257,7 @@ impl Default for CorsPolicy {
 }
 
 fn default_tenant() -> String {
-    "default".to_owned()
+    DEFAULT.to_owned()
 }
 
 fn yes() -> bool {

@@ -10,10 +10,13 @@ pub mod frame;
 pub mod inspect;
 pub mod ledger;
 pub mod message;
+pub mod observation;
 pub mod prefetch;
+pub mod tenant;
 
 /// Version of this protocol. A peer with another major number is refused with a clear message.
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 pub use channel::{Channel, Snapshot};
 pub use message::{ControlMessage, DataMessage};
+pub use tenant::Tenant;

@@ -6,6 +6,7 @@ use serde_json::value::RawValue;
 use crate::channel::Snapshot;
 use crate::inspect::{CacheStat, Explanation, Inspect, ObjectStat, TopReport};
 use crate::ledger::Batch;
+use crate::observation::Observation;
 use crate::prefetch::{PrefetchOrder, PrefetchStat};
 
 /// From the control plane to a data plane.
@@ -163,6 +164,9 @@ pub enum DataMessage {
         /// What came of it, or why nothing did.
         result: Result<Reply, String>,
     },
+    /// Peers whose registration began, changed or ended since the last of these. All that are registered follow each hello. What
+    /// is lost comes again with the peer's next change: it only helps to choose.
+    Observed(Vec<Observation>),
     /// Usage; repeated until acknowledged.
     Ledger(Batch),
     /// Every few seconds.

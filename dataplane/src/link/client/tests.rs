@@ -160,9 +160,9 @@ async fn snapshots_are_applied_or_refused_and_remembered() {
     lab.start(&["a"]);
     let (mut peer, version) = Peer::greet(&listener).await;
     assert_eq!(version, None);
-    peer.send(&ControlMessage::Snapshot(Snapshot { version: 12, channels: vec![] })).await;
+    peer.send(&ControlMessage::Snapshot(Snapshot { version: 12, ..Snapshot::default() })).await;
     assert_eq!(peer.next().await, DataMessage::Applied { version: 12 });
-    peer.send(&ControlMessage::Snapshot(Snapshot { version: 13, channels: vec![] })).await;
+    peer.send(&ControlMessage::Snapshot(Snapshot { version: 13, ..Snapshot::default() })).await;
     let DataMessage::Refused { version: 13, reason } = peer.next().await else { panic!("not refused") };
     assert!(reason.contains("prefix"));
     assert_eq!(lab.stats.get(Node::SnapshotsRefused), 1);
