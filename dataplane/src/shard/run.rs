@@ -30,7 +30,7 @@ use crate::slices::client::{Answer, Question};
 use crate::slices::store::{Store, StoreParts};
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
-use crate::udp::Udp;
+use crate::udp::{Udp, UdpNode, UdpParts};
 use crate::upstream::{UpstreamLimits, Upstreams};
 
 /// Time between two looks at deadlines, memory and figures.
@@ -46,6 +46,8 @@ pub(super) struct Node {
     pub parents: Arc<Parents>,
     /// Open connections of all shards.
     pub connections: Arc<AtomicUsize>,
+    /// What is shared for UDP.
+    pub udp: UdpNode,
     /// How many shards there are.
     pub shards: usize,
     /// For hashes that viewers must not be able to steer.
@@ -60,6 +62,15 @@ pub(super) struct Node {
 pub(super) fn random_seed() -> u64 {
     // The standard library seeds its hash maps from the kernel's generator.
     RandomState::new().hash_one(std::process::id())
+}
+
+/// Bytes that nobody outside can know.
+pub(super) fn random_bytes() -> std::io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    for part in bytes.as_chunks_mut().0 {
+        *part = crate::link::random_u64()?.to_ne_bytes();
+    }
+    Ok(bytes)
 }
 
 /// Sets the shard up, and serves until it has drained.
@@ -145,7 +156,28 @@ pub(super) async fn run(
     }));
     // A second bell for one shard cannot be: each inbox is given to one.
     let _ = inbox.bell.set(bell.clone());
-    let work = Work { ctx: Rc::clone(&ctx), mesh, inbox: Arc::clone(inbox) };
+    let udp = match listeners.udp.is_empty() {
+        true => None,
+        false => {
+            node.udp.post.open(shard, bell.clone());
+            let parts = UdpParts {
+                shard,
+                settings,
+                node: &node.udp,
+                listeners: listeners.udp,
+                ring: &ring,
+                clock: node.clock.clone(),
+                stats: Arc::clone(&stats),
+                routes: &node.shared.published.current(),
+                seed: random_bytes().map_err(kernel("it gives no random numbers"))?,
+            };
+            let udp =
+                Udp::start(parts).map_err(kernel("cannot set up UDP (udp.receive_buffers, udp.partner_listen)"))?;
+            glommio::spawn_local(Rc::clone(&udp).serve()).detach();
+            Some(udp)
+        }
+    };
+    let work = Work { ctx: Rc::clone(&ctx), mesh, inbox: Arc::clone(inbox), udp: udp.clone() };
     let driver =
         glommio::spawn_local(driver::drive(ring.clone(), bell, waiter, work, settings.shards.reactor_interval));
     let mut accepting = Vec::new();
@@ -155,15 +187,6 @@ pub(super) async fn run(
         let tls = node.shared.tls.server.clone().filter(|_| tls);
         accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket), tls)));
     }
-    let udp = match listeners.udp.is_empty() {
-        true => None,
-        false => {
-            let udp = Udp::start(&settings.udp, listeners.udp, &ring, Arc::clone(&stats))
-                .map_err(kernel("cannot set up its buffers for UDP (udp.receive_buffers)"))?;
-            glommio::spawn_local(Rc::clone(&udp).serve()).detach();
-            Some(udp)
-        }
-    };
     if shard == 0 {
         glommio::spawn_local(checks::check_origins(
             Rc::clone(&ctx),
@@ -195,11 +218,13 @@ struct Work {
     ctx: Rc<Context>,
     mesh: Rc<Mesh<Question, Answer>>,
     inbox: Arc<Inbox>,
+    udp: Option<Rc<Udp>>,
 }
 
 impl Sources for Work {
     fn receive(&self) -> usize {
         let mut taken = self.mesh.receive(|from, id, question| self.ctx.slices.handle(from, id, question));
+        taken += self.udp.as_ref().map_or(0, |udp| udp.receive());
         while let Some(command) = self.inbox.commands.pop() {
             commands::carry_out(&self.ctx, command);
             taken += 1;
@@ -208,7 +233,8 @@ impl Sources for Work {
     }
 
     fn is_idle(&self) -> bool {
-        self.mesh.is_idle() && self.inbox.commands.is_empty()
+        let udp = self.udp.as_ref().is_none_or(|udp| udp.is_idle());
+        udp && self.mesh.is_idle() && self.inbox.commands.is_empty()
     }
 }
 
@@ -232,8 +258,12 @@ async fn housekeep(
         ctx.popular.tick(ctx.clock.now_ms());
         meter.read(stats);
         figures(ctx, ring, stats);
-        udp.inspect(|udp| udp.figures());
+        if let Some(udp) = udp {
+            udp.tick(&ctx.routes());
+            udp.figures();
+        }
         if flushed.elapsed() >= FLUSH_INTERVAL {
+            udp.inspect(|udp| udp.record(&mut ctx.ledger.borrow_mut()));
             // A full queue keeps it here, for the next time.
             let _queued = ctx.ledger.borrow_mut().flush(SystemTime::now());
             flushed = Instant::now();
@@ -260,6 +290,7 @@ async fn housekeep(
         }
         ring.sleep(TICK).await;
     }
+    udp.inspect(|udp| udp.record(&mut ctx.ledger.borrow_mut()));
     // What the last transfers used must reach the spool; it is read until all shards have ended.
     while !ctx.ledger.borrow_mut().flush(SystemTime::now()) {
         sleep(Duration::from_millis(10)).await;

@@ -16,6 +16,15 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $reason:literal;)*) => {
         impl ErrorCode<'static> {
             $($(#[$doc])* pub const $name: Self = Self { code: $code, reason: $reason };)*
+
+            /// The code as a label for metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self.code {
+                    $($code => stringify!($code),)*
+                    _ => "other",
+                }
+            }
         }
     };
 }

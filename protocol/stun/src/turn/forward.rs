@@ -175,6 +175,7 @@ impl<Q: Quota> Server<Q> {
         }
         allocation.usage.sent += segments as u64;
         allocation.usage.sent_bytes += bytes as u64;
+        allocation.usage.framing_bytes += (segments * CHANNEL_DATA_HEADER) as u64;
         let datagrams = datagrams.get(..taken)?;
         Some(TrainToPeer { relay, peer, segments, payload: data.len(), datagrams, stride: segment })
     }
@@ -265,6 +266,11 @@ impl<Q: Quota> Server<Q> {
         };
         allocation.usage.received += segments as u64;
         allocation.usage.received_bytes += bytes as u64;
+        let head = match framing {
+            Framing::Channel(_) => CHANNEL_DATA_HEADER,
+            Framing::Indication { peer, .. } => HEADER + address_attribute(peer) + 4,
+        };
+        allocation.usage.framing_bytes += (segments * head) as u64;
         let to = ToClient { flow: allocation.flow, framing };
         if !to.is_channel() {
             self.indications = self.indications.wrapping_add(segments as u64);
@@ -282,6 +288,7 @@ impl<Q: Quota> Server<Q> {
         let (relay, peer, allocation) = self.channel(now_ms, flow, channel)?;
         allocation.usage.sent += 1;
         allocation.usage.sent_bytes += data.len() as u64;
+        allocation.usage.framing_bytes += CHANNEL_DATA_HEADER as u64;
         Ok(ToPeer { relay, peer, data, dont_fragment: false })
     }
 
@@ -315,6 +322,7 @@ impl<Q: Quota> Server<Q> {
         allocation.port(family).ok_or(Dropped::PeerFamily)?;
         allocation.usage.sent += 1;
         allocation.usage.sent_bytes += data.len() as u64;
+        allocation.usage.framing_bytes += (HEADER + address_attribute(peer) + 4) as u64;
         Ok(ToPeer { relay, peer, data, dont_fragment })
     }
 
@@ -346,6 +354,11 @@ impl<Q: Quota> Server<Q> {
     fn is_peer(&self, peer: SocketAddr) -> bool {
         peer.port() != 0 && (!self.own.relays.contains(&peer.ip()) || self.own.ports.contains(&peer.port()))
     }
+}
+
+/// Bytes of XOR-PEER-ADDRESS with this peer.
+const fn address_attribute(peer: SocketAddr) -> usize {
+    if peer.is_ipv4() { 4 + 8 } else { 4 + 20 }
 }
 
 /// What has expired is not there, swept or not.

@@ -238,6 +238,17 @@ pub struct Usage {
     pub received: u64,
     /// Their bytes.
     pub received_bytes: u64,
+    /// Bytes of headers around those payloads between client and server, without padding.
+    pub framing_bytes: u64,
+}
+
+/// Which way a payload went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to a peer.
+    ToPeer,
+    /// From a peer to the client.
+    ToClient,
 }
 
 impl Usage {
@@ -246,6 +257,7 @@ impl Usage {
         self.sent_bytes += other.sent_bytes;
         self.received += other.received;
         self.received_bytes += other.received_bytes;
+        self.framing_bytes += other.framing_bytes;
     }
 }
 
@@ -336,6 +348,11 @@ impl<Q: Quota> Server<Q> {
         self.tenants = tenants;
     }
 
+    /// What counts allocations, to change its limits.
+    pub fn quota_mut(&mut self) -> &mut Q {
+        &mut self.quota
+    }
+
     /// Takes other nonce keys, from the next request on.
     pub fn set_authenticator(&mut self, authenticator: Authenticator) {
         self.authenticator = authenticator;
@@ -402,6 +419,18 @@ impl<Q: Quota> Server<Q> {
                 each(allocation.tenant, user(&allocation.credential.username), &usage);
             }
         }
+    }
+
+    /// Counts as not forwarded what was to be sent and was not: there was no room for it.
+    pub fn take_back(&mut self, relay: RelayId, way: Way, datagrams: u64, bytes: u64) {
+        let Some(allocation) = self.table.find_relay(relay).and_then(|slot| self.table.get_mut(slot)) else { return };
+        let usage = &mut allocation.usage;
+        let (count, sum) = match way {
+            Way::ToPeer => (&mut usage.sent, &mut usage.sent_bytes),
+            Way::ToClient => (&mut usage.received, &mut usage.received_bytes),
+        };
+        *count = count.saturating_sub(datagrams);
+        *sum = sum.saturating_sub(bytes);
     }
 
     fn handle_message<'d>(
