@@ -222,6 +222,12 @@ impl Allocation {
         self.channels.retain(|channel| Family::of(&channel.ip.address()) != family);
     }
 
+    /// Permissions and channels that it holds.
+    #[cfg(test)]
+    pub(super) fn peers(&self) -> [usize; 2] {
+        [self.permissions.len(), self.channels.len()]
+    }
+
     /// Bytes that it takes beside its place in the table.
     #[cfg(test)]
     pub(super) fn heap_bytes(&self) -> usize {

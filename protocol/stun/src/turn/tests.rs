@@ -1,3 +1,4 @@
+mod abuse;
 mod rules;
 
 use std::cell::RefCell;
@@ -59,7 +60,7 @@ struct Lab {
     algorithm: Option<PasswordAlgorithm>,
     /// What protects requests, if it is not what goes with the algorithm.
     integrity: Option<Integrity>,
-    transaction: u8,
+    transaction: u64,
     out: RefCell<Vec<u8>>,
 }
 
@@ -109,7 +110,9 @@ impl Lab {
 
     fn bytes(&self, method: Method, add: &dyn Fn(&mut Builder<'_>)) -> Vec<u8> {
         let mut out = vec![0; 2000];
-        let mut message = Builder::new(&mut out, method, Class::Request, TransactionId::new([self.transaction; 12]));
+        let [a, b, c, d, e, f, g, h] = self.transaction.to_be_bytes();
+        let id = TransactionId::new([0, 0, 0, 0, a, b, c, d, e, f, g, h]);
+        let mut message = Builder::new(&mut out, method, Class::Request, id);
         add(&mut message);
         let nonce = self.nonces.issue(self.flow.client, self.now.unix);
         message.add(&Username(self.name)).add(&Realm("example.org")).add(&Nonce(std::str::from_utf8(&nonce).unwrap()));
