@@ -38,6 +38,8 @@ types! {
     CHANGED_ADDRESS = 0x0005, "CHANGED-ADDRESS";
     /// RFC 8489 section 14.3.
     USERNAME = 0x0006, "USERNAME";
+    /// RFC 3489 section 11.2.7.
+    PASSWORD = 0x0007, "PASSWORD";
     /// RFC 8489 section 14.5.
     MESSAGE_INTEGRITY = 0x0008, "MESSAGE-INTEGRITY";
     /// RFC 8489 section 14.8.

@@ -3,13 +3,11 @@
 use super::attribute::{AttributeType, Value, fill};
 use super::{Family, TransactionId};
 
-/// Bytes of USERNAME at most (RFC 8489 section 14.3).
-const MAX_USERNAME: usize = 508;
-/// Bytes of REALM, NONCE and SOFTWARE at most (sections 14.9, 14.10, 14.14): 128 characters of UTF-8.
+/// Bytes of a text at most that must be readable (RFC 8489 sections 14.3, 14.9, 14.10, 14.14): what RFC 5389 allowed.
 const MAX_TEXT: usize = 763;
 
 macro_rules! texts {
-    ($($(#[$doc:meta])* $name:ident = $kind:ident, $max:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $kind:ident;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name<'a>(pub &'a str);
@@ -18,7 +16,7 @@ macro_rules! texts {
             const TYPE: AttributeType = AttributeType::$kind;
 
             fn read(bytes: &'a [u8], _: &TransactionId) -> Option<Self> {
-                (bytes.len() <= $max).then_some(Self(std::str::from_utf8(bytes).ok()?))
+                (bytes.len() <= MAX_TEXT).then_some(Self(std::str::from_utf8(bytes).ok()?))
             }
 
             fn len(&self) -> usize {
@@ -34,13 +32,13 @@ macro_rules! texts {
 
 texts! {
     /// Who asks. Compared byte by byte: names are not prepared by the OpaqueString profile.
-    Username = USERNAME, MAX_USERNAME;
+    Username = USERNAME;
     /// Whose names and passwords count.
-    Realm = REALM, MAX_TEXT;
+    Realm = REALM;
     /// What the server wants to see again.
-    Nonce = NONCE, MAX_TEXT;
+    Nonce = NONCE;
     /// Who made this.
-    Software = SOFTWARE, MAX_TEXT;
+    Software = SOFTWARE;
 }
 
 macro_rules! bytes {
@@ -150,14 +148,14 @@ pub struct DontFragment;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReservationToken(pub [u8; 8]);
 
-/// An ICMP error that came for what was relayed (RFC 8656 section 18.13).
+/// An ICMP error that came for what was relayed (RFC 8656 section 18.13): 16 bits reserved, 7 of type, 9 of code, 32 of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Icmp {
-    /// ICMP or ICMPv6 type.
+    /// ICMP or ICMPv6 type, below 128 as those of all errors are.
     pub kind: u8,
     /// Its code.
     pub code: u8,
-    /// Four bytes of it, such as the next hop's MTU.
+    /// The next hop's MTU where that is the error, else zero.
     pub data: [u8; 4],
 }
 
@@ -190,8 +188,8 @@ fixed! {
         |token| Some(Self(token)),
         |Self(token)| token;
     Icmp = ICMP, 8:
-        |[_, _, kind, code, data @ ..]| Some(Self { kind, code, data }),
-        |Self { kind, code, data: [a, b, c, d] }| [0, 0, kind, code, a, b, c, d];
+        |[_, _, high, low, data @ ..]| Some(Self { kind: high >> 1, code: low, data }).filter(|_| high & 1 == 0),
+        |Self { kind, code, data: [a, b, c, d] }| [0, 0, kind << 1, code, a, b, c, d];
 }
 
 impl Value<'_> for ResponsePort {

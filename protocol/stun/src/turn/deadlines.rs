@@ -54,6 +54,12 @@ impl Deadlines {
         }
     }
 
+    /// Entries in the heap, and slots that were ever in it.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> [usize; 2] {
+        [self.heap.len(), self.places.len()]
+    }
+
     /// Moves the entry at `at` up or down to where it belongs.
     fn settle(&mut self, mut at: usize) {
         while at > 0 && self.time(at) < self.time((at - 1) / 2) {

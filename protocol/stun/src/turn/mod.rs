@@ -24,6 +24,12 @@
 //! Over every limit there is the error code that the RFC has for it.
 //!
 //! Not there: TCP to peers (RFC 6062), mobility (RFC 8016; the ticket is passed over, as the RFC allows).
+//!
+//! **Unlike the RFCs, on purpose.** A nonce is checked before name and HMAC (RFC 8489 section 9.2.4 has it last): who has none
+//! for their address costs nothing more. Responses have no SOFTWARE and list 16 unknown attributes at most. A request for both
+//! families is met in part by a server without IPv4, too (RFC 8656 section 7.2, step 9; step 7 would refuse it). Data
+//! indications have transaction ids that count up: they answer nothing, so nobody gains by guessing them. A datagram with
+//! more behind its ChannelData than padding is dropped. Names and realms are compared byte by byte, not by OpaqueString.
 
 mod allocation;
 mod deadlines;
@@ -383,7 +389,7 @@ impl<Q: Quota> Server<Q> {
         while let Some((at, slot)) = self.deadlines.first()
             && at <= now_ms
         {
-            self.end(slot, relays);
+            self.end_expired(slot, now_ms, relays);
         }
         while let Some(reservation) = self.reservations.pop_front_if(|reservation| reservation.expires <= now_ms) {
             self.ports_of(reservation.family).free(reservation.port);
@@ -462,6 +468,27 @@ impl<Q: Quota> Server<Q> {
         }
     }
 
+    /// Ends what has expired of an allocation.
+    fn end_expired(&mut self, slot: u32, now_ms: u64, relays: &mut impl Relays) {
+        if !self.table.get(slot).is_some_and(|allocation| allocation.is_live(now_ms)) {
+            self.end(slot, relays);
+            return;
+        }
+        for family in [Family::Ipv4, Family::Ipv6] {
+            if self.table.get(slot).is_some_and(|allocation| allocation.expires(family) <= now_ms) {
+                self.close_relay(slot, family, relays);
+            }
+        }
+        self.set_deadline(slot);
+    }
+
+    /// Watches for the first of an allocation's families to end.
+    fn set_deadline(&mut self, slot: u32) {
+        if let Some(allocation) = self.table.get(slot) {
+            self.deadlines.set(slot, allocation.deadline());
+        }
+    }
+
     /// Ends an allocation: its relays are closed, its ports and its place in the quota free.
     fn end(&mut self, slot: u32, relays: &mut impl Relays) {
         self.deadlines.remove(slot);
@@ -478,11 +505,12 @@ impl<Q: Quota> Server<Q> {
         }
     }
 
+    /// Closes the relay of a family, if there is one, and forgets its peers.
     fn close_relay(&mut self, slot: u32, family: Family, relays: &mut impl Relays) {
         let relay = self.table.relay(slot, family);
         let Some(allocation) = self.table.get_mut(slot) else { return };
         if let (Some(port), Some(relay)) = (allocation.port(family), relay) {
-            allocation.set_port(family, 0);
+            allocation.forget(family);
             relays.close(relay);
             self.ports_of(family).free(port);
         }
