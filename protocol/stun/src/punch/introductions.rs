@@ -5,7 +5,7 @@ use hashbrown::HashTable;
 use super::slots::{Id, Slots};
 use super::{INTRODUCTION_MS, REPEATS_MS, START_MS};
 use crate::deadlines::Deadlines;
-use crate::message::{Role, TransactionId};
+use crate::message::{Punch, Role, TransactionId};
 use crate::random::Random;
 
 /// Two registrations on the way to each other.
@@ -13,24 +13,24 @@ use crate::random::Random;
 pub(super) struct Introduction {
     pub(super) asker: Id,
     pub(super) target: Id,
-    pub(super) key: [u8; 16],
+    key: [u8; 16],
     /// Of the Introduced requests: the unguessable part of their transaction id.
     nonce: [u8; 6],
     starts: u64,
     ends: u64,
     /// Introduced requests so far.
     sent: usize,
-    pub(super) answered: bool,
+    answered: bool,
 }
 
 impl Introduction {
-    /// Milliseconds from now to the first check.
-    pub(super) fn start_ms(&self, now_ms: u64) -> u16 {
-        self.starts.saturating_sub(now_ms) as u16
-    }
-
-    pub(super) fn role_of(&self, id: Id) -> Role {
-        if id == self.asker { Role::Controlling } else { Role::Controlled }
+    /// What one of the two is told.
+    pub(super) fn punch(&self, now_ms: u64, id: Id) -> Punch {
+        Punch {
+            key: self.key,
+            start_ms: self.starts.saturating_sub(now_ms) as u16,
+            role: if id == self.asker { Role::Controlling } else { Role::Controlled },
+        }
     }
 }
 
@@ -74,14 +74,18 @@ impl Introductions {
         self.slots.get(id)
     }
 
-    /// The introduction of two registrations, whoever asked.
-    pub(super) fn find(&self, a: Id, b: Id) -> Option<&Introduction> {
+    /// The introduction of two registrations, whoever asked. One that is over is none, and is gone with that.
+    pub(super) fn find(&mut self, now_ms: u64, a: Id, b: Id) -> Option<&Introduction> {
         let same = |slot: &u32| {
             let known = self.slots.at(*slot).map(|(_, known)| (known.asker, known.target));
             known == Some((a, b)) || known == Some((b, a))
         };
-        let slot = self.pairs.find(hash(self.seed, a, b), same)?;
-        self.slots.at(*slot).map(|(_, known)| known)
+        let slot = *self.pairs.find(hash(self.seed, a, b), same)?;
+        let (id, known) = self.slots.at(slot)?;
+        if known.ends <= now_ms {
+            self.remove(id);
+        }
+        self.slots.get(id)
     }
 
     /// Begins one, unless there are too many. The target is due to be told at once.

@@ -53,9 +53,7 @@ use slots::Id;
 pub use steer::{is_punch, shard_of, shard_of_channel};
 
 use crate::credentials::Nonces;
-use crate::message::{
-    Builder, Class, Fingerprint, Message, Method, Punch, Role, Target, TransactionId, XorPeerAddress,
-};
+use crate::message::{Builder, Class, Fingerprint, Message, Method, Target, TransactionId, XorPeerAddress};
 use crate::random::Random;
 pub use crate::turn::Now;
 
@@ -298,9 +296,9 @@ impl Server {
         if message.fingerprint() != Fingerprint::Right {
             return Err(Dropped::Fingerprint);
         }
+        self.advance(now.ms);
         match (message.method(), message.class()) {
             (Method::REGISTER | Method::INTRODUCE, Class::Request) => {
-                self.advance(now.ms);
                 self.handle_request(now, client, server, &message, gate, out)
             }
             (Method::INTRODUCED, Class::Success | Class::Error) => {
@@ -333,7 +331,7 @@ impl Server {
             .add(&Target(asker.peer))
             .add(&XorPeerAddress(asker.client))
             .add(&asker.nat)
-            .add(&Punch { key: introduction.key, start_ms: introduction.start_ms(now_ms), role: Role::Controlled })
+            .add(&introduction.punch(now_ms, introduction.target))
             .fingerprint();
         Some(Transmit { from: target.server, to: target.client, length: request.finish().ok()? })
     }

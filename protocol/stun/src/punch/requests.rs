@@ -277,15 +277,11 @@ impl Server {
         let standing = self.check_standing(id, gate)?;
         let own = self.registrations.get(id).ok_or(Refusal::Unregistered)?;
         let found = self.registrations.find(&own.channel, &target.0);
-        let known = found.and_then(|other| Some((other, self.introductions.find(id, other)?)));
-        if let Some((other, introduction)) = known
-            && standing == Standing::Open
+        if standing == Standing::Open
+            && let Some(other) = found
+            && let Some(introduction) = self.introductions.find(now.ms, id, other)
         {
-            let punch = Punch {
-                key: introduction.key,
-                start_ms: introduction.start_ms(now.ms),
-                role: introduction.role_of(id),
-            };
+            let punch = introduction.punch(now.ms, id);
             return self.introduced(other, punch);
         }
         let (per_peer, per_target) = (self.limits.introductions_per_peer, self.limits.introductions_per_target);
@@ -319,8 +315,7 @@ impl Server {
         per_target.take(&mut registered.introduced_us, now.ms);
         let made = self.introductions.insert(now.ms, id, other, &mut self.random);
         let introduction = made.and_then(|made| self.introductions.get(made)).ok_or(Refusal::IntroductionsFull)?;
-        let punch =
-            Punch { key: introduction.key, start_ms: introduction.start_ms(now.ms), role: introduction.role_of(id) };
+        let punch = introduction.punch(now.ms, id);
         self.counters.introductions += 1;
         self.introduced(other, punch)
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::*;
 use crate::credentials::NonceKey;
 use crate::message::{
-    AttributeType, ChannelId, ErrorCode, HEADER, Lifetime, Nat, Nonce, Padding, PeerId, Registration, Software, Ticket,
-    UnknownAttributes, XorMappedAddress,
+    AttributeType, ChannelId, ErrorCode, HEADER, Lifetime, Nat, Nonce, Padding, PeerId, Punch, Registration, Role,
+    Software, Ticket, UnknownAttributes, XorMappedAddress,
 };
 use crate::nat::Behaviour;
 
