@@ -7,7 +7,7 @@ use super::{Family, TransactionId};
 const MAX_TEXT: usize = 763;
 
 macro_rules! texts {
-    ($($(#[$doc:meta])* $name:ident = $kind:ident;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $kind:ident, $lengths:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name<'a>(pub &'a str);
@@ -16,7 +16,7 @@ macro_rules! texts {
             const TYPE: AttributeType = AttributeType::$kind;
 
             fn read(bytes: &'a [u8], _: &TransactionId) -> Option<Self> {
-                (bytes.len() <= MAX_TEXT).then_some(Self(std::str::from_utf8(bytes).ok()?))
+                $lengths.contains(&bytes.len()).then_some(Self(std::str::from_utf8(bytes).ok()?))
             }
 
             fn len(&self) -> usize {
@@ -30,15 +30,17 @@ macro_rules! texts {
     )*};
 }
 
+pub(super) use texts;
+
 texts! {
     /// Who asks. Compared byte by byte: names are not prepared by the OpaqueString profile.
-    Username = USERNAME;
+    Username = USERNAME, 0..=MAX_TEXT;
     /// Whose names and passwords count.
-    Realm = REALM;
+    Realm = REALM, 0..=MAX_TEXT;
     /// What the server wants to see again.
-    Nonce = NONCE;
+    Nonce = NONCE, 0..=MAX_TEXT;
     /// Who made this.
-    Software = SOFTWARE;
+    Software = SOFTWARE, 0..=MAX_TEXT;
 }
 
 macro_rules! bytes {
@@ -100,6 +102,8 @@ macro_rules! fixed {
     )*};
 }
 
+pub(super) use fixed;
+
 /// Asks for the response from elsewhere (RFC 5780 section 7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChangeRequest {
@@ -144,6 +148,10 @@ pub struct EvenPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DontFragment;
 
+/// Of a check by the controlling peer: this address pair is the one (RFC 8445 section 7.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UseCandidate;
+
 /// Names a relay port that was kept by [`EvenPort`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReservationToken(pub [u8; 8]);
@@ -182,6 +190,9 @@ fixed! {
         |[flags]| Some(Self { reserve_next: flags & 0x80 != 0 }),
         |Self { reserve_next }| [u8::from(reserve_next) << 7];
     DontFragment = DONT_FRAGMENT, 0:
+        |[]| Some(Self),
+        |Self| [];
+    UseCandidate = USE_CANDIDATE, 0:
         |[]| Some(Self),
         |Self| [];
     ReservationToken = RESERVATION_TOKEN, 8:

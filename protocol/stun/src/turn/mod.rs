@@ -32,13 +32,11 @@
 //! more behind its ChannelData than padding is dropped. Names and realms are compared byte by byte, not by OpaqueString.
 
 mod allocation;
-mod deadlines;
 mod drops;
 mod forward;
 mod peers;
 mod ports;
 mod quota;
-mod random;
 mod requests;
 mod table;
 #[cfg(test)]
@@ -51,19 +49,19 @@ use std::sync::Arc;
 
 use allocation::Allocation;
 pub use allocation::{CHANNEL_MS, PERMISSION_MS};
-use deadlines::Deadlines;
 pub use drops::{Counters, Dropped};
 pub use forward::{Head, MAX_HEAD, ToClient, ToPeer, TrainToPeer};
 use peers::OwnAddresses;
 pub use peers::is_public;
 use ports::Ports;
 pub use quota::{Holder, LocalQuota, Quota, QuotaLimits, address_key};
-use random::Random;
 pub use requests::{MAX_REPLY, MAX_UNAUTHENTICATED_REPLY, reservation_shard};
 use table::Table;
 
 use crate::credentials::{Authenticator, TenantId, Tenants, TimedName};
+use crate::deadlines::Deadlines;
 use crate::message::{Class, Family, Fingerprint, Kind, Message, Method};
+use crate::random::Random;
 
 /// Milliseconds that a reserved port is kept (RFC 8656 section 7.2).
 const RESERVATION_MS: u64 = 30_000;
