@@ -107,6 +107,7 @@ pub(crate) fn shared(folder: &Folder, shards: usize) -> Arc<Shared> {
         stats: (0..shards).map(|_| Arc::new(ShardStats::default())).collect(),
         ledger: crate::ledger::queue(shards).0,
         access_log: None,
+        observed: Default::default(),
         drain: AtomicBool::new(false),
     })
 }

@@ -27,6 +27,8 @@ pub struct TenantRules {
     pub allocations: u32,
     /// Of each of its users; 0: any number.
     pub allocations_per_user: u32,
+    /// Peers in its channels are told no address of one another but relayed ones.
+    pub relay_only: bool,
 }
 
 impl RelayTenants {
@@ -45,6 +47,7 @@ impl RelayTenants {
                 id: known,
                 allocations: relay.allocations,
                 allocations_per_user: relay.allocations_per_user,
+                relay_only: relay.only,
             };
             all.rules.insert(number, rules);
             if relay.secrets.is_empty() {
@@ -65,6 +68,11 @@ impl RelayTenants {
         }
         let names = Tenants::new(names).map_err(|error| RoutesError::tenant("", "tenants", "", error.to_string()))?;
         Ok(RelayTenants { names: Arc::new(names), ..all })
+    }
+
+    /// The rules of a tenant of this id, if it has any.
+    pub fn of(&self, id: &str) -> Option<&TenantRules> {
+        self.rules(*self.ids.get(id)?)
     }
 
     /// The rules of a tenant that an allocation has named.

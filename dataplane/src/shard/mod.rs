@@ -26,6 +26,7 @@ use crate::clock::Clock;
 use crate::counts::Counts;
 use crate::http::addresses::AddressCounts;
 use crate::ledger::LedgerSink;
+use crate::link::Observed;
 use crate::link::prefetch::Meter;
 use crate::routes::{Parents, Published};
 use crate::settings::Settings;
@@ -57,6 +58,8 @@ pub struct Shared {
     pub ledger: LedgerSink,
     /// Where access log records go, if anybody wants them.
     pub access_log: Option<AccessLogSink>,
+    /// What is seen of peers, for the control plane.
+    pub observed: Observed,
     /// True from SIGTERM or a drain command on.
     pub drain: AtomicBool,
 }
@@ -111,6 +114,8 @@ pub enum ShardCommand {
     },
     /// Say something about its part of the cache.
     Inspect(inspect::ShardQuestion),
+    /// Tell of all registered peers once more.
+    ObserveAgain,
     /// Stop accepting, finish what runs, flush the ledger, end.
     Drain,
 }
@@ -254,6 +259,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
         source,
     })?;
     let udp = UdpNode {
+        seed,
         post: Arc::new(PostOffice::new(listeners.len())),
         turn: TurnNode {
             counts: Arc::new(Counts::new(seed)),

@@ -18,12 +18,13 @@ use shoal_sys::ring::{Ring, RingConfig};
 
 use super::driver::{self, Sources};
 use super::mesh::{Fabric, Mesh};
-use super::{Inbox, Listener, ShardError, ShardListeners, Shared, checks, commands, listener};
+use super::{Inbox, Listener, ShardCommand, ShardError, ShardListeners, Shared, checks, commands, listener};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskParts};
 use crate::http::addresses::AddressCounts;
 use crate::http::context::{Context, ContextParts};
 use crate::ledger::{FLUSH_INTERVAL, Recorder};
+use crate::link::Observed;
 use crate::routes::Parents;
 use crate::slices::Slices;
 use crate::slices::client::{Answer, Question};
@@ -168,7 +169,7 @@ pub(super) async fn run(
                 ring: &ring,
                 clock: node.clock.clone(),
                 stats: Arc::clone(&stats),
-                routes: &node.shared.published.current(),
+                routes: node.shared.published.current(),
                 seed: random_bytes().map_err(kernel("it gives no random numbers"))?,
             };
             let udp =
@@ -198,7 +199,7 @@ pub(super) async fn run(
         .detach();
     }
     let driver = driver.detach();
-    let served = housekeep(&ctx, &ring, &stats, udp.as_deref(), accepting);
+    let served = housekeep(&ctx, &ring, &stats, udp.as_deref(), &node.shared.observed, accepting);
     // The driver ends only when its ring fails, and nothing works without it.
     let failed = std::pin::pin!(driver);
     match first_of(served, failed).await {
@@ -226,7 +227,10 @@ impl Sources for Work {
         let mut taken = self.mesh.receive(|from, id, question| self.ctx.slices.handle(from, id, question));
         taken += self.udp.as_ref().map_or(0, |udp| udp.receive());
         while let Some(command) = self.inbox.commands.pop() {
-            commands::carry_out(&self.ctx, command);
+            match command {
+                ShardCommand::ObserveAgain => self.udp.iter().for_each(|udp| udp.observe_again()),
+                command => commands::carry_out(&self.ctx, command),
+            }
             taken += 1;
         }
         taken
@@ -244,6 +248,7 @@ async fn housekeep(
     ring: &Ring,
     stats: &ShardStats,
     udp: Option<&Udp>,
+    observed: &Observed,
     accepting: Vec<glommio::Task<()>>,
 ) {
     let mut accepting = Some(accepting);
@@ -259,7 +264,8 @@ async fn housekeep(
         meter.read(stats);
         figures(ctx, ring, stats);
         if let Some(udp) = udp {
-            udp.tick(&ctx.routes());
+            let lost = observed.push(udp.tick(&ctx.routes()));
+            stats.add(Counter::ObservationsUnsent, lost);
             udp.figures();
         }
         if flushed.elapsed() >= FLUSH_INTERVAL {

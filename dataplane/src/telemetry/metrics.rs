@@ -197,6 +197,16 @@ families! {
         "TURN requests without good credentials, by what was wrong. Each client's first one is among them.";
     TurnQueue: Gauge Bytes "shoal_turn_receive_queue_bytes" ["shard"]
         "Memory of datagrams that wait in the shard's relay sockets, as of the last look at all of them.";
+    PunchRegistrations: Gauge Count "shoal_punch_registrations" ["shard"]
+        "Peers registered at present, to be introduced to one another.";
+    PunchRegistered: Counter Count "shoal_punch_registrations_total" []
+        "Registrations made.";
+    PunchIntroductions: Counter Count "shoal_punch_introductions_total" ["result"]
+        "Introductions: made, and of those over whether the peer that was asked for had answered.";
+    PunchRefusals: Counter Count "shoal_punch_refusals_total" ["reason"]
+        "Registrations and introductions refused. Each peer's first request is among them.";
+    ObservationsLost: Counter Count "shoal_punch_observations_lost_total" ["where"]
+        "Changes of registrations that the control plane was not told of, because it was away or behind.";
     ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
         "CPU time of the shard's thread.";
     ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
@@ -346,6 +356,12 @@ series! {
         ClassicRefused: StunAnswers ["classic", "error"] "It was answered by an error.";
         TurnAllocated: TurnAllocated [] "A relay allocation was made.";
         TurnGranted: TurnRequests ["granted"] "A TURN request was granted.";
+        PunchRegistered: PunchRegistered [] "A peer was registered.";
+        PunchIntroductions: PunchIntroductions ["made"] "Two peers were introduced.";
+        PunchAnswered: PunchIntroductions ["answered"] "The second of them has answered.";
+        PunchUnanswered: PunchIntroductions ["unanswered"] "It has not.";
+        ObservationsLost: ObservationsLost ["shard"] "Too many had ended that nobody had been told of.";
+        ObservationsUnsent: ObservationsLost ["link"] "Too many waited for the control plane.";
         ShardCpu: ShardCpu [] "CPU time of the shard's thread, microseconds.";
         HandoverLookup: Handovers ["lookup"] "A request's question to the owner of its object.";
         HandoverReply: Handovers ["reply"] "The owner's answer.";
@@ -381,6 +397,7 @@ series! {
         UdpQueueMax: UdpQueueMax [] "Bound of the fullest queue.";
         TurnAllocations: TurnAllocations [] "Relay allocations.";
         TurnQueue: TurnQueue [] "Memory of what waits for relays.";
+        PunchRegistrations: PunchRegistrations [] "Peers registered.";
         RingInFlight: RingInFlight [] "Entries not completed.";
         RingBuffersTaken: RingBuffersTaken [] "Receive buffers not with the kernel.";
         BusyPermille: ShardBusy [] "Thousandths of the last second on the CPU.";

@@ -98,6 +98,7 @@ pub struct ShardStats {
     udp_drops: Reasons,
     turn_errors: Reasons,
     turn_refusals: Reasons,
+    punch_refusals: Reasons,
     pub(crate) request_time: [Histogram; LATENCY_LABELS.len()],
     pub(crate) first_byte_time: [Histogram; LATENCY_LABELS.len()],
     ticks: AtomicU64,
@@ -173,6 +174,7 @@ impl Default for ShardStats {
             udp_drops: Reasons::default(),
             turn_errors: Reasons::default(),
             turn_refusals: Reasons::default(),
+            punch_refusals: Reasons::default(),
             request_time: Default::default(),
             first_byte_time: Default::default(),
             ticks: AtomicU64::new(0),
@@ -215,6 +217,11 @@ impl ShardStats {
     /// TURN requests without good credentials in all, by a label as for refusals.
     pub fn turn_refusals(&self, reason: &'static str, total: u64) {
         self.turn_refusals.set_total(reason, total);
+    }
+
+    /// Refusals of punching in all, by a label as for refusals.
+    pub fn punch_refusals(&self, reason: &'static str, total: u64) {
+        self.punch_refusals.set_total(reason, total);
     }
 
     /// Adds to a counter.
@@ -304,6 +311,11 @@ impl ShardStats {
     /// Each reason for which a TURN request was nobody's so far.
     pub(crate) fn each_turn_refusal(&self, each: impl FnMut(&'static str, u64)) {
         self.turn_refusals.each(each);
+    }
+
+    /// Each reason for which punching was refused so far.
+    pub(crate) fn each_punch_refusal(&self, each: impl FnMut(&'static str, u64)) {
+        self.punch_refusals.each(each);
     }
 
     /// Each (channel, origin) known.

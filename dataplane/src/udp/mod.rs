@@ -14,6 +14,7 @@ mod discovery;
 mod outbox;
 mod partner;
 mod post;
+mod punch;
 mod quota;
 mod rates;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use shoal_link::observation::Observation;
 use shoal_stun::discovery::Endpoints;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
@@ -44,6 +46,7 @@ use discovery::Answered;
 use outbox::{From, Open, Outbox};
 use partner::{Known, Partner};
 pub(crate) use post::{Mail, PostOffice};
+use punch::Punch;
 use rates::Rates;
 use turn::Turn;
 pub(crate) use turn::TurnNode;
@@ -79,7 +82,7 @@ pub(crate) struct UdpParts<'a> {
     pub(crate) ring: &'a Ring,
     pub(crate) clock: Clock,
     pub(crate) stats: Arc<ShardStats>,
-    pub(crate) routes: &'a Routes,
+    pub(crate) routes: Arc<Routes>,
     /// Random, for this shard alone.
     pub(crate) seed: [u8; 32],
 }
@@ -88,6 +91,8 @@ pub(crate) struct UdpParts<'a> {
 pub(crate) struct UdpNode {
     pub(crate) post: Arc<PostOffice>,
     pub(crate) turn: TurnNode,
+    /// For hashes that are the same on all shards, and that nobody outside must be able to steer.
+    pub(crate) seed: u64,
 }
 
 /// The UDP half of a shard.
@@ -124,6 +129,8 @@ struct State {
     /// Answers to requests that are nobody's.
     refusals: Rates,
     turn: Option<Turn>,
+    punch: Punch,
+    routes: Arc<Routes>,
     partner: Option<Partner>,
     known: Known,
     /// By the endpoint and the client: whose it is, and until when that is believed.
@@ -157,8 +164,8 @@ impl Udp {
             drops: Cell::new(0),
         };
         let endpoints = listeners.into_iter().enumerate().map(endpoint).collect();
+        let place = (shard, node.post.shards());
         let turn = settings.turn.as_ref().map(|turn| {
-            let place = (shard, node.post.shards());
             let tenants = routes.tenants().clone();
             Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed)
         });
@@ -166,11 +173,13 @@ impl Udp {
             Some(partner) => Some(Partner::start(partner, own, now_ms, &datagrams, LINK)?),
             None => None,
         };
-        let refusals = settings.turn.as_ref().map_or(1, |turn| turn.refusals_per_address);
+        let refusals = settings.turn.as_ref().map_or(own.bindings_per_address, |turn| turn.refusals_per_address);
         let state = State {
             bindings: Rates::new(own.bindings_per_address),
             refusals: Rates::new(refusals),
             turn,
+            punch: Punch::new(place, node.turn.nonce_secret, node.seed, seed),
+            routes,
             partner,
             known: Known::default(),
             guests: HashMap::new(),
@@ -193,10 +202,18 @@ impl Udp {
         }
     }
 
-    /// Does what is due, and takes tenants from `routes`.
-    pub(crate) fn tick(&self, routes: &Routes) {
+    /// Does what is due, by `routes` from now on. Gives what is new of peers.
+    pub(crate) fn tick(&self, routes: &Arc<Routes>) -> Vec<Observation> {
         let now_ms = self.clock.now_ms();
-        let state = &mut self.work.borrow_mut().state;
+        let Work { buffer, open, state } = &mut *self.work.borrow_mut();
+        if !Arc::ptr_eq(routes, &state.routes) {
+            state.routes = Arc::clone(routes);
+        }
+        if state.punch.is_due(now_ms) {
+            let mut out = Outbox::new(buffer, open, 0);
+            state.punch.poll(now_ms, |from| self.place(from).ok(), &mut out);
+            self.send(out, state);
+        }
         if let Some(turn) = &mut state.turn {
             turn.set_tenants(routes.tenants().clone());
             turn.advance(now_ms);
@@ -213,6 +230,12 @@ impl Udp {
             self.look_at_partner(&state.known, now_ms);
         }
         state.guests.retain(|_, (_, until_ms)| *until_ms > now_ms);
+        state.punch.observations()
+    }
+
+    /// Has all peers told of once more.
+    pub(crate) fn observe_again(&self) {
+        self.work.borrow_mut().state.punch.observe_again();
     }
 
     /// Notes what waits in the sockets, and what was lost there.
@@ -225,7 +248,9 @@ impl Udp {
         }
         self.stats.set(Gauge::UdpQueue, receive);
         self.stats.set(Gauge::UdpQueueMax, if receive_max == u64::MAX { 0 } else { receive_max });
-        if let Some(turn) = &mut self.work.borrow_mut().state.turn {
+        let state = &mut self.work.borrow_mut().state;
+        state.punch.figures(&self.stats);
+        if let Some(turn) = &mut state.turn {
             turn.figures();
         }
     }
@@ -381,6 +406,9 @@ impl Udp {
         out: &mut Outbox<'b>,
     ) -> Result<(), &'static str> {
         let Some(endpoint) = self.endpoints.get(came.endpoint) else { return Err("no_socket") };
+        if shoal_stun::punch::is_punch(datagram) {
+            return self.punch(state, came, endpoint.address, datagram, out);
+        }
         let turn = match &mut state.turn {
             Some(turn) if !is_binding(datagram) => turn,
             _ => return self.binding(state, came, datagram, out),
@@ -410,6 +438,30 @@ impl Udp {
             }
             FromClient::Binding => return self.binding(state, came, datagram, out),
             FromClient::Dropped(dropped) => return Err(dropped.reason()),
+        }
+        Ok(())
+    }
+
+    fn punch<'b>(
+        &self,
+        state: &mut State,
+        came: &Came,
+        local: SocketAddr,
+        datagram: &[u8],
+        out: &mut Outbox<'b>,
+    ) -> Result<(), &'static str> {
+        let State { punch, routes, refusals, .. } = state;
+        if let Some(owner) = punch.owner(datagram).filter(|owner| *owner != self.shard && came.by.is_none()) {
+            self.hand_over(owner, came, datagram);
+            return Ok(());
+        }
+        if let Some(length) = punch.handle(came.now, (came.source, local), datagram, routes, refusals, out)? {
+            let reply = out.keep(length);
+            out.reply(came.endpoint, came.source, reply);
+        }
+        // An introduction has something to say at once.
+        if punch.is_due(came.now.ms) {
+            punch.poll(came.now.ms, |from| self.place(from).ok(), out);
         }
         Ok(())
     }

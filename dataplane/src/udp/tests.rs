@@ -55,7 +55,7 @@ fn server(bindings_per_address: u32) -> Server {
     let mut settings = crate::testing::settings();
     settings.udp = own;
     let turn = TurnNode { counts: Arc::new(Counts::new(1)), nonce_secret: [1; 32], own_addresses: Vec::new() };
-    let node = UdpNode { post: Arc::new(PostOffice::new(1)), turn };
+    let node = UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3 };
     let udp = Udp::start(UdpParts {
         shard: 0,
         settings: &settings,
@@ -64,7 +64,7 @@ fn server(bindings_per_address: u32) -> Server {
         ring: &ring,
         clock: Clock::start(),
         stats: Arc::clone(&stats),
-        routes: &Routes::default(),
+        routes: Arc::default(),
         seed: [2; 32],
     })
     .unwrap();

@@ -35,6 +35,8 @@ pub struct RelayPolicy {
     pub allocations: u32,
     /// The same for each user.
     pub allocations_per_user: u32,
+    /// Peers in its channels are told no address of one another but relayed ones.
+    pub only: bool,
 }
 
 /// A secret with a name, by which it is rotated.
