@@ -39,7 +39,7 @@ impl App {
         result.inspect_err(|error| self.count(error))
     }
 
-    /// Runs a change of channels off the async threads, and has the new snapshot published.
+    /// Runs a change of channels or tenants off the async threads, and has the new snapshot published.
     pub async fn change<T, F>(&self, work: F) -> Result<T, ChangeError>
     where
         T: Send + 'static,

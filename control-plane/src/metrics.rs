@@ -3,6 +3,7 @@
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+use shoal_link::Snapshot;
 
 use crate::store::{Applied, KINDS, StoreError, kind_name};
 
@@ -35,6 +36,7 @@ declare! {
         "Link connections ended by the control plane, by reason.";
     SNAPSHOT_VERSION = "shoal_control_snapshot_version", [], "Version of the newest snapshot.";
     SNAPSHOT_CHANNELS = "shoal_control_channels", [], "Channels in the newest snapshot.";
+    SNAPSHOT_TENANTS = "shoal_control_tenants", [], "Tenants with rules in the newest snapshot.";
     SNAPSHOTS_SENT = "shoal_control_snapshots_sent_total", [], "Snapshots sent to data planes.";
     SNAPSHOTS_REFUSED = "shoal_control_snapshots_refused_total", [], "Snapshots that a data plane would not apply.";
     LEDGER_BATCHES = "shoal_control_ledger_batches_total", ["result"],
@@ -58,6 +60,7 @@ pub struct Metrics {
     link_refused: IntCounterVec,
     snapshot_version: IntGaugeVec,
     snapshot_channels: IntGaugeVec,
+    snapshot_tenants: IntGaugeVec,
     snapshots_sent: IntCounterVec,
     snapshots_refused: IntCounterVec,
     ledger_batches: IntCounterVec,
@@ -83,6 +86,7 @@ impl Metrics {
             link_refused: counter(&registry, &LINK_REFUSED)?,
             snapshot_version: gauge(&registry, &SNAPSHOT_VERSION)?,
             snapshot_channels: gauge(&registry, &SNAPSHOT_CHANNELS)?,
+            snapshot_tenants: gauge(&registry, &SNAPSHOT_TENANTS)?,
             snapshots_sent: counter(&registry, &SNAPSHOTS_SENT)?,
             snapshots_refused: counter(&registry, &SNAPSHOTS_REFUSED)?,
             ledger_batches: counter(&registry, &LEDGER_BATCHES)?,
@@ -93,7 +97,7 @@ impl Metrics {
         };
         // A series that is there from the start can be alerted on; one that appears at its first event cannot.
         metrics.nodes(0);
-        metrics.snapshot(0, 0);
+        metrics.snapshot(&Snapshot::default());
         metrics.snapshots_sent.with_label_values::<&str>(&[]);
         metrics.snapshots_refused.with_label_values::<&str>(&[]);
         metrics.ledger(&Applied::default());
@@ -123,9 +127,10 @@ impl Metrics {
     }
 
     /// The newest snapshot.
-    pub fn snapshot(&self, version: u64, channels: usize) {
-        self.snapshot_version.with_label_values::<&str>(&[]).set(version.cast_signed());
-        self.snapshot_channels.with_label_values::<&str>(&[]).set(channels as i64);
+    pub fn snapshot(&self, snapshot: &Snapshot) {
+        self.snapshot_version.with_label_values::<&str>(&[]).set(snapshot.version.cast_signed());
+        self.snapshot_channels.with_label_values::<&str>(&[]).set(snapshot.channels.len() as i64);
+        self.snapshot_tenants.with_label_values::<&str>(&[]).set(snapshot.tenants.len() as i64);
     }
 
     /// A snapshot went to a data plane.

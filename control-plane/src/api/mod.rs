@@ -4,6 +4,7 @@ mod auth;
 mod cache;
 mod channels;
 mod commands;
+mod documents;
 mod input;
 mod keys;
 mod ledger;
@@ -12,9 +13,11 @@ mod nodes;
 mod openapi;
 mod prefetch;
 mod problem;
+mod relay;
 mod secrets;
 mod snapshot;
 mod status;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -31,15 +34,17 @@ use serde_json::Value;
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
 pub use commands::{CommandReport, NodeResult, PurgeRequest};
-pub use keys::{KeyList, KeyName, NewKey};
+pub use keys::KeyList;
 pub use ledger::{LedgerReport, LedgerSum};
 pub use mint::{MintRequest, MintedUrl, MintedUrls};
 pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
 pub use openapi::BASE;
 pub use prefetch::PrefetchRequest;
 pub use problem::Problem;
-pub use secrets::HIDDEN;
+pub use relay::{CredentialRequest, SecretList, TurnCredential};
+pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
+pub use tenants::TenantPage;
 
 use crate::app::App;
 use openapi::{Operation, Routes};
@@ -95,6 +100,8 @@ fn routes() -> Routes {
     let routes = channels::add(routes);
     let routes = keys::add(routes);
     let routes = mint::add(routes);
+    let routes = tenants::add(routes);
+    let routes = relay::add(routes);
     let routes = nodes::add(routes);
     let routes = commands::add(routes);
     let routes = prefetch::add(routes);

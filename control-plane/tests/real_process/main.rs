@@ -7,3 +7,4 @@ mod ledger;
 mod link;
 mod process;
 mod support;
+mod tenants;

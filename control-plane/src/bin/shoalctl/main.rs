@@ -8,6 +8,7 @@ mod client;
 mod input;
 mod run;
 mod table;
+mod tenants;
 
 use std::process::ExitCode;
 
