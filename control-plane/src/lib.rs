@@ -9,6 +9,7 @@
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
+//! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's token |
 //!
@@ -25,6 +26,7 @@ pub mod field;
 mod http;
 pub mod link;
 pub mod metrics;
+pub mod peers;
 pub mod server;
 pub mod store;
 pub mod token;

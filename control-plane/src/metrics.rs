@@ -5,6 +5,7 @@ use prometheus::{
 };
 use shoal_link::Snapshot;
 
+use crate::peers::Told;
 use crate::store::{Applied, KINDS, StoreError, kind_name};
 
 /// Name, help and labels of a metric.
@@ -44,6 +45,11 @@ declare! {
     LEDGER_SKIPPED = "shoal_control_ledger_batches_skipped_total", [],
         "Batch numbers that never came: what they held was lost at the node.";
     LEDGER_BYTES = "shoal_control_ledger_body_bytes_total", ["kind"], "Body bytes counted into the ledger, by kind.";
+    PEERS = "shoal_control_peer_registrations", [], "Registrations of peers that nodes told of.";
+    PEERS_TOLD = "shoal_control_peer_observations_total", ["result"],
+        "What nodes told of registrations: registered, ended, late (by an older connection) or refused.";
+    PEERS_DROPPED = "shoal_control_peer_registrations_dropped_total", [],
+        "Registrations forgotten for newer ones, at the limit.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -66,6 +72,9 @@ pub struct Metrics {
     ledger_batches: IntCounterVec,
     ledger_skipped: IntCounterVec,
     ledger_bytes: IntCounterVec,
+    peers: IntGaugeVec,
+    peers_told: IntCounterVec,
+    peers_dropped: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -92,6 +101,9 @@ impl Metrics {
             ledger_batches: counter(&registry, &LEDGER_BATCHES)?,
             ledger_skipped: counter(&registry, &LEDGER_SKIPPED)?,
             ledger_bytes: counter(&registry, &LEDGER_BYTES)?,
+            peers: gauge(&registry, &PEERS)?,
+            peers_told: counter(&registry, &PEERS_TOLD)?,
+            peers_dropped: counter(&registry, &PEERS_DROPPED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
@@ -103,6 +115,11 @@ impl Metrics {
         metrics.ledger(&Applied::default());
         for reason in ["hello", "protocol", "frame", "silent", "slow", "ledger", "superseded"] {
             metrics.link_refused.with_label_values(&[reason]);
+        }
+        metrics.peers(0);
+        metrics.peers_dropped(0);
+        for told in Told::ALL {
+            metrics.peers_told.with_label_values(&[told.label()]);
         }
         for kind in ["full", "permission", "busy", "corrupt", "newer", "io"] {
             metrics.db_errors.with_label_values(&[kind]);
@@ -151,6 +168,21 @@ impl Metrics {
         for (kind, bytes) in KINDS.into_iter().zip(applied.body_bytes) {
             self.ledger_bytes.with_label_values(&[kind_name(kind)]).inc_by(bytes);
         }
+    }
+
+    /// Number of registrations of peers.
+    pub fn peers(&self, registrations: usize) {
+        self.peers.with_label_values::<&str>(&[]).set(registrations as i64);
+    }
+
+    /// A node told of a registration.
+    pub fn peer_told(&self, told: Told) {
+        self.peers_told.with_label_values(&[told.label()]).inc();
+    }
+
+    /// Registrations were forgotten for newer ones.
+    pub fn peers_dropped(&self, registrations: u64) {
+        self.peers_dropped.with_label_values::<&str>(&[]).inc_by(registrations);
     }
 
     /// The database failed.

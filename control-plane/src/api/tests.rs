@@ -1,5 +1,6 @@
 //! The router without sockets; the real process is tested in `tests/`.
 
+mod peers;
 mod tenants;
 
 use std::collections::BTreeSet;
@@ -131,6 +132,8 @@ fn the_document_describes_every_route() {
         "POST /api/v1/channels/{id}/keys/rotate",
         "DELETE /api/v1/channels/{id}/keys/{key}",
         "POST /api/v1/channels/{id}/mint",
+        "GET /api/v1/channels/{id}/peers",
+        "GET /api/v1/channels/{id}/peers/{peer}",
         "GET /api/v1/tenants",
         "POST /api/v1/tenants",
         "GET /api/v1/tenants/{id}",
@@ -213,6 +216,7 @@ fn the_document_is_whole() {
         "MintedUrls",
         "Tenant",
         "TurnCredential",
+        "PeerView",
         "LedgerReport",
     ] {
         assert!(found.contains(&format!("#/components/schemas/{schema}")), "{schema}");

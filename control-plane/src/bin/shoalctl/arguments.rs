@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-/// Operate shoal: channels, keys, signed URLs, tenants, caches, nodes, usage.
+/// Operate shoal: channels, keys, signed URLs, tenants, peers, caches, nodes, usage.
 #[derive(Parser)]
 #[command(
     version,
@@ -46,6 +46,14 @@ pub(crate) enum Command {
     Tenants(Tenants),
     /// Make name and password of a user of the relay (TURN).
     Turn(Turn),
+    /// List the peers of a channel that are registered at nodes.
+    #[command(alias = "peer")]
+    Peers {
+        /// Channel id.
+        channel: String,
+        /// This one only: its 40 hexadecimal digits.
+        peer: Option<String>,
+    },
     /// Have nodes forget cached objects.
     Purge(Purge),
     /// Have nodes fetch objects into their caches, in the background.

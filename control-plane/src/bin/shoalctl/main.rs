@@ -6,6 +6,7 @@ mod arguments;
 mod cache;
 mod client;
 mod input;
+mod peers;
 mod run;
 mod table;
 mod tenants;

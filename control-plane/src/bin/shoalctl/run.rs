@@ -28,6 +28,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Mint(mint) => run.mint(mint),
         Command::Tenants(command) => run.tenants(command),
         Command::Turn(turn) => run.turn(turn),
+        Command::Peers { channel, peer } => run.peers(channel, peer.as_deref()),
         Command::Purge(purge) => run.purge(purge),
         Command::Prefetch(prefetch) => run.prefetch(prefetch),
         Command::Cache(command) => run.cache(command),
@@ -355,7 +356,7 @@ fn served(node: &NodeStatus, newest: u64) -> String {
     }
 }
 
-fn age(unix_ms: u64) -> String {
+pub(crate) fn age(unix_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     match now.saturating_sub(unix_ms / 1000) {
         seconds @ 0..120 => format!("{seconds} s ago"),
