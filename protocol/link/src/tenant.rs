@@ -46,6 +46,7 @@ pub struct RelaySecret {
     /// 1 to 16 of `a-z A-Z 0-9 - _`, unique within the tenant.
     pub id: String,
     /// At least 16 characters of printable ASCII.
+    #[schemars(extend("writeOnly" = true))]
     pub secret: String,
 }
 
