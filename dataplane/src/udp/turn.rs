@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use shoal_link::ledger::Kind;
 use shoal_stun::credentials::{Authenticator, NonceKey, Nonces};
+use shoal_stun::message::Family;
 use shoal_stun::turn::{
     Config, FiveTuple, FromClient, Now, OpenError, RelayId, Relays, Server, ToPeer, TrainToPeer, Transport, Way,
 };
@@ -76,6 +77,8 @@ impl Relays for Sockets {
                 OpenError::Failed
             }
         })?;
+        // What is relayed is not ours to probe the path with.
+        udp::set_dont_fragment(&socket, relay.family() == Family::Ipv6, false).map_err(|_| OpenError::Failed)?;
         let socket = self.datagrams.receive(socket, relay.to_bits());
         if self.places.len() <= relay.index() {
             self.places.resize_with(relay.index() + 1, || None);

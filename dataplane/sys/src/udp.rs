@@ -80,16 +80,17 @@ fn socket(address: SocketAddr, buffers: Buffers) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether the kernel may cut what this socket sends into fragments (RFC 8656 section 14.9, DONT-FRAGMENT).
+/// Whether what this socket sends must not be cut into fragments on its way (RFC 8656 sections 14 and 18.9, DONT-FRAGMENT): with DF,
+/// and refused where the path is known to take less; else without DF, and cut here where it must be.
 ///
 /// # Errors
 /// The kernel's.
 pub fn set_dont_fragment(socket: impl AsFd, ipv6: bool, dont: bool) -> io::Result<()> {
     match (ipv6, dont) {
         (false, true) => set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
-        (false, false) => set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT),
+        (false, false) => set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
         (true, true) => set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
-        (true, false) => set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
+        (true, false) => set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
     }
 }
 
