@@ -7,8 +7,9 @@ use shoal_stun::fuzzing::Random;
 use shoal_stun::message::{
     Builder, ChannelId, Class, ErrorCode, Fingerprint, Integrity, Lifetime, Message, Method, Nat, Nonce, Padding,
     PeerId, Punch, Registration, Role, Target, Ticket, TransactionId, UseCandidate, XorMappedAddress, XorPeerAddress,
+    XorRelayedAddress,
 };
-use shoal_stun::punch::MIN_REQUEST;
+use shoal_stun::punch::{MIN_INTRODUCE, MIN_REQUEST};
 
 pub(crate) type Datagram = (SocketAddr, Vec<u8>);
 pub(crate) type Key = [u8; 16];
@@ -54,6 +55,8 @@ pub(crate) struct Peer {
     /// Of its tickets, where the channel asks for them.
     pub(crate) session: Option<&'static str>,
     pub(crate) nat: Nat,
+    /// Told, and not used: a model of relays is in the model of the node.
+    pub(crate) relayed: Option<SocketAddr>,
     told_nat: Option<Nat>,
     nonce: Option<String>,
     registration: Option<Registration>,
@@ -78,6 +81,7 @@ impl Peer {
             node,
             session: None,
             nat: Nat::default(),
+            relayed: None,
             told_nat: None,
             nonce: None,
             registration: None,
@@ -172,7 +176,7 @@ impl Peer {
     fn register(&mut self, now: u64, unix: u64) {
         self.register_at = None;
         self.requests.retain(|pending| pending.target.is_some());
-        let Self { id, channel, nat, registration, whole, .. } = *self;
+        let Self { id, channel, nat, registration, relayed, whole, .. } = *self;
         let whole = whole || registration.is_none();
         let ticket = self.session.map(|session| format!("{session}/{}", unix + 40));
         let nonce = self.nonce.take();
@@ -188,6 +192,9 @@ impl Peer {
             }
             if let Some(ticket) = &ticket {
                 m.add(&Ticket(ticket));
+            }
+            if let Some(relayed) = relayed {
+                m.add(&XorRelayedAddress(relayed));
             }
             if let Some(nonce) = &nonce {
                 m.add(&Nonce(nonce));
@@ -280,9 +287,10 @@ impl Peer {
             return None;
         }
         let other = request.read::<Target>().expect("well-formed").expect("a TARGET").0;
-        let address = request.read::<XorPeerAddress>().expect("well-formed").expect("an address").0;
         let nat = request.read::<Nat>().expect("well-formed").expect("a NAT");
-        self.begin(now, other, address, nat, request.read().expect("well-formed").expect("a PUNCH"));
+        if let Some(XorPeerAddress(address)) = request.read().expect("well-formed") {
+            self.begin(now, other, address, nat, request.read().expect("well-formed").expect("a PUNCH"));
+        }
         Some((self.node, message(Method::INTRODUCED, Class::Success, *request.transaction_id(), None, &|_| ())))
     }
 
@@ -337,9 +345,10 @@ impl Peer {
         }
         match (pending.target, code) {
             (Some(target), None) => {
-                let address = answer.read::<XorPeerAddress>().expect("well-formed").expect("an address").0;
                 let nat = answer.read::<Nat>().expect("well-formed").expect("a NAT");
-                self.begin(now, target, address, nat, answer.read().expect("well-formed").expect("a PUNCH"));
+                if let Some(XorPeerAddress(address)) = answer.read().expect("well-formed") {
+                    self.begin(now, target, address, nat, answer.read().expect("well-formed").expect("a PUNCH"));
+                }
             }
             (Some(_), Some(code)) => *self.refused.entry(code).or_default() += 1,
             (None, None) => {
@@ -392,7 +401,8 @@ fn message(
 /// To the node: filled up as it must be.
 fn request(method: Method, id: TransactionId, add: &dyn Fn(&mut Builder<'_>)) -> Vec<u8> {
     let bare = message(method, Class::Request, id, None, add);
-    match MIN_REQUEST.checked_sub(bare.len() + 4) {
+    let least = if method == Method::INTRODUCE { MIN_INTRODUCE } else { MIN_REQUEST };
+    match least.checked_sub(bare.len() + 4) {
         None => bare,
         Some(padding) => message(method, Class::Request, id, None, &|m| {
             add(m);
