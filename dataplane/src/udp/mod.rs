@@ -178,7 +178,7 @@ impl Udp {
             bindings: Rates::new(own.bindings_per_address),
             refusals: Rates::new(refusals),
             turn,
-            punch: Punch::new(place, node.turn.nonce_secret, node.seed, seed),
+            punch: Punch::new(place, node.turn.nonce_secret, node.seed, seed, settings.turn.as_ref()),
             routes,
             partner,
             known: Known::default(),

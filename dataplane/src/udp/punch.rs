@@ -1,6 +1,7 @@
 //! Peers that want to find one another (docs/punch.md): the state machine of `protocol/stun`, over the node's channels.
 
 use std::net::{IpAddr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use shoal_link::observation::{Behaviour, Observation};
@@ -15,6 +16,7 @@ use shoal_stun::turn::Now;
 use super::outbox::Outbox;
 use super::rates::Rates;
 use crate::routes::Routes;
+use crate::settings::TurnSettings;
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
 
@@ -29,10 +31,18 @@ pub(super) struct Punch {
     server: Server,
     seed: u64,
     shards: u16,
+    relays: Relays,
 }
 
-/// The channels in force, and their tickets.
-struct Channels<'a>(&'a Routes);
+/// Where the node relays from, as peers see it.
+#[derive(Default)]
+struct Relays {
+    addresses: Vec<IpAddr>,
+    ports: Option<RangeInclusive<u16>>,
+}
+
+/// The channels in force, and their tickets; and the node's relays.
+struct Channels<'a>(&'a Routes, &'a Relays);
 
 impl Gate for Channels<'_> {
     fn admit(&self, channel: &str, ticket: Option<&str>, client: IpAddr, unix: u64) -> Result<Admission, Refused> {
@@ -54,6 +64,11 @@ impl Gate for Channels<'_> {
         Ok(Admission { tenant, session, expires_unix: Some(expires) })
     }
 
+    fn is_relay(&self, address: SocketAddr) -> bool {
+        let Relays { addresses, ports } = self.1;
+        addresses.contains(&address.ip()) && ports.as_ref().is_some_and(|ports| ports.contains(&address.port()))
+    }
+
     fn standing(&self, channel: &str) -> Standing {
         match self.0.channel(channel) {
             Some(found) if found.enabled => match self.0.tenants().of(&found.tenant) {
@@ -67,10 +82,21 @@ impl Gate for Channels<'_> {
 
 impl Punch {
     /// `node_seed` is one for all shards, `seed` this shard's own.
-    pub(super) fn new((shard, shards): (usize, usize), nonce_secret: [u8; 32], node_seed: u64, seed: [u8; 32]) -> Self {
+    pub(super) fn new(
+        (shard, shards): (usize, usize),
+        nonce_secret: [u8; 32],
+        node_seed: u64,
+        seed: [u8; 32],
+        turn: Option<&TurnSettings>,
+    ) -> Self {
         let config = Config { shard: shard as u16, limits: Limits::default(), seed };
         let nonces = Nonces::new(vec![NonceKey { epoch: 1, secret: nonce_secret }], NONCE_SECONDS, false);
-        Self { server: Server::new(&config, nonces), seed: node_seed, shards: shards as u16 }
+        let relays = turn.map_or_else(Relays::default, |turn| {
+            let v4 = turn.ipv4.map(|ip| ip.public.into());
+            let v6 = turn.ipv6.map(|ip| ip.public.into());
+            Relays { addresses: v4.into_iter().chain(v6).collect(), ports: Some(turn.ports.clone()) }
+        });
+        Self { server: Server::new(&config, nonces), seed: node_seed, shards: shards as u16, relays }
     }
 
     /// The shard that a datagram of punching is for, if it is for one.
@@ -88,7 +114,7 @@ impl Punch {
         unproven: &mut Rates,
         out: &mut Outbox<'_>,
     ) -> Result<Option<usize>, &'static str> {
-        match self.server.handle(now, client, server, datagram, &Channels(routes), out.spare()) {
+        match self.server.handle(now, client, server, datagram, &Channels(routes, &self.relays), out.spare()) {
             Outcome::Reply { proven: false, .. } if !unproven.admit(client.ip(), 1, now.ms * 1_000_000) => Err("rate"),
             Outcome::Reply { length, .. } => Ok(Some(length)),
             Outcome::Done => Ok(None),

@@ -319,9 +319,14 @@ fn channel_data() {
         "padding may be there"
     );
     assert_eq!(data(b"\x40\x00\x00\x00"), Some(ChannelData { channel: 0x4000, data: b"" }));
-    for bad in
-        [&b"\x40\x00\x00\x04abc"[..], b"\x80\x00\x00\x00", b"\x7f\xff\x00\x00", b"\x3f\xff\x00\x00", b"\x40\x00\x00\x00abcd", b"\x40\0\0"]
-    {
+    for bad in [
+        &b"\x40\x00\x00\x04abc"[..],
+        b"\x80\x00\x00\x00",
+        b"\x7f\xff\x00\x00",
+        b"\x3f\xff\x00\x00",
+        b"\x40\x00\x00\x00abcd",
+        b"\x40\0\0",
+    ] {
         assert_eq!(ChannelData::parse(bad), None, "{bad:?}");
     }
     assert_eq!(channel_data_header(0x4001, 0x203), [0x40, 1, 2, 3]);
@@ -339,9 +344,7 @@ fn streams_are_framed() {
     assert_eq!(next_frame(b"\x40\x00\x00\x05abcde\0\0\0\x40"), Ok(Frame::Whole(12)));
     assert_eq!(next_frame(b"\x40\x00\x00\x00"), Ok(Frame::Whole(4)));
     // A GET or POST begins like a channel; it ends as one that is not bound.
-    for bad in
-        [&b"\x80"[..], b"\x16\x03\x01\x00\x55", b"\x00\x01\x00\x03", b"\x00\x01\x00\x00\x21\x13"]
-    {
+    for bad in [&b"\x80"[..], b"\x16\x03\x01\x00\x55", b"\x00\x01\x00\x03", b"\x00\x01\x00\x00\x21\x13"] {
         assert_eq!(next_frame(bad), Err(NotTurn), "{bad:?}");
     }
 }
