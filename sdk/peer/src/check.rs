@@ -97,8 +97,8 @@ pub struct Checker {
     hopeful: bool,
     /// Ways that are checked in each round.
     paths: Vec<Path>,
-    /// Predicted ports are checked until something has come from the peer.
-    predicting: bool,
+    /// Nothing has come from the peer, but perhaps by a relay: what was told or predicted is checked.
+    searching: bool,
     round: u64,
     queue: VecDeque<Path>,
     sent: VecDeque<Sent>,
@@ -126,13 +126,13 @@ impl Checker {
         let hopeful = introduction.address.is_some() && !own.only_relay && !own.in_vain && own.nat.connects(nat);
         let relayed = own.relay && own.only_relay;
         // A NAT with a step has another port for us than for the node.
-        let address = introduction.address.filter(|_| nat.is_open_at_its_address());
+        let address = introduction.address.filter(|_| nat.step == 0);
         let paths = address.into_iter().chain(introduction.relayed).map(|to| Path { to, relayed }).collect();
         Self {
             own: own.peer,
             hopeful,
             paths,
-            predicting: true,
+            searching: true,
             round: 0,
             queue: VecDeque::new(),
             sent: VecDeque::new(),
@@ -231,7 +231,12 @@ impl Checker {
 
     fn handle_check(&mut self, now: u64, from: Path, message: &Message<'_>, out: &mut [u8]) -> Option<usize> {
         message.read::<PeerId>().ok().flatten().filter(|peer| *peer == self.introduction.peer)?;
-        self.predicting = false;
+        if self.searching && !self.has_relay(from) {
+            // Whoever has found us is not looked for elsewhere. A relay is kept, for it is for another case.
+            self.searching = false;
+            let told = self.introduction.address;
+            self.paths.retain(|path| Some(path.to) != told);
+        }
         let known = self.paths.contains(&from);
         if !known && self.paths.len() < FOUND {
             self.paths.push(from);
@@ -255,7 +260,6 @@ impl Checker {
         let mapped = message.read::<XorMappedAddress>().ok().flatten()?;
         self.confirmed |= sent.nominates && self.nominated == Some(from);
         self.sent.remove(at);
-        self.predicting = false;
         if !self.answered.contains(&from) && self.answered.len() < FOUND {
             if self.answered.is_empty() {
                 self.events.push_back(Event::Connected(from));
@@ -293,7 +297,7 @@ impl Checker {
             self.enqueue(path);
         }
         if let Some(address) = self.introduction.address
-            && self.predicting
+            && self.searching
         {
             let nat = self.introduction.nat;
             let nths = 1..=u16::try_from(self.round).unwrap_or(PREDICTED).min(PREDICTED);

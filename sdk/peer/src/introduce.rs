@@ -15,6 +15,7 @@ use crate::wire::{self, INTRODUCE, INTRODUCED, PeerId, Punch, PunchKey, Registra
 
 /// What the node says of another peer.
 const KNOWN: &[AttributeType] = &[
+    Registration::TYPE,
     Target::TYPE,
     XorPeerAddress::TYPE,
     XorRelayedAddress::TYPE,
@@ -97,7 +98,7 @@ impl Asking {
             Next::Send => {
                 let mut builder = Builder::new(out, INTRODUCE, Class::Request, *self.exchange.id());
                 builder.add(&self.own).add(&self.proof).add(&Target(self.target));
-                wire::finish(&mut builder).map(Ok)
+                wire::finish_request(&mut builder, wire::MIN_INTRODUCE).map(Ok)
             }
         }
     }
@@ -119,11 +120,17 @@ impl Asking {
     }
 }
 
-/// Reads an Introduced request of the node, and writes the answer to `out`: gives its length, and the introduction unless
-/// it cannot be acted on. It may have come before: the key tells.
-pub fn handle_introduced(now: u64, message: &Message<'_>, out: &mut [u8]) -> Option<(usize, Option<Introduction>)> {
+/// Reads an Introduced request, and writes the answer to `out`: gives its length, and the introduction unless it cannot be
+/// acted on. It may have come before: the key tells. `None`: it is not the node's, for it does not know the own `proof`.
+pub fn handle_introduced(
+    now: u64,
+    proof: Registration,
+    message: &Message<'_>,
+    out: &mut [u8],
+) -> Option<(usize, Option<Introduction>)> {
     let ours = message.method() == INTRODUCED && message.class() == Class::Request;
-    if !ours || message.fingerprint() != Fingerprint::Right {
+    let proven = message.read::<Registration>().ok().flatten() == Some(proof);
+    if !ours || !proven || message.fingerprint() != Fingerprint::Right {
         return None;
     }
     let mut unknown: Vec<u8> = Vec::new();
@@ -131,7 +138,7 @@ pub fn handle_introduced(now: u64, message: &Message<'_>, out: &mut [u8]) -> Opt
         unknown.extend(kind.0.to_be_bytes());
     }
     let introduction = match message.read::<Target>() {
-        Ok(Some(Target(peer))) if wire::is_sound(message, KNOWN) => Introduction::read(message, peer, now),
+        Ok(Some(Target(peer))) if unknown.is_empty() => Introduction::read(message, peer, now),
         _ => None,
     };
     let class = if introduction.is_some() { Class::Success } else { Class::Error };
@@ -153,6 +160,8 @@ mod tests {
 
     const PUNCH: Punch = Punch { key: PunchKey([3; 16]), start_ms: 150, role: Role::Controlling };
 
+    const PROOF: Registration = Registration([9; 16]);
+
     fn socket(text: &str) -> SocketAddr {
         text.parse().unwrap()
     }
@@ -172,8 +181,7 @@ mod tests {
     }
 
     fn asking() -> (Asking, Vec<u8>) {
-        let mut asking =
-            Asking::new(PeerId([1; 20]), Registration([9; 16]), PeerId([2; 20]), 0, &mut Random::new([1, 2]));
+        let mut asking = Asking::new(PeerId([1; 20]), PROOF, PeerId([2; 20]), 0, &mut Random::new([1, 2]));
         let mut out = vec![0; MAX_MESSAGE];
         let length = asking.poll_transmit(0, &mut out).unwrap().unwrap();
         out.truncate(length);
@@ -185,7 +193,7 @@ mod tests {
         let (asking, request) = asking();
         let request = Message::parse(&request).unwrap();
         assert_eq!(request.read().unwrap(), Some(PeerId([1; 20])));
-        assert_eq!(request.read().unwrap(), Some(Registration([9; 16])));
+        assert_eq!(request.read().unwrap(), Some(PROOF));
         assert_eq!(request.read().unwrap(), Some(Target(PeerId([2; 20]))));
         let told = message(INTRODUCE, Class::Success, *request.transaction_id(), |builder| {
             builder.add(&XorPeerAddress(socket("198.51.100.2:2"))).add(&Nat::default()).add(&PUNCH);
@@ -222,11 +230,11 @@ mod tests {
         let id = TransactionId::new([4; 12]);
         let punch = Punch { role: Role::Controlled, ..PUNCH };
         let told = message(INTRODUCED, Class::Request, id, |builder| {
-            builder.add(&Target(PeerId([1; 20]))).add(&XorPeerAddress(socket("198.51.100.1:1")));
+            builder.add(&PROOF).add(&Target(PeerId([1; 20]))).add(&XorPeerAddress(socket("198.51.100.1:1")));
             builder.add(&Nat::default()).add(&punch);
         });
         let mut out = [0; MAX_MESSAGE];
-        let (length, introduction) = handle_introduced(500, &Message::parse(&told).unwrap(), &mut out).unwrap();
+        let (length, introduction) = handle_introduced(500, PROOF, &Message::parse(&told).unwrap(), &mut out).unwrap();
         let answer = Message::parse(&out[..length]).unwrap();
         assert_eq!((answer.class(), answer.transaction_id()), (Class::Success, &id));
         assert_eq!(answer.attributes().count(), 0);
@@ -239,15 +247,18 @@ mod tests {
     fn what_cannot_be_acted_on_is_said_so() {
         let id = TransactionId::new([4; 12]);
         let mut out = [0; MAX_MESSAGE];
-        let lacking = message(INTRODUCED, Class::Request, id, |builder| _ = builder.add(&Target(PeerId([1; 20]))));
-        let strange = message(INTRODUCED, Class::Request, id, |builder| _ = builder.add(&Registration([0; 16])));
+        let lacking = message(INTRODUCED, Class::Request, id, |builder| _ = builder.add(&PROOF));
+        let strange = message(INTRODUCED, Class::Request, id, |builder| _ = builder.add(&PROOF).add(&PeerId([0; 20])));
         for (bytes, code) in [(lacking, 400), (strange, 420)] {
-            let (length, introduction) = handle_introduced(0, &Message::parse(&bytes).unwrap(), &mut out).unwrap();
+            let (length, introduction) =
+                handle_introduced(0, PROOF, &Message::parse(&bytes).unwrap(), &mut out).unwrap();
             assert_eq!(introduction, None);
             let answer = Message::parse(&out[..length]).unwrap();
             assert_eq!(answer.read::<ErrorCode<'_>>().unwrap().unwrap().code, code);
         }
-        let answer = message(INTRODUCED, Class::Success, id, |_| ());
-        assert!(handle_introduced(0, &Message::parse(&answer).unwrap(), &mut out).is_none());
+        let forged = message(INTRODUCED, Class::Request, id, |builder| _ = builder.add(&Registration([8; 16])));
+        assert!(handle_introduced(0, PROOF, &Message::parse(&forged).unwrap(), &mut out).is_none());
+        let answer = message(INTRODUCED, Class::Success, id, |builder| _ = builder.add(&PROOF));
+        assert!(handle_introduced(0, PROOF, &Message::parse(&answer).unwrap(), &mut out).is_none());
     }
 }

@@ -8,6 +8,9 @@ use shoal_stun::nat::{Behaviour, Report};
 /// Ports that a peer checks beyond the newest one of a NAT with a step.
 pub const PREDICTED: u16 = 8;
 
+/// The lowest port that is checked without having been seen.
+const FIRST_PORT: u16 = 1_024;
+
 /// Destinations that are remembered; what is older counts as new.
 const DESTINATIONS: usize = 512;
 
@@ -50,18 +53,11 @@ impl Nat {
         self.reached_by(other) || other.reached_by(self)
     }
 
-    /// Whether the address that a node sees is good for others too.
-    #[must_use]
-    pub fn is_open_at_its_address(&self) -> bool {
-        self.step == 0 || self.filtering == Some(Behaviour::EndpointIndependent)
-    }
-
-    /// The outside port of the `nth` mapping from now, counted from 1.
+    /// The outside port of the `nth` mapping from now, counted from 1; nothing where a NAT is likely to begin anew.
     #[must_use]
     pub fn predicted(&self, nth: u16) -> Option<u16> {
-        let moved = i32::from(self.step) * i32::from(nth);
-        let port = (i32::from(self.newest) + moved) as u16;
-        (self.step != 0 && port != 0).then_some(port)
+        let port = i32::from(self.newest) + i32::from(self.step) * i32::from(nth);
+        u16::try_from(port).ok().filter(|port| self.step != 0 && *port >= FIRST_PORT)
     }
 }
 
@@ -138,11 +134,12 @@ mod tests {
     }
 
     #[test]
-    fn ports_wrap_round_and_none_is_zero() {
+    fn ports_below_1024_and_above_65535_are_left_out() {
         assert_eq!(nat(APD, APD, -3).predicted(2), Some(49_994));
-        assert_eq!(Nat { newest: 65_535, ..nat(APD, APD, 1) }.predicted(1), None);
-        assert_eq!(Nat { newest: 65_535, ..nat(APD, APD, 1) }.predicted(2), Some(1));
-        assert_eq!(nat(APD, APD, 0).predicted(1), None);
+        let predicted = |newest, step, nth| Nat { newest, ..nat(APD, APD, step) }.predicted(nth);
+        assert_eq!((predicted(65_534, 1, 1), predicted(65_534, 1, 2)), (Some(65_535), None));
+        assert_eq!((predicted(1_026, -2, 1), predicted(1_026, -2, 2)), (Some(1_024), None));
+        assert_eq!(predicted(50_000, 0, 1), None);
     }
 
     #[test]

@@ -13,6 +13,10 @@ use crate::wire::{self, Channel, PeerId, REGISTER, Registration, Ticket};
 
 /// Times in a row that the node may want a new nonce.
 const CHALLENGES: u32 = 3;
+/// Milliseconds to wait where there were too many requests.
+pub(crate) const WAIT_MS: u64 = 1_000;
+/// Times in a row that this is done.
+const WAITS: u32 = 10;
 /// Milliseconds after which a node that was silent is tried again.
 const SILENCE_MS: u64 = 1_000;
 
@@ -77,12 +81,15 @@ pub struct Registrar {
     relayed: Option<SocketAddr>,
     /// What the node knows, of `nat` and `relayed`.
     told: Option<(Nat, Option<SocketAddr>)>,
+    /// The last one, and whether it is still good.
     proof: Option<Registration>,
+    known: bool,
     nonce: Option<String>,
     open: Option<Open>,
     /// When to register next.
     due: Option<u64>,
     challenges: u32,
+    waits: u32,
     leaving: bool,
 }
 
@@ -104,18 +111,20 @@ impl Registrar {
             relayed,
             told: None,
             proof: None,
+            known: false,
             nonce: None,
             open: None,
             due: Some(now),
             challenges: 0,
+            waits: 0,
             leaving: false,
         }
     }
 
     /// The proof for other requests, while there is one.
     #[must_use]
-    pub const fn proof(&self) -> Option<Registration> {
-        self.proof
+    pub fn proof(&self) -> Option<Registration> {
+        self.proof.filter(|_| self.known)
     }
 
     /// Where this peer can be reached through a relay, as others are to be told.
@@ -127,7 +136,7 @@ impl Registrar {
     /// Whether the node knows everything that it was to be told.
     #[must_use]
     pub fn is_settled(&self) -> bool {
-        self.proof.is_some() && self.told == Some((self.nat, self.relayed))
+        self.known && self.told == Some((self.nat, self.relayed))
     }
 
     /// Another NAT, or the same with other ports: the node is told if it is not so already.
@@ -144,7 +153,7 @@ impl Registrar {
 
     /// The node does not know this registration any more: from the beginning.
     pub fn restart(&mut self, now: u64) {
-        self.proof = None;
+        self.known = false;
         self.due = Some(now);
     }
 
@@ -152,7 +161,7 @@ impl Registrar {
     pub fn leave(&mut self, now: u64) {
         self.leaving = true;
         self.open = None;
-        self.due = self.proof.is_some().then_some(now);
+        self.due = self.known.then_some(now);
     }
 
     /// Whether nothing is registered any more, or will be.
@@ -206,7 +215,8 @@ impl Registrar {
                 let Lifetime(seconds) = message.read::<Lifetime>().ok().flatten()?;
                 self.told = Some((open.nat, open.relayed));
                 self.proof = Some(proof);
-                self.challenges = 0;
+                self.known = true;
+                (self.challenges, self.waits) = (0, 0);
                 self.open = None;
                 // Half of it; and what has changed meanwhile, at once.
                 self.due = Some(now + u64::from(seconds) * 500);
@@ -220,12 +230,16 @@ impl Registrar {
                 if self.leaving {
                     return None;
                 }
-                self.proof = None;
-                match nonce {
-                    Some(Nonce(nonce)) if matches!(error.code, 401 | 438) && self.challenges < CHALLENGES => {
+                match (error.code, nonce) {
+                    (401 | 438, Some(Nonce(nonce))) if self.challenges < CHALLENGES => {
                         self.challenges += 1;
                         self.nonce = Some(nonce.to_owned());
-                        self.due = Some(now);
+                        self.restart(now);
+                        None
+                    }
+                    (429, _) if self.waits < WAITS => {
+                        self.waits += 1;
+                        self.due = Some(now + WAIT_MS);
                         None
                     }
                     _ => Some(Outcome::Refused(Refusal::of(&error))),
@@ -241,16 +255,19 @@ impl Registrar {
         }
     }
 
-    /// With a proof only what has changed; without one everything, for the node may have forgotten all of it.
+    /// To a node that knows us only what has changed; else everything, for it may have forgotten all of it.
     fn write(&self, out: &mut [u8]) -> Option<usize> {
         let open = self.open.as_ref()?;
         let mut builder = Builder::new(out, REGISTER, Class::Request, *open.exchange.id());
         builder.add(&self.identity.peer);
+        // Also where it is no good any more: it proves that the registration may move.
         if let Some(proof) = &self.proof {
             builder.add(proof);
+        }
+        if self.known {
             if self.leaving {
                 builder.add(&Lifetime(0));
-                return wire::finish(&mut builder);
+                return wire::finish_request(&mut builder, wire::MIN_REQUEST);
             }
             if self.told.is_none_or(|(nat, _)| nat != open.nat) {
                 builder.add(&open.nat);
@@ -267,7 +284,7 @@ impl Registrar {
         if let Some(relayed) = open.relayed {
             builder.add(&XorRelayedAddress(relayed));
         }
-        wire::finish(&mut builder)
+        wire::finish_request(&mut builder, wire::MIN_REQUEST)
     }
 }
 
@@ -353,7 +370,8 @@ mod tests {
         let request = sent(&mut registrar, 15_020, &mut random);
         let read = Message::parse(&request).unwrap();
         assert_eq!(read.read().unwrap(), Some(Registration([9; 16])));
-        assert_eq!(read.attributes().count(), 2, "PEER-ID and REGISTRATION are enough: {read:?}");
+        assert_eq!(read.attributes().count(), 3, "PEER-ID and REGISTRATION are enough, filled up: {read:?}");
+        assert_eq!(request.len(), wire::MIN_REQUEST);
     }
 
     #[test]
@@ -364,6 +382,22 @@ mod tests {
         let request = sent(&mut registrar, 15_030, &mut random);
         let read = Message::parse(&request).unwrap();
         assert_eq!((read.read().unwrap(), read.read().unwrap()), (Some(Nonce("n2")), Some(Channel("films"))));
+        assert_eq!(read.read().unwrap(), Some(Registration([9; 16])), "it may have to be moved");
+        assert_eq!(registrar.proof(), None, "and is good for nothing else");
+    }
+
+    #[test]
+    fn too_many_requests_are_waited_out_but_not_for_ever() {
+        let (mut registrar, mut random) = registrar();
+        let mut now = 0;
+        for _ in 0..WAITS {
+            let request = sent(&mut registrar, now, &mut random);
+            assert_eq!(handle(&mut registrar, now, &refused(&request, 429, None)), None);
+            assert_eq!(registrar.next_deadline(), Some(now + WAIT_MS));
+            now += WAIT_MS;
+        }
+        let request = sent(&mut registrar, now, &mut random);
+        assert!(handle(&mut registrar, now, &refused(&request, 429, None)).is_some());
     }
 
     #[test]

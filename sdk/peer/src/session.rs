@@ -152,7 +152,8 @@ pub struct Session {
     connect: Option<Connect>,
     /// Transfers received.
     served: u32,
-    heard: u64,
+    /// Whether what was to be done is done.
+    through: bool,
     replies: VecDeque<(Path, Vec<u8>)>,
     events: VecDeque<Event>,
 }
@@ -178,7 +179,7 @@ impl Session {
             links: Vec::new(),
             connect,
             served: 0,
-            heard: now,
+            through: false,
             replies: VecDeque::new(),
             events: VecDeque::new(),
             random,
@@ -265,7 +266,7 @@ impl Session {
             Stage::Allocating | Stage::Registered => {
                 let connect = self.connect.as_ref().and_then(Connect::next_deadline);
                 let links = self.links.iter().filter_map(Link::next_deadline);
-                let linger = self.has_served().then_some(self.heard + LINGER_MS);
+                let linger = self.through.then(|| self.quiet());
                 links.chain([registrar, relay, connect, linger].into_iter().flatten()).min()
             }
         }
@@ -376,7 +377,9 @@ impl Session {
             return true;
         }
         let mut out = [0; MAX_MESSAGE];
-        if let Some((length, introduction)) = introduce::handle_introduced(now, &message, &mut out) {
+        if let Some(proof) = self.registrar.as_ref().and_then(Registrar::proof)
+            && let Some((length, introduction)) = introduce::handle_introduced(now, proof, &message, &mut out)
+        {
             self.reply(Path::direct(from), out.get(..length).unwrap_or_default());
             if let Some(introduction) = introduction
                 && matches!(self.stage, Stage::Registered)
@@ -410,8 +413,8 @@ impl Session {
                     }
                 }
             }
-        } else if self.links.iter_mut().any(|link| link.handle_data(now, from, datagram)) {
-            self.heard = now;
+        } else {
+            self.links.iter_mut().any(|link| link.handle_data(now, from, datagram));
         }
     }
 
@@ -439,7 +442,7 @@ impl Session {
         }
         self.advance_attempt(now);
         match self.stage {
-            Stage::Registered if self.has_served() && now >= self.heard + LINGER_MS => self.leave(now),
+            Stage::Registered if self.through && now >= self.quiet() => self.leave(now),
             Stage::Leaving(until) => {
                 let left = self.registrar.as_ref().is_none_or(Registrar::has_left);
                 let idle = self.relay.as_ref().is_none_or(Relay::is_idle);
@@ -572,7 +575,8 @@ impl Session {
         self.links.push(Link::new(&own, introduction, now));
     }
 
-    fn has_served(&self) -> bool {
-        matches!(self.settings.task, Task::Serve(transfers) if transfers > 0 && self.served >= transfers)
+    /// When nobody needs an acknowledgement any more, if nothing else comes.
+    fn quiet(&self) -> u64 {
+        self.links.iter().filter_map(Link::heard).max().map_or(0, |heard| heard + LINGER_MS)
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use shoal_stun::message::{AttributeType, Builder, Fingerprint, Message, Method, TransactionId, Value};
+use shoal_stun::message::{AttributeType, Builder, Fingerprint, Message, Method, Padding, TransactionId, Value};
 use shoal_stun::nat::Behaviour;
 use thiserror::Error;
 
@@ -22,6 +22,15 @@ pub const MAX_CHANNEL: usize = 64;
 pub const MAX_TICKET: usize = 806;
 /// Bytes that a message of ours needs at most: a Register with all there is.
 pub const MAX_MESSAGE: usize = 1_200;
+
+/// Bytes that a request to a node has at least.
+pub const MIN_REQUEST: usize = 80;
+/// And an Introduce, whose answer may have two addresses of IPv6.
+pub const MIN_INTRODUCE: usize = 112;
+/// Of those, the last: FINGERPRINT.
+const FINGERPRINT: usize = 8;
+/// The head of an attribute.
+const HEAD: usize = 4;
 
 /// Bytes of a peer id, as in the tracker.
 const PEER_ID: usize = 20;
@@ -223,6 +232,16 @@ pub(crate) fn finish(builder: &mut Builder<'_>) -> Option<usize> {
     builder.fingerprint().finish().ok()
 }
 
+/// [`finish`] for a request to a node, which is filled up to `least` bytes: no answer may be longer.
+pub(crate) fn finish_request(builder: &mut Builder<'_>, least: usize) -> Option<usize> {
+    let missing = (least - FINGERPRINT).saturating_sub(builder.len());
+    if missing > 0 {
+        let zeros = [0; MIN_INTRODUCE];
+        builder.add(&Padding(zeros.get(..missing.saturating_sub(HEAD))?));
+    }
+    finish(builder)
+}
+
 /// Whether a message is one that may be acted on: with a right FINGERPRINT, and nothing in it that must be known and is
 /// not.
 pub(crate) fn is_sound(message: &Message<'_>, known: &[AttributeType]) -> bool {
@@ -299,6 +318,18 @@ mod tests {
             "+0ff0102030405060708090a0b0c0d0e0f101112",
         ] {
             assert_eq!(wrong.parse::<PeerId>(), Err(NotHex), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn requests_are_filled_up_and_no_further() {
+        for (peers, length) in [(0, 80), (1, 80), (2, 80), (3, 100)] {
+            let mut out = [0; 200];
+            let mut builder = Builder::new(&mut out, REGISTER, Class::Request, ID);
+            (0..peers).for_each(|_| _ = builder.add(&PeerId([1; 20])));
+            let got = finish_request(&mut builder, MIN_REQUEST).unwrap();
+            assert_eq!(got, length, "{peers}");
+            assert!(is_sound(&Message::parse(&out[..got]).unwrap(), &[PeerId::TYPE, Padding::TYPE]));
         }
     }
 

@@ -5,12 +5,10 @@ use shoal_stun::message::Message;
 use super::{Event, Failure, Finished, Link, Session, Stage, Task};
 use crate::check;
 use crate::introduce::{Answer, Asking};
-use crate::register::Refusal;
+use crate::register::{Refusal, WAIT_MS};
 use crate::turn::Relay;
 use crate::wire::PeerId;
 
-/// Milliseconds to wait when there were too many introductions.
-const WAIT_MS: u64 = 1_000;
 /// Times that it is asked again, for that or because the node forgot the registration.
 const RETRIES: usize = 10;
 
@@ -131,7 +129,8 @@ impl Session {
         let (mut failed, mut stuck) = (false, false);
         for nth in 0..self.links.len() {
             let Some(link) = self.links.get_mut(nth) else { break };
-            let sends = self.connect.as_ref().filter(|_| link.is_controlling());
+            // Whoever asked second is not the one who controls, and wants to send all the same.
+            let sends = self.connect.as_ref().filter(|connect| connect.to == link.introduction().peer);
             // While checks go on in vain, the relay is made ready.
             if sends.is_some_and(|connect| !connect.fallen_back)
                 && link.checker.wants_relay(now)
@@ -182,9 +181,12 @@ impl Session {
             bytes,
             verdict,
         }));
-        match self.settings.task {
-            Task::Serve(_) => self.served += 1,
-            Task::Connect(..) => self.leave(now),
-        }
+        self.through |= match self.settings.task {
+            Task::Serve(transfers) => {
+                self.served += 1;
+                self.served == transfers
+            }
+            Task::Connect(..) => true,
+        };
     }
 }

@@ -8,7 +8,7 @@ use crate::check::{Checker, Event, Handled, Own, Path};
 use crate::introduce::Introduction;
 use crate::random::Random;
 use crate::transfer::{Receiver, Sender, Verdict};
-use crate::wire::{self, Role};
+use crate::wire;
 
 /// Milliseconds without anything sent after which a way has to be kept open.
 const KEEP_MS: u64 = 15_000;
@@ -21,8 +21,8 @@ pub(super) struct Link {
     connected: Option<u64>,
     sender: Option<Sender>,
     receiver: Receiver,
-    /// The way that data came last.
-    heard: Option<Path>,
+    /// The way that data came last, and when.
+    heard: Option<(Path, u64)>,
     /// When something was last sent on the way that was taken.
     sent: u64,
     done: bool,
@@ -58,6 +58,11 @@ impl Link {
         self.connected
     }
 
+    /// When data came last.
+    pub(super) fn heard(&self) -> Option<u64> {
+        self.heard.map(|(_, at)| at)
+    }
+
     pub(super) const fn is_checking(&self) -> bool {
         self.checker.selected().is_none() && !self.failed
     }
@@ -90,7 +95,7 @@ impl Link {
         }
         let through = match &self.sender {
             Some(sender) => (sender.bytes(), sender.verdict()?, self.checker.selected()?),
-            None => (self.receiver.received(), self.receiver.verdict()?, self.heard?),
+            None => (self.receiver.received(), self.receiver.verdict()?, self.heard?.0),
         };
         self.done = true;
         Some(through)
@@ -109,12 +114,12 @@ impl Link {
 
     /// Takes what is no STUN; false when it is not this peer's.
     pub(super) fn handle_data(&mut self, now: u64, from: Path, datagram: &[u8]) -> bool {
-        if let Some(sender) = &mut self.sender {
-            return sender.handle(now, datagram);
+        if self.sender.as_mut().is_some_and(|sender| sender.handle(now, datagram)) {
+            return true;
         }
         let ours = self.receiver.handle(datagram);
         if ours {
-            self.heard = Some(from);
+            self.heard = Some((from, now));
         }
         ours
     }
@@ -123,7 +128,7 @@ impl Link {
         if let Some(check) = self.checker.poll_transmit(now, random, out) {
             return Some(check);
         }
-        if let Some(path) = self.heard
+        if let Some((path, _)) = self.heard
             && let Some(length) = self.receiver.poll_transmit(out)
         {
             self.sent = now;
@@ -141,11 +146,6 @@ impl Link {
         };
         self.sent = now;
         Some((path, length))
-    }
-
-    /// Whether this peer decides.
-    pub(super) fn is_controlling(&self) -> bool {
-        self.introduction().role == Role::Controlling
     }
 
     /// Who has to be let in by the own relay on a way.

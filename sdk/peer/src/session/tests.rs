@@ -83,7 +83,7 @@ fn who_cannot_be_reached_has_a_relay_ready_if_it_can() {
     for connects in [Kind::PortRestricted, Kind::Symmetric] {
         let mut world = World::new(1);
         meet(&mut world, &Kind::Symmetric.into(), &Plan { turn: false, ..connects.into() });
-        assert!(agreed(&world).relay && world.node.refused.get(&409).is_none());
+        assert!(agreed(&world).relay && !world.node.refused.contains_key(&409));
     }
     let mut world = World::new(1);
     meet(&mut world, &Kind::Symmetric.into(), &Kind::FullCone.into());
@@ -303,6 +303,20 @@ fn blocked_udp_and_dead_nodes_are_noticed() {
     world.join(&Plan { discovers: false, ..Kind::Open.into() }, Task::Connect(id(7), 1));
     world.run(|_| false);
     assert_eq!(failure(&world, 0), Some(&Failure::Silent));
+}
+
+#[test]
+fn two_that_ask_for_each_other_are_introduced_once_and_both_send() {
+    for kind in [Kind::PortRestricted, Kind::Symmetric] {
+        let mut world = World::new(1);
+        world.join(&kind.into(), Task::Connect(id(1), BYTES));
+        world.join(&kind.into(), Task::Connect(id(0), BYTES));
+        world.run(|_| false);
+        for nth in 0..2 {
+            let Some(finished) = finished(&world, nth) else { panic!("{kind:?} {:?}", failure(&world, nth)) };
+            assert_eq!((finished.verdict, finished.bytes), (Verdict::Right, BYTES));
+        }
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The node's side, as docs/punch.md describes it and no more: registrations and introductions; with the real NAT discovery
 //! and the real TURN server beside it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use shoal_stun::credentials::{
 };
 use shoal_stun::discovery::{Answer, Endpoints, Other, answer};
 use shoal_stun::message::{
-    Builder, Class, ErrorCode, Fingerprint, Lifetime, Message, Method, Nonce, TransactionId, XorMappedAddress,
+    Builder, Class, ErrorCode, Fingerprint, Lifetime, Message, Method, Nonce, TransactionId, Value, XorMappedAddress,
     XorPeerAddress, XorRelayedAddress,
 };
 use shoal_stun::turn::{
@@ -20,7 +20,7 @@ use shoal_stun::turn::{
 
 use crate::nat::Nat;
 use crate::wire::{
-    Channel, INTRODUCE, INTRODUCED, PeerId, Punch, PunchKey, REGISTER, Registration, Role, Target, Ticket,
+    Channel, INTRODUCE, INTRODUCED, MIN_REQUEST, PeerId, Punch, PunchKey, REGISTER, Registration, Role, Target, Ticket,
 };
 
 /// The ticket that the channel `club` asks for.
@@ -30,13 +30,16 @@ pub(crate) const USER: &str = "99999999999:viewer";
 const SECRET: &[u8] = b"secret";
 
 /// Milliseconds from an introduction to its start.
-const START_MS: u16 = 60;
+const START_MS: u64 = 60;
+/// Milliseconds that an introduction lasts.
+const INTRODUCTION_MS: u64 = 4_000;
 const LIFETIME_S: u32 = 30;
 const PORT: u16 = 3_478;
 
 /// Source, destination, payload.
 type Datagram = (SocketAddr, SocketAddr, Vec<u8>);
 
+#[derive(Clone)]
 struct Registered {
     address: SocketAddr,
     channel: String,
@@ -46,12 +49,22 @@ struct Registered {
     ends: u64,
 }
 
+/// An introduction that lasts.
+struct Made {
+    controlling: PeerId,
+    controlled: PeerId,
+    key: PunchKey,
+    start: u64,
+    /// What relayed addresses it was made with.
+    relayed: [Option<SocketAddr>; 2],
+}
+
 /// An Introduced request that is not answered yet.
 struct Open {
     to: SocketAddr,
     id: TransactionId,
-    bytes: Vec<u8>,
-    times: Vec<u64>,
+    /// When it is sent, and what: the start comes nearer.
+    repeated: VecDeque<(u64, Vec<u8>)>,
 }
 
 #[derive(Default)]
@@ -72,6 +85,7 @@ pub(crate) struct Node {
     addresses: [Ipv4Addr; 2],
     peers: BTreeMap<PeerId, Registered>,
     open: Vec<Open>,
+    made: Vec<Made>,
     server: Server<LocalQuota>,
     sockets: Sockets,
     count: u8,
@@ -116,6 +130,7 @@ impl Node {
             addresses,
             peers: BTreeMap::new(),
             open: Vec::new(),
+            made: Vec::new(),
             server: Server::new(config, Authenticator::new("shoal", nonces, true), Arc::new(tenants), quota),
             sockets: Sockets::default(),
             count: 0,
@@ -149,6 +164,7 @@ impl Node {
     pub(crate) fn forget(&mut self) {
         self.peers.clear();
         self.open.clear();
+        self.made.clear();
     }
 
     /// Who is registered.
@@ -163,19 +179,18 @@ impl Node {
 
     /// When [`poll_transmit`](Self::poll_transmit) has something.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.open.iter().filter_map(|open| open.times.first()).min().copied()
+        self.open.iter().filter_map(|open| open.repeated.front().map(|(at, _)| *at)).min()
     }
 
     /// Introduced requests that are due.
     pub(crate) fn poll_transmit(&mut self, now: u64) -> Vec<Datagram> {
         let (address, mut sent) = (self.address(), Vec::new());
         for open in &mut self.open {
-            while open.times.first().is_some_and(|at| *at <= now) {
-                open.times.remove(0);
-                sent.push((address, open.to, open.bytes.clone()));
+            while let Some((_, bytes)) = open.repeated.pop_front_if(|(at, _)| *at <= now) {
+                sent.push((address, open.to, bytes));
             }
         }
-        self.open.retain(|open| !open.times.is_empty());
+        self.open.retain(|open| !open.repeated.is_empty());
         sent
     }
 
@@ -206,7 +221,9 @@ impl Node {
                 }
                 REGISTER | INTRODUCE | INTRODUCED => {
                     assert_eq!(message.fingerprint(), Fingerprint::Right, "{message:?}");
-                    return self.handle_punch(now, from, &message).map(|bytes| (to, from, bytes)).into_iter().collect();
+                    let Some(reply) = self.handle_punch(now, from, &message) else { return Vec::new() };
+                    assert!(bytes.len() >= reply.len().max(MIN_REQUEST), "{message:?} may be answered by more");
+                    return vec![(to, from, reply)];
                 }
                 _ => {}
             }
@@ -237,7 +254,7 @@ impl Node {
         Some(result.unwrap_or_else(|code| {
             *self.refused.entry(code).or_default() += 1;
             reply(message, Class::Error, |builder| {
-                builder.add(&ErrorCode { code, reason: "by the page" });
+                builder.add(&ErrorCode { code, reason: "" });
                 if code == 401 {
                     builder.add(&Nonce(&nonce(from)));
                 }
@@ -251,7 +268,8 @@ impl Node {
         if relayed.is_some_and(|address| !self.sockets.0.values().any(|known| *known == address)) {
             return Err(403);
         }
-        if let Some(proof) = message.read::<Registration>().unwrap() {
+        let proof = message.read::<Registration>().unwrap();
+        if let (Some(proof), false) = (proof, message.has(Channel::TYPE)) {
             let known = self.peers.get_mut(&peer).filter(|known| known.proof == proof && known.address == from);
             let known = known.ok_or(401_u16)?;
             known.relayed = relayed;
@@ -266,6 +284,10 @@ impl Node {
             }
             let Channel(channel) = message.read().unwrap().ok_or(400_u16)?;
             if channel == "club" && message.read().unwrap() != Some(Ticket(TICKET)) {
+                return Err(403);
+            }
+            let older = self.peers.get(&peer);
+            if older.is_some_and(|older| older.address != from && Some(older.proof) != proof) {
                 return Err(403);
             }
             self.count += 1;
@@ -292,40 +314,59 @@ impl Node {
         let proof: Option<Registration> = message.read().unwrap();
         let Target(target) = message.read().unwrap().unwrap();
         let asking = self.peers.get(&own).filter(|known| Some(known.proof) == proof && known.address == from);
-        let asking = asking.ok_or(401_u16)?;
+        let asking = asking.cloned().ok_or(401_u16)?;
         if self.too_many > 0 {
             self.too_many -= 1;
             return Err(429);
         }
-        let asked = self.peers.get(&target).filter(|asked| asked.channel == asking.channel).ok_or(404_u16)?;
+        let asked = self.peers.get(&target).filter(|asked| asked.channel == asking.channel);
+        let asked = asked.cloned().ok_or(404_u16)?;
         let private = asking.channel == "private";
-        let relays = [asking, asked].map(|peer| peer.relayed.is_some());
+        let relays = [asking.relayed, asked.relayed].map(|relayed| relayed.is_some());
         let possible =
             if private { relays == [true, true] } else { asking.nat.connects(&asked.nat) || relays.contains(&true) };
         if !possible {
             return Err(409);
         }
-        self.count += 1;
-        self.introduced += 1;
-        let punch = |role| Punch { key: PunchKey([self.count; 16]), start_ms: START_MS, role };
-        let tell = |builder: &mut Builder<'_>, peer: &Registered, role| {
+        let tell = |builder: &mut Builder<'_>, peer: &Registered, key, start_ms, role| {
             if !private {
                 builder.add(&XorPeerAddress(peer.address));
             }
             if let Some(relayed) = peer.relayed {
                 builder.add(&XorRelayedAddress(relayed));
             }
-            builder.add(&peer.nat).add(&punch(role));
+            builder.add(&peer.nat).add(&Punch { key, start_ms, role });
         };
-        let id = TransactionId::new([self.count; 12]);
-        let bytes = build(INTRODUCED, Class::Request, id, |builder| {
-            builder.add(&Target(own));
-            tell(builder, asking, Role::Controlled);
+        self.made.retain(|made| made.start + INTRODUCTION_MS > now + START_MS);
+        let made = self.made.iter().find(|made| {
+            let forth = (made.controlling, made.controlled) == (own, target);
+            let back = (made.controlling, made.controlled) == (target, own);
+            forth && made.relayed == [asking.relayed, asked.relayed]
+                || back && made.relayed == [asked.relayed, asking.relayed]
         });
-        let times = [0, 100, 300, 700].map(|after| now + after).to_vec();
-        let told = reply(message, Class::Success, |builder| tell(builder, asked, Role::Controlling));
-        self.open.push(Open { to: asked.address, id, bytes, times });
-        Ok(told)
+        if let Some(made) = made {
+            let role = if made.controlling == own { Role::Controlling } else { Role::Controlled };
+            let left = made.start.saturating_sub(now) as u16;
+            let key = made.key;
+            return Ok(reply(message, Class::Success, |builder| tell(builder, &asked, key, left, role)));
+        }
+        self.count += 1;
+        self.introduced += 1;
+        let (key, start) = (PunchKey([self.count; 16]), now + START_MS);
+        let relayed = [asking.relayed, asked.relayed];
+        self.made.push(Made { controlling: own, controlled: target, key, start, relayed });
+        let id = TransactionId::new([self.count; 12]);
+        let repeated = [0, 100, 200, 400].map(|after| {
+            let left = START_MS.saturating_sub(after) as u16;
+            let bytes = build(INTRODUCED, Class::Request, id, |builder| {
+                builder.add(&asked.proof).add(&Target(own));
+                tell(builder, &asking, key, left, Role::Controlled);
+            });
+            (now + after, bytes)
+        });
+        self.open.push(Open { to: asked.address, id, repeated: repeated.into() });
+        let start_ms = START_MS as u16;
+        Ok(reply(message, Class::Success, |builder| tell(builder, &asked, key, start_ms, Role::Controlling)))
     }
 }
 
