@@ -5,7 +5,9 @@
 
 use std::net::SocketAddr;
 
-use shoal_stun::message::{Builder, ChangedAddress, Class, Message, Method, OtherAddress, XorMappedAddress};
+use shoal_stun::message::{
+    Builder, ChangedAddress, Class, MappedAddress, Message, Method, OtherAddress, XorMappedAddress,
+};
 use shoal_stun::nat::{Behaviour, Detector, Dialect, MAX_REQUEST, Report, Timing};
 
 use crate::nat::Nat;
@@ -109,7 +111,9 @@ impl Discovery {
     /// Takes a datagram; true when it was an answer to this discovery.
     pub fn handle(&mut self, now: u64, from: SocketAddr, datagram: &[u8]) -> bool {
         let Ok(message) = Message::parse(datagram) else { return false };
-        let mapped = message.read::<XorMappedAddress>().ok().flatten().map(|address| address.0);
+        let xored = message.read::<XorMappedAddress>().ok().flatten().map(|address| address.0);
+        let plain = || message.read::<MappedAddress>().ok().flatten().map(|address| address.0);
+        let mapped = xored.or_else(plain);
         if let Some((to, exchange)) = &self.last {
             let ours = self.found.is_none() && message.transaction_id() == exchange.id();
             if !ours || message.class() != Class::Success || from != *to {
@@ -151,3 +155,65 @@ impl Discovery {
 }
 
 const _: () = assert!(MAX_REQUEST <= crate::wire::MAX_MESSAGE, "one buffer is enough for everything");
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use shoal_stun::discovery::{Answer, Endpoints, Other, answer};
+
+    use super::*;
+
+    fn socket(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    /// What is found behind a symmetric NAT whose `nth` mapping has the port `port(nth)`, if `lost` requests are lost first.
+    fn found(dialect: Dialect, port: impl Fn(u16) -> u16, mut lost: u32) -> Found {
+        let [server, second] = [socket("192.0.2.1:3478"), socket("192.0.2.2:3479")];
+        let endpoints = Endpoints { own: server.ip(), other: Other::Here(second.ip()), ports: [3478, 3479] };
+        let mut discovery =
+            Discovery::new(dialect, server, socket("10.0.0.5:4000"), Timing::default(), Random::new([1, 2]));
+        let (mut mappings, mut now) = (HashMap::new(), 0);
+        let (mut request, mut response) = ([0; MAX_REQUEST], [0; 512]);
+        loop {
+            while let Some((to, length)) = discovery.poll_transmit(now, &mut request) {
+                let nth = mappings.len() as u16;
+                let outside =
+                    SocketAddr::new("198.51.100.7".parse().unwrap(), *mappings.entry(to).or_insert(port(nth)));
+                let answered = answer(&request[..length], to, outside, &endpoints, &mut response);
+                let Answer::Send { from, length, .. } = answered else { panic!("{answered:?}") };
+                // Only whoever was asked gets in.
+                if from == to && lost == 0 {
+                    assert!(discovery.handle(now, from, &response[..length]));
+                }
+                lost = lost.saturating_sub(1);
+            }
+            match discovery.next_deadline() {
+                Some(deadline) => now = deadline.max(now),
+                None => return discovery.found().unwrap().clone(),
+            }
+        }
+    }
+
+    #[test]
+    fn a_step_is_found_in_both_dialects_and_in_spite_of_losses() {
+        for dialect in [Dialect::Modern, Dialect::Classic] {
+            for (lost, step) in [(0, 1), (1, 2), (2, -3)] {
+                let found = found(dialect, |nth| 30_000_u16.wrapping_add_signed(step * nth as i16), lost);
+                let newest = 30_000_u16.wrapping_add_signed(3 * step);
+                assert_eq!((found.nat.step, found.nat.newest), (step, newest), "{dialect:?}");
+                assert_eq!(found.destinations.len(), 4);
+            }
+        }
+    }
+
+    #[test]
+    fn ports_without_a_rule_have_no_step() {
+        for ports in [[1, 5, 6, 8], [1, 9, 8, 9], [1, 2, 3, 3]] {
+            let found = found(Dialect::Modern, |nth| 30_000 + ports[usize::from(nth)], 0);
+            assert_eq!((found.nat.step, found.nat.newest), (0, 0), "{ports:?}");
+            assert_eq!(found.nat.mapping, Some(Behaviour::AddressAndPortDependent));
+        }
+    }
+}
