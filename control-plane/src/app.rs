@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::link::Hub;
 use crate::metrics::Metrics;
+use crate::peers::Peers;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
 
@@ -14,6 +15,8 @@ pub struct App {
     store: Store,
     /// The data planes connected.
     pub hub: Hub,
+    /// The peers registered at them.
+    pub peers: Peers,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may use the admin API.
@@ -26,7 +29,8 @@ impl App {
     /// Puts the parts together.
     pub fn new(store: Store, metrics: Arc<Metrics>, token: Token) -> Arc<Self> {
         let hub = Hub::new(Arc::clone(&metrics));
-        Arc::new(Self { store, hub, metrics, token, linked: AtomicBool::new(false) })
+        let peers = Peers::new(Arc::clone(&metrics));
+        Arc::new(Self { store, hub, peers, metrics, token, linked: AtomicBool::new(false) })
     }
 
     /// Runs what can only fail with the database, off the async threads.
@@ -39,7 +43,7 @@ impl App {
         result.inspect_err(|error| self.count(error))
     }
 
-    /// Runs a change of channels off the async threads, and has the new snapshot published.
+    /// Runs a change of channels or tenants off the async threads, and has the new snapshot published.
     pub async fn change<T, F>(&self, work: F) -> Result<T, ChangeError>
     where
         T: Send + 'static,

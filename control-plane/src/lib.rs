@@ -6,13 +6,14 @@
 //! | [`server`] | start and stop: store, token, admin API, link |
 //! | [`app`] | what requests and connections share |
 //! | [`api`] | the admin REST API under `/api/v1`, its OpenAPI document, `/metrics`, `/healthz`, `/readyz` |
-//! | [`validate`], [`field`] | raw channels become valid ones; what is wrong with a field |
+//! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
+//! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's token |
 //!
-//! A channel's way: request → [`api`] → [`validate::ValidChannel`] → [`store`] (document and snapshot version in one
+//! A channel's or tenant's way: request → [`api`] → [`validate::Valid`] → [`store`] (document and snapshot version in one
 //! commit) → [`link::Hub`] publishes the newest snapshot → every connection sends it when its node has another.
 //! Usage comes the other way: connection → [`store`] (sums and batch number in one commit) → acknowledgement.
 
@@ -25,6 +26,7 @@ pub mod field;
 mod http;
 pub mod link;
 pub mod metrics;
+pub mod peers;
 pub mod server;
 pub mod store;
 pub mod token;

@@ -3,7 +3,9 @@
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+use shoal_link::Snapshot;
 
+use crate::peers::Told;
 use crate::store::{Applied, KINDS, StoreError, kind_name};
 
 /// Name, help and labels of a metric.
@@ -35,6 +37,7 @@ declare! {
         "Link connections ended by the control plane, by reason.";
     SNAPSHOT_VERSION = "shoal_control_snapshot_version", [], "Version of the newest snapshot.";
     SNAPSHOT_CHANNELS = "shoal_control_channels", [], "Channels in the newest snapshot.";
+    SNAPSHOT_TENANTS = "shoal_control_tenants", [], "Tenants with rules in the newest snapshot.";
     SNAPSHOTS_SENT = "shoal_control_snapshots_sent_total", [], "Snapshots sent to data planes.";
     SNAPSHOTS_REFUSED = "shoal_control_snapshots_refused_total", [], "Snapshots that a data plane would not apply.";
     LEDGER_BATCHES = "shoal_control_ledger_batches_total", ["result"],
@@ -42,6 +45,11 @@ declare! {
     LEDGER_SKIPPED = "shoal_control_ledger_batches_skipped_total", [],
         "Batch numbers that never came: what they held was lost at the node.";
     LEDGER_BYTES = "shoal_control_ledger_body_bytes_total", ["kind"], "Body bytes counted into the ledger, by kind.";
+    PEERS = "shoal_control_peer_registrations", [], "Registrations of peers that nodes told of.";
+    PEERS_TOLD = "shoal_control_peer_observations_total", ["result"],
+        "What nodes told of registrations: registered, ended, late (by an older connection) or refused.";
+    PEERS_DROPPED = "shoal_control_peer_registrations_dropped_total", [],
+        "Registrations forgotten for newer ones, at the limit.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -58,11 +66,15 @@ pub struct Metrics {
     link_refused: IntCounterVec,
     snapshot_version: IntGaugeVec,
     snapshot_channels: IntGaugeVec,
+    snapshot_tenants: IntGaugeVec,
     snapshots_sent: IntCounterVec,
     snapshots_refused: IntCounterVec,
     ledger_batches: IntCounterVec,
     ledger_skipped: IntCounterVec,
     ledger_bytes: IntCounterVec,
+    peers: IntGaugeVec,
+    peers_told: IntCounterVec,
+    peers_dropped: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -83,22 +95,31 @@ impl Metrics {
             link_refused: counter(&registry, &LINK_REFUSED)?,
             snapshot_version: gauge(&registry, &SNAPSHOT_VERSION)?,
             snapshot_channels: gauge(&registry, &SNAPSHOT_CHANNELS)?,
+            snapshot_tenants: gauge(&registry, &SNAPSHOT_TENANTS)?,
             snapshots_sent: counter(&registry, &SNAPSHOTS_SENT)?,
             snapshots_refused: counter(&registry, &SNAPSHOTS_REFUSED)?,
             ledger_batches: counter(&registry, &LEDGER_BATCHES)?,
             ledger_skipped: counter(&registry, &LEDGER_SKIPPED)?,
             ledger_bytes: counter(&registry, &LEDGER_BYTES)?,
+            peers: gauge(&registry, &PEERS)?,
+            peers_told: counter(&registry, &PEERS_TOLD)?,
+            peers_dropped: counter(&registry, &PEERS_DROPPED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
         // A series that is there from the start can be alerted on; one that appears at its first event cannot.
         metrics.nodes(0);
-        metrics.snapshot(0, 0);
+        metrics.snapshot(&Snapshot::default());
         metrics.snapshots_sent.with_label_values::<&str>(&[]);
         metrics.snapshots_refused.with_label_values::<&str>(&[]);
         metrics.ledger(&Applied::default());
         for reason in ["hello", "protocol", "frame", "silent", "slow", "ledger", "superseded"] {
             metrics.link_refused.with_label_values(&[reason]);
+        }
+        metrics.peers(0);
+        metrics.peers_dropped(0);
+        for told in Told::ALL {
+            metrics.peers_told.with_label_values(&[told.label()]);
         }
         for kind in ["full", "permission", "busy", "corrupt", "newer", "io"] {
             metrics.db_errors.with_label_values(&[kind]);
@@ -123,9 +144,10 @@ impl Metrics {
     }
 
     /// The newest snapshot.
-    pub fn snapshot(&self, version: u64, channels: usize) {
-        self.snapshot_version.with_label_values::<&str>(&[]).set(version.cast_signed());
-        self.snapshot_channels.with_label_values::<&str>(&[]).set(channels as i64);
+    pub fn snapshot(&self, snapshot: &Snapshot) {
+        self.snapshot_version.with_label_values::<&str>(&[]).set(snapshot.version.cast_signed());
+        self.snapshot_channels.with_label_values::<&str>(&[]).set(snapshot.channels.len() as i64);
+        self.snapshot_tenants.with_label_values::<&str>(&[]).set(snapshot.tenants.len() as i64);
     }
 
     /// A snapshot went to a data plane.
@@ -146,6 +168,21 @@ impl Metrics {
         for (kind, bytes) in KINDS.into_iter().zip(applied.body_bytes) {
             self.ledger_bytes.with_label_values(&[kind_name(kind)]).inc_by(bytes);
         }
+    }
+
+    /// Number of registrations of peers.
+    pub fn peers(&self, registrations: usize) {
+        self.peers.with_label_values::<&str>(&[]).set(registrations as i64);
+    }
+
+    /// A node told of a registration.
+    pub fn peer_told(&self, told: Told) {
+        self.peers_told.with_label_values(&[told.label()]).inc();
+    }
+
+    /// Registrations were forgotten for newer ones.
+    pub fn peers_dropped(&self, registrations: u64) {
+        self.peers_dropped.with_label_values::<&str>(&[]).inc_by(registrations);
     }
 
     /// The database failed.

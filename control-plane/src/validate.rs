@@ -1,4 +1,6 @@
-//! Raw channels become valid ones here, once; nothing behind this door checks again.
+//! Raw channels and tenants become valid ones here, once; nothing behind this door checks again.
+
+mod tenant;
 
 use std::collections::HashSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -36,26 +38,36 @@ const MIN_HEALTH_MS: u32 = 100;
 /// Longest time between health checks.
 const MAX_HEALTH_MS: u32 = 3_600_000;
 
-/// A channel that a data plane will accept. Only [`ValidChannel::new`] makes one.
+/// A channel or a tenant that a data plane will accept. Only [`Valid::new`] makes one.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ValidChannel(Channel);
+pub struct Valid<T>(T);
 
-impl ValidChannel {
-    /// Checks every rule and reports all that are broken, not only the first.
-    pub fn new(channel: Channel) -> Result<Self, Vec<FieldError>> {
-        let mut errors = Vec::new();
-        check_channel(&channel, &mut errors);
-        if errors.is_empty() { Ok(Self(channel)) } else { Err(errors) }
+/// What is checked before anything relies on it.
+pub trait Check: Sized {
+    /// Every rule that is broken, not only the first.
+    fn check(&self) -> Vec<FieldError>;
+}
+
+impl<T: Check> Valid<T> {
+    /// Checks every rule and reports all that are broken.
+    pub fn new(document: T) -> Result<Self, Vec<FieldError>> {
+        let errors = document.check();
+        if errors.is_empty() { Ok(Self(document)) } else { Err(errors) }
     }
+}
 
-    /// The channel.
-    pub fn get(&self) -> &Channel {
+impl<T> Valid<T> {
+    /// What was checked.
+    pub fn get(&self) -> &T {
         &self.0
     }
+}
 
-    /// Gives the channel back.
-    pub fn into_inner(self) -> Channel {
-        self.0
+impl Check for Channel {
+    fn check(&self) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        check_channel(self, &mut errors);
+        errors
     }
 }
 

@@ -84,6 +84,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         stats: (0..shard_count).map(|_| Arc::new(ShardStats::default())).collect(),
         ledger: usage,
         access_log: access_log.as_ref().map(AccessLog::sink),
+        observed: link::Observed::default(),
         drain: AtomicBool::new(false),
         settings: settings.clone(),
     });

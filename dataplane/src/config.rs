@@ -24,6 +24,9 @@ pub struct Config {
     pub upstream: Upstream,
     /// What is served over UDP: STUN, and with it the type of a viewer's NAT.
     pub udp: Udp,
+    /// The relay for those who cannot reach each other otherwise (TURN, RFC 8656), on the ports of `udp`. Whose users may use it,
+    /// and to whom they may send, comes from the control plane with the tenants.
+    pub turn: Turn,
     /// Metrics and health, for operators.
     pub admin: Admin,
     /// The control plane.
@@ -239,8 +242,48 @@ pub struct Udp {
     /// Trains of datagrams that one shard can have taken from the kernel and not yet handled, 66 KiB of address space each: a
     /// power of two from 16 to 4096.
     pub receive_buffers: u16,
+    /// A node with one address cannot tell clients the type of their NAT, but two of them can, when each sends for the other. Address
+    /// and port at which the other node listens for that (its `partner_listen`), such as `192.0.2.7:3477`. Both need the same `port`
+    /// and `alternate_port`, and different addresses. Empty: there is no partner.
+    pub partner: String,
+    /// Address and port at which this node listens for its partner.
+    pub partner_listen: String,
+    /// File with the key of that link, the same on both nodes: a line `NUMBER HEX` with a number from 0 to 255 and 64 hexadecimal
+    /// digits (`openssl rand -hex 32`). The first line signs, those of further lines are accepted, so that keys can be changed.
+    pub partner_key_file: String,
     /// Bytes that may wait in the kernel for each socket of a shard, in each direction. What is beyond it is dropped, newest
     /// first. The kernel grants no more than `net.core.rmem_max` and `net.core.wmem_max`.
+    pub socket_bytes: usize,
+}
+
+/// Section `turn`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Turn {
+    /// Addresses of this machine to relay from, one of a family at most, such as `["192.0.2.1", "2001:db8::1"]`. Behind a one-to-one
+    /// NAT write both, the machine's and the public one: `["10.0.0.1/192.0.2.1"]`. Empty: nothing is relayed.
+    pub relay_addresses: Vec<String>,
+    /// First and last of the ports to relay from, each for one allocation, divided among the shards. Keep firewalls open for them.
+    pub ports: String,
+    /// Realm of credentials (RFC 8489 section 9.2), at most 64 bytes.
+    pub realm: String,
+    /// Allocations of one shard at once; beyond it clients are told that capacity is insufficient (508). From 1 to 1048576.
+    pub allocations: usize,
+    /// Allocations of one client address (IPv6: one /64) at once, on all shards; beyond it 486. Thousands of viewers may share an
+    /// address. 0: no limit.
+    pub allocations_per_address: u32,
+    /// Addresses that one allocation may have permissions for; beyond it 508.
+    pub permissions: usize,
+    /// Channels of one allocation; beyond it 508.
+    pub channels: usize,
+    /// Seconds that an allocation lasts if its client asks for no more.
+    pub lifetime_s: u32,
+    /// Seconds that a client gets at most.
+    pub max_lifetime_s: u32,
+    /// Requests without good credentials that one shard answers one client address in a second; so many may come at once. Each
+    /// client's first request is one. 0: no limit.
+    pub refusals_per_address: u32,
+    /// Bytes that may wait in the kernel for each allocation's socket, in each direction; see `udp.socket_bytes`.
     pub socket_bytes: usize,
 }
 
@@ -349,7 +392,28 @@ impl Default for Udp {
             alternate_port: 3479,
             bindings_per_address: 1_000,
             receive_buffers: 256,
+            partner: String::new(),
+            partner_listen: String::new(),
+            partner_key_file: String::new(),
             socket_bytes: 4 << 20,
+        }
+    }
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self {
+            relay_addresses: Vec::new(),
+            ports: "49152-65535".to_owned(),
+            realm: "shoal".to_owned(),
+            allocations: 16_384,
+            allocations_per_address: 4_096,
+            permissions: 32,
+            channels: 16,
+            lifetime_s: 600,
+            max_lifetime_s: 3_600,
+            refusals_per_address: 1_000,
+            socket_bytes: 1 << 20,
         }
     }
 }

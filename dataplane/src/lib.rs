@@ -5,6 +5,7 @@
 pub mod admin;
 pub mod clock;
 pub mod config;
+mod counts;
 pub mod disk;
 pub mod housekeeping;
 pub mod http;

@@ -2,6 +2,7 @@
 //!
 //! - [`client`]: dials, applies snapshots, carries out commands, delivers usage
 //! - [`plane`]: what its messages do to this node
+//! - `observed`: what was seen of peers, for the tracker
 //! - [`store`]: the last good snapshot
 //! - [`spool`]: usage that the control plane has not acknowledged
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 pub mod client;
 mod durable;
 mod inspect;
+mod observed;
 pub mod plane;
 pub mod prefetch;
 pub mod spool;
@@ -22,3 +24,4 @@ pub const SPOOL_INTERVAL: Duration = Duration::from_millis(400);
 const _: () = assert!(SPOOL_INTERVAL.as_millis() + crate::ledger::FLUSH_INTERVAL.as_millis() <= 800);
 
 pub use durable::random_u64;
+pub use observed::Observed;

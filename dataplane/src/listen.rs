@@ -290,6 +290,7 @@ mod tests {
             bindings_per_address: 0,
             receive_buffers: 16,
             socket_bytes: 1 << 16,
+            partner: None,
         };
         let error = bind_udp(&settings, &mut bind(&[], 2).unwrap()).unwrap_err();
         let said = error.to_string();

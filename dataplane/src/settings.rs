@@ -1,16 +1,20 @@
 //! The configuration as the program uses it: parsed, checked and complete.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use shoal_stun::turn::{self, RelayAddress};
 
 use crate::config::{Config, LogFormat, TlsVersion};
 use crate::routes::ParentSettings;
 use crate::tls::certificates::Pair;
 
 mod check;
+
+pub(crate) use check::ports_of_shard;
 
 /// Most shards of one process: the owner of a key is one byte in many places.
 pub const MAX_SHARDS: usize = 256;
@@ -48,6 +52,8 @@ pub struct Settings {
     pub upstream: UpstreamSettings,
     /// STUN, and the type of a NAT.
     pub udp: UdpSettings,
+    /// The relay, if there is one.
+    pub turn: Option<TurnSettings>,
     /// Metrics and health.
     pub admin: AdminSettings,
     /// The control plane.
@@ -179,6 +185,49 @@ pub struct UdpSettings {
     /// Trains taken from the kernel and not yet handled, by a shard.
     pub receive_buffers: u16,
     /// Bytes of each socket's buffers.
+    pub socket_bytes: usize,
+    /// The node that has the second address, if this one has none.
+    pub partner: Option<PartnerSettings>,
+}
+
+/// The link between two nodes with one address each.
+#[derive(Clone, PartialEq)]
+pub struct PartnerSettings {
+    /// Where this node listens for it.
+    pub listen: SocketAddr,
+    /// Where the partner does.
+    pub address: SocketAddr,
+    /// Keys by their number: the first one signs.
+    pub keys: Vec<(u8, [u8; 32])>,
+}
+
+impl std::fmt::Debug for PartnerSettings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PartnerSettings")
+            .field("listen", &self.listen)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Section `turn`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TurnSettings {
+    /// Where IPv4 is relayed from, if it is.
+    pub ipv4: Option<RelayAddress<Ipv4Addr>>,
+    /// Where IPv6 is relayed from, if it is.
+    pub ipv6: Option<RelayAddress<Ipv6Addr>>,
+    /// Relay ports of the node.
+    pub ports: RangeInclusive<u16>,
+    /// Realm of credentials.
+    pub realm: String,
+    /// Bounds of a shard.
+    pub limits: turn::Limits,
+    /// Allocations of a client address; 0: any number.
+    pub allocations_per_address: u32,
+    /// Requests of a client address without good credentials that are answered in a second by a shard; 0: any number.
+    pub refusals_per_address: u32,
+    /// Bytes of each relay socket's buffers.
     pub socket_bytes: usize,
 }
 

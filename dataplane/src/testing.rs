@@ -86,6 +86,13 @@ pub(crate) fn skipped(name: &str, reason: &str) {
     }
 }
 
+/// The settings of a node that is told next to nothing.
+pub(crate) fn settings() -> crate::settings::Settings {
+    let mut config = Config::default();
+    config.node.state_dir = std::env::temp_dir().display().to_string();
+    config.validate_on(&Machine::this()).unwrap()
+}
+
 /// A node of `shards` shards that keeps its state in `folder`, as the seam gives it to the shards.
 pub(crate) fn shared(folder: &Folder, shards: usize) -> Arc<Shared> {
     let mut config = Config::default();
@@ -100,6 +107,7 @@ pub(crate) fn shared(folder: &Folder, shards: usize) -> Arc<Shared> {
         stats: (0..shards).map(|_| Arc::new(ShardStats::default())).collect(),
         ledger: crate::ledger::queue(shards).0,
         access_log: None,
+        observed: Default::default(),
         drain: AtomicBool::new(false),
     })
 }

@@ -60,6 +60,7 @@ impl Lab {
             stats: stats.clone(),
             ledger: sink,
             access_log: None,
+            observed: Default::default(),
             drain: AtomicBool::new(false),
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -20,6 +20,7 @@ pub mod origin;
 pub mod process;
 pub mod resources;
 pub mod rng;
+pub mod snapshot;
 pub mod tls;
 pub mod tool;
 pub mod verdict;

@@ -1,4 +1,5 @@
-//! TURN clients of others through a relay, each behind a NAT that leaves them no other way. Today the relay is coturn.
+//! TURN clients of others through a relay, each behind a NAT that leaves them no other way: ours, and coturn's beside it, which
+//! shows that what fails is not the lab.
 
 use std::thread;
 use std::time::Instant;
@@ -12,21 +13,31 @@ fn lab() -> NatLab {
 }
 
 #[test]
-fn what_uclient_sends_comes_back() {
+fn what_uclient_sends_comes_back_through_ours() {
+    uclient("turnutils_uclient", Uclient::UDP, Server::shoal);
+}
+
+#[test]
+fn what_uclient_sends_comes_back_through_coturn() {
     const NAME: &str = "turnutils_uclient with coturn";
-    if !natlab::possible(NAME) {
+    let Some(turnserver) = tool::need(NAME, "turnserver") else { return };
+    let ways: Vec<Uclient> = Uclient::UDP.iter().chain(Uclient::TCP).copied().collect();
+    uclient(NAME, &ways, |lab| Server::coturn(lab, &turnserver));
+}
+
+fn uclient(name: &str, ways: &[Uclient], server: impl FnOnce(&NatLab) -> Server) {
+    if !natlab::possible(name) {
         return;
     }
-    let Some(turnserver) = tool::need(NAME, "turnserver") else { return };
-    let Some(uclient) = tool::need(NAME, "turnutils_uclient") else { return };
-    let Some(peer) = tool::need(NAME, "turnutils_peer") else { return };
+    let Some(uclient) = tool::need(name, "turnutils_uclient") else { return };
+    let Some(peer) = tool::need(name, "turnutils_peer") else { return };
     let lab = lab();
-    let server = Server::coturn(&lab, &turnserver);
+    let server = server(&lab);
     let (told, echo, side) = (server.told(), Echo::start(&lab, &peer), &lab.sides()[0]);
     let failures = thread::scope(|scope| {
         let (lab, uclient, echo) = (&lab, &uclient, &echo);
-        let run = |way: &'static Uclient| (way, scope.spawn(move || way.run(lab, side, uclient, told, echo)));
-        let runs: Vec<_> = Uclient::UDP.iter().chain(Uclient::TCP).map(run).collect();
+        let runs: Vec<_> =
+            ways.iter().map(|way| (way, scope.spawn(move || way.run(lab, side, uclient, told, echo)))).collect();
         let mut failures = Vec::new();
         for (way, run) in runs {
             match run.join().expect("uclient ended") {
@@ -44,15 +55,24 @@ fn what_uclient_sends_comes_back() {
 }
 
 #[test]
-fn webrtc_stacks_exchange_messages_through_the_relay() {
+fn webrtc_stacks_exchange_messages_through_ours() {
+    webrtc("WebRTC", Server::shoal);
+}
+
+#[test]
+fn webrtc_stacks_exchange_messages_through_coturn() {
     const NAME: &str = "WebRTC with coturn";
-    if !natlab::possible(NAME) {
+    let Some(turnserver) = tool::need(NAME, "turnserver") else { return };
+    webrtc(NAME, |lab| Server::coturn(lab, &turnserver));
+}
+
+fn webrtc(name: &str, server: impl FnOnce(&NatLab) -> Server) {
+    if !natlab::possible(name) {
         return;
     }
-    let Some(turnserver) = tool::need(NAME, "turnserver") else { return };
-    let (Some(chromium), Some(aiortc)) = (Stack::chromium(NAME), Stack::aiortc(NAME)) else { return };
+    let (Some(chromium), Some(aiortc)) = (Stack::chromium(name), Stack::aiortc(name)) else { return };
     let lab = lab();
-    let server = Server::coturn(&lab, &turnserver);
+    let server = server(&lab);
     let [one, other] = lab.sides() else { panic!("a lab of two") };
     for [offers, answers] in [[&aiortc, &aiortc], [&chromium, &chromium], [&chromium, &aiortc], [&aiortc, &chromium]] {
         let started = Instant::now();

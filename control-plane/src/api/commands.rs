@@ -10,9 +10,10 @@ use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_http::caching::is_tag;
+use shoal_link::Channel;
 use shoal_link::message::{Command, PurgeScope, Reply};
 
-use super::channels::find;
+use super::documents::must_find;
 use super::input::{Body, Params};
 use super::openapi::{Operation, Routes};
 use super::problem::Problem;
@@ -236,7 +237,7 @@ pub(super) async fn ask(
 }
 
 pub(super) async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {
-    find(app, channel).await?.map(|_| ()).ok_or_else(|| Problem::no_channel(channel))
+    must_find::<Channel>(app, channel).await.map(|_| ())
 }
 
 pub(super) fn check_path(field: &str, path: &str) -> Result<(), Problem> {
@@ -269,7 +270,7 @@ pub(super) async fn object_of(app: &App, url: &str) -> Result<(String, String), 
         .db(move |store| store.channel_at(host.as_deref(), &to_find))
         .await?
         .ok_or_else(|| wrong("belongs to no channel; GET /api/v1/channels lists their hosts and prefixes"))?
-        .channel;
+        .document;
     let mut object = path.get(channel.prefix.len()..).unwrap_or_default().to_owned();
     let allowed = query.split('&').filter(|pair| {
         let name = pair.split('=').next().unwrap_or_default();

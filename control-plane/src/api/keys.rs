@@ -10,12 +10,13 @@ use serde::{Deserialize, Serialize};
 use shoal_link::Channel;
 use shoal_ticket::{Key, TicketPolicy};
 
-use super::channels::{check, find, modify};
+use super::documents::{check, modify, must_find};
 use super::input::Body;
 use super::openapi::{Operation, Routes};
 use super::problem::Problem;
+use super::secrets::{KeyName, NewKey};
 use crate::app::App;
-use crate::token::random_hex;
+use crate::validate::Valid;
 
 /// The keys of a channel.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,31 +24,6 @@ pub struct KeyList {
     /// In order; the first one signs, all are accepted.
     pub keys: Vec<KeyName>,
 }
-
-/// A key without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct KeyName {
-    /// Id.
-    pub id: String,
-    /// Whether it is the one that signs.
-    pub signing: bool,
-    /// Its secret; only in the answer to the request that made it, and only if that left the choice to us.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub secret: Option<String>,
-}
-
-/// A key to add.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-pub struct NewKey {
-    /// Id, new in this channel: 1 to 16 of `a-z A-Z 0-9 - _`. None: a random one.
-    pub id: Option<String>,
-    /// The secret. None: a random one, which the answer tells.
-    pub secret: Option<String>,
-}
-
-/// Hexadecimal digits of an id that was left to us.
-const RANDOM_ID: usize = 8;
 
 pub(super) fn add(routes: Routes) -> Routes {
     let missing = (404, "There is no such channel or key.");
@@ -97,8 +73,8 @@ pub(super) fn add(routes: Routes) -> Routes {
 }
 
 async fn list(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<KeyList>, Problem> {
-    let stored = find(&app, &id).await?.ok_or_else(|| Problem::no_channel(&id))?;
-    let keys = stored.channel.access.ticket.map(|ticket| ticket.keys).unwrap_or_default();
+    let channel = must_find::<Channel>(&app, &id).await?.document;
+    let keys = channel.access.ticket.map(|ticket| ticket.keys).unwrap_or_default();
     let named = |(at, key): (usize, Key)| KeyName { id: key.id, signing: at == 0, secret: None };
     Ok(Json(KeyList { keys: keys.into_iter().enumerate().map(named).collect() }))
 }
@@ -120,21 +96,8 @@ async fn rotate(
 }
 
 async fn insert(app: &App, id: &str, new: NewKey, signing: bool) -> Result<(StatusCode, Json<KeyName>), Problem> {
-    let random = || {
-        random_hex().map_err(|error| {
-            let detail = format!("/dev/urandom: {error}; give id and secret yourself");
-            Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
-        })
-    };
-    let key_id = match new.id {
-        Some(key_id) => key_id,
-        None => random()?.chars().take(RANDOM_ID).collect(),
-    };
-    let (secret, told) = match new.secret {
-        Some(secret) => (secret, None),
-        None => random().map(|secret| (secret.clone(), Some(secret)))?,
-    };
-    let key = Key { id: key_id, secret };
+    let fresh = new.fill()?;
+    let key = Key { id: fresh.id.clone(), secret: fresh.secret.clone() };
     modify(app, id, None, |old| {
         change(old, |ticket| {
             if ticket.keys.iter().any(|old| old.id == key.id) {
@@ -147,7 +110,7 @@ async fn insert(app: &App, id: &str, new: NewKey, signing: bool) -> Result<(Stat
         })
     })
     .await?;
-    Ok((StatusCode::CREATED, Json(KeyName { id: key.id, signing, secret: told })))
+    Ok((StatusCode::CREATED, Json(fresh.name(signing))))
 }
 
 async fn remove(State(app): State<Arc<App>>, Path((id, key)): Path<(String, String)>) -> Result<StatusCode, Problem> {
@@ -173,7 +136,7 @@ async fn remove(State(app): State<Arc<App>>, Path((id, key)): Path<(String, Stri
 fn change(
     old: &Channel,
     edit: impl FnOnce(&mut TicketPolicy) -> Result<(), Problem>,
-) -> Result<crate::validate::ValidChannel, Problem> {
+) -> Result<Valid<Channel>, Problem> {
     let mut channel = old.clone();
     let Some(ticket) = &mut channel.access.ticket else {
         let detail = format!("channel `{}` asks for no ticket; give it access.ticket with a first key", old.id);

@@ -42,10 +42,10 @@ pub struct LedgerSum {
     /// Tenant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// Channel.
+    /// Channel; empty for `relay`, which belongs to a tenant alone.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub channel: Option<String>,
-    /// Session; empty when unknown.
+    /// Session; empty when unknown. For `relay` the TURN user.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session: Option<String>,
     /// `client`, `child`, `upstream` or `relay`.
@@ -56,7 +56,7 @@ pub struct LedgerSum {
     pub origin: Option<String>,
     /// Requests.
     pub requests: u64,
-    /// Bytes of bodies.
+    /// Bytes of bodies, or of what was relayed.
     pub body_bytes: u64,
     /// Bytes of bodies, heads and framing, above TCP.
     pub wire_bytes: u64,
@@ -74,7 +74,7 @@ struct LedgerParams {
     /// Of this tenant only.
     #[serde(default)]
     tenant: Option<String>,
-    /// Of this channel only.
+    /// Of this channel only; empty: of none, which is what is relayed.
     #[serde(default)]
     channel: Option<String>,
     /// Of this session only.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use shoal_link::Channel;
 use shoal_ticket::{Profile, SignError, SignRequest, sign_url};
 
-use super::channels::find;
+use super::documents::must_find;
 use super::input::Body;
 use super::openapi::{Operation, Routes};
 use super::problem::Problem;
@@ -19,8 +19,8 @@ use crate::app::App;
 use crate::store::now_ms;
 use crate::token::random_hex;
 
-/// Longest life of a signed URL: ten years.
-const MAX_TTL_S: u32 = 315_360_000;
+/// Longest life of what is signed: ten years.
+pub(super) const MAX_TTL_S: u32 = 315_360_000;
 /// Hexadecimal digits of a session id that was left to us.
 const RANDOM_SESSION: usize = 16;
 
@@ -97,7 +97,7 @@ async fn mint(
     Path(id): Path<String>,
     Body(request): Body<MintRequest>,
 ) -> Result<Json<MintedUrls>, Problem> {
-    let channel = find(&app, &id).await?.ok_or_else(|| Problem::no_channel(&id))?.channel;
+    let channel = must_find::<Channel>(&app, &id).await?.document;
     let Some(policy) = &channel.access.ticket else {
         let detail = format!("channel `{id}` asks for no ticket: its plain URLs work; set access.ticket to protect it");
         return Err(Problem::new(StatusCode::CONFLICT, detail));

@@ -141,7 +141,7 @@ impl Routes {
             "openapi": "3.1.0",
             "info": {
                 "title": "shoal control plane",
-                "summary": "Channels, keys, signed URLs, nodes, commands and the usage ledger.",
+                "summary": "Channels, keys, signed URLs, tenants, peers, nodes, commands and the usage ledger.",
                 "version": env!("CARGO_PKG_VERSION"),
                 "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
             },

@@ -5,8 +5,9 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::openapi::BASE;
 use crate::field::FieldError;
-use crate::store::{ChangeError, StoreError};
+use crate::store::{ChangeError, StoreError, Taken};
 
 /// Media type of [`Problem`].
 pub(super) const MEDIA_TYPE: &str = "application/problem+json";
@@ -55,36 +56,37 @@ impl Problem {
         Self { errors: vec![error], ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
-    pub(super) fn no_channel(id: &str) -> Self {
-        Self::new(StatusCode::NOT_FOUND, format!("there is no channel `{id}`; GET /api/v1/channels lists them"))
+    /// 404: no such channel or tenant.
+    pub(super) fn missing(noun: &str, id: &str) -> Self {
+        Self::new(StatusCode::NOT_FOUND, format!("there is no {noun} `{id}`; GET {BASE}/{noun}s lists them"))
     }
 
-    /// An answer to a failed change of the channel `id`.
-    pub(super) fn change(id: &str, error: ChangeError) -> Self {
+    /// An answer to a failed change of the channel or tenant `id`.
+    pub(super) fn change(noun: &str, id: &str, error: ChangeError) -> Self {
         match error {
-            ChangeError::Missing => Self::no_channel(id),
+            ChangeError::Missing => Self::missing(noun, id),
             ChangeError::Exists => {
-                let detail = format!("there is a channel `{id}` already; PUT replaces it, PATCH changes it");
+                let detail = format!("there is a {noun} `{id}` already; PUT replaces it, PATCH changes it");
                 let errors = vec![FieldError::new("id", id, "is taken; choose another")];
                 Self { errors, ..Self::new(StatusCode::CONFLICT, detail) }
             }
-            ChangeError::Taken { host, prefix, channel } => {
+            ChangeError::Taken(Taken { host, prefix, channel }) => {
                 let host = if host.is_empty() { "any host".to_owned() } else { format!("host {host}") };
                 let message = format!("is channel `{channel}`'s at {host}; choose another prefix or other hosts");
                 let errors = vec![FieldError::new("prefix", prefix, message)];
                 let detail = format!("channel `{channel}` answers to the same host and prefix already");
                 Self { errors, ..Self::new(StatusCode::CONFLICT, detail) }
             }
-            ChangeError::Stale { current } => Self::stale(id, current),
+            ChangeError::Stale { current } => Self::stale(noun, id, current),
             ChangeError::Store(error) => error.into(),
         }
     }
 
-    /// 412: someone else changed the channel.
-    pub(super) fn stale(id: &str, current: u64) -> Self {
+    /// 412: someone else changed it.
+    pub(super) fn stale(noun: &str, id: &str, current: u64) -> Self {
         Self::new(
             StatusCode::PRECONDITION_FAILED,
-            format!("channel `{id}` has ETag \"{current}\" now; read it again, and change that"),
+            format!("{noun} `{id}` has ETag \"{current}\" now; read it again, and change that"),
         )
     }
 }

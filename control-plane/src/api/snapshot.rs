@@ -7,10 +7,10 @@ use axum::extract::State;
 use axum::http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shoal_link::Channel;
+use shoal_link::{Channel, Tenant};
 
 use super::openapi::{Operation, Routes};
-use super::secrets;
+use super::secrets::Secretive;
 use crate::app::App;
 
 /// The newest snapshot as nodes are sent it, but for the secrets.
@@ -20,6 +20,8 @@ pub struct SnapshotView {
     pub version: u64,
     /// Every channel; secrets are hidden.
     pub channels: Vec<Channel>,
+    /// Every tenant that has rules; secrets are hidden.
+    pub tenants: Vec<Tenant>,
 }
 
 pub(super) fn add(routes: Routes) -> Routes {
@@ -34,6 +36,7 @@ async fn read(State(app): State<Arc<App>>) -> Json<SnapshotView> {
     let snapshot = app.hub.newest().snapshot.clone();
     Json(SnapshotView {
         version: snapshot.version,
-        channels: snapshot.channels.into_iter().map(secrets::hide).collect(),
+        channels: snapshot.channels.into_iter().map(Secretive::hide).collect(),
+        tenants: snapshot.tenants.into_iter().map(Secretive::hide).collect(),
     })
 }

@@ -1,11 +1,15 @@
 //! The router without sockets; the real process is tested in `tests/`.
 
+mod peers;
+mod tenants;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use serde_json::{Value, json};
+use shoal_link::Channel;
 use shoal_ticket::{Presented, TicketPolicy, Verifier};
 use tower::ServiceExt;
 
@@ -104,6 +108,11 @@ fn operations() -> Vec<(String, String, bool)> {
     operations
 }
 
+/// A path of the document with something in its gaps.
+fn target(path: &str) -> String {
+    path.split('/').map(|segment| if segment.starts_with('{') { "a" } else { segment }).collect::<Vec<_>>().join("/")
+}
+
 #[test]
 fn the_document_describes_every_route() {
     let described: BTreeSet<String> =
@@ -123,6 +132,19 @@ fn the_document_describes_every_route() {
         "POST /api/v1/channels/{id}/keys/rotate",
         "DELETE /api/v1/channels/{id}/keys/{key}",
         "POST /api/v1/channels/{id}/mint",
+        "GET /api/v1/channels/{id}/peers",
+        "GET /api/v1/channels/{id}/peers/{peer}",
+        "GET /api/v1/tenants",
+        "POST /api/v1/tenants",
+        "GET /api/v1/tenants/{id}",
+        "PUT /api/v1/tenants/{id}",
+        "PATCH /api/v1/tenants/{id}",
+        "DELETE /api/v1/tenants/{id}",
+        "GET /api/v1/tenants/{id}/secrets",
+        "POST /api/v1/tenants/{id}/secrets",
+        "POST /api/v1/tenants/{id}/secrets/rotate",
+        "DELETE /api/v1/tenants/{id}/secrets/{secret}",
+        "POST /api/v1/tenants/{id}/credentials",
         "GET /api/v1/nodes",
         "POST /api/v1/nodes/{node}/drain",
         "POST /api/v1/purge",
@@ -147,14 +169,14 @@ async fn every_described_operation_is_served_and_no_other_method_is() {
     let api = Api::new();
     let operations = operations();
     for (method, path, _) in &operations {
-        let target = path.replace("{id}", "a").replace("{key}", "k").replace("{node}", "n").replace("{order}", "1");
+        let target = target(path);
         let answer = api.call(method, &target, Value::Null).await;
         let text = answer.json.to_string();
         assert_ne!(answer.status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
         assert!(!text.contains("there is nothing at"), "{method} {path}: {text}");
     }
     for path in operations.iter().map(|(_, path, _)| path).collect::<BTreeSet<_>>() {
-        let target = path.replace("{id}", "a").replace("{key}", "k").replace("{node}", "n");
+        let target = target(path);
         for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
             if !operations.iter().any(|(known, at, _)| known == method && at == path) {
                 let answer = api.call(method, &target, Value::Null).await;
@@ -185,7 +207,18 @@ fn the_document_is_whole() {
         let pointer = reference.strip_prefix('#').unwrap();
         assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
     }
-    for schema in ["Channel", "Origin", "TicketPolicy", "Problem", "PurgeRequest", "MintedUrls", "LedgerReport"] {
+    for schema in [
+        "Channel",
+        "Origin",
+        "TicketPolicy",
+        "Problem",
+        "PurgeRequest",
+        "MintedUrls",
+        "Tenant",
+        "TurnCredential",
+        "PeerView",
+        "LedgerReport",
+    ] {
         assert!(found.contains(&format!("#/components/schemas/{schema}")), "{schema}");
         assert!(document["components"]["schemas"][schema]["description"].is_string(), "{schema}");
     }
@@ -218,7 +251,7 @@ async fn nothing_is_told_or_done_without_the_token() {
     let api = Api::new();
     api.call("POST", "/api/v1/channels", channel("a")).await;
     for (method, path, protected) in operations() {
-        let target = path.replace("{id}", "a").replace("{key}", "k").replace("{node}", "n");
+        let target = target(&path);
         for authorization in [None, Some("Bearer wrong"), Some("Bearer"), Some("Basic dG9rZW4="), Some("")] {
             let mut request = Request::builder().method(&*method).uri(&target);
             if let Some(value) = authorization {
@@ -235,7 +268,7 @@ async fn nothing_is_told_or_done_without_the_token() {
             }
         }
     }
-    assert!(api.store.channel("a").unwrap().is_some());
+    assert!(api.store.find::<Channel>("a").unwrap().is_some());
     let lower = Request::get("/api/v1/channels").header(header::AUTHORIZATION, format!("bearer {TOKEN}"));
     assert_eq!(api.send(lower.body(Body::empty()).unwrap()).await.status, StatusCode::OK);
 }
@@ -264,7 +297,8 @@ async fn a_channel_s_life() {
     let replaced = api.call_if("PUT", "/api/v1/channels/a", Some(&read.etag()), document.clone()).await;
     assert_eq!((replaced.status, &replaced.json["enabled"]), (StatusCode::OK, &json!(false)));
     assert_ne!(replaced.etag(), read.etag());
-    let secret = api.store.channel("a").unwrap().unwrap().channel.access.ticket.unwrap().keys[0].secret.clone();
+    let secret =
+        api.store.find::<Channel>("a").unwrap().unwrap().document.access.ticket.unwrap().keys[0].secret.clone();
     assert_eq!(secret, "the-first-secret-of-all");
     api.call_if("PUT", "/api/v1/channels/a", Some(&read.etag()), document.clone())
         .await
@@ -287,7 +321,7 @@ async fn a_channel_s_life() {
         (StatusCode::OK, &json!(true), &json!(7))
     );
     assert_eq!(patched.json["cache"]["playlist_ttl_ms"], 1000);
-    assert_eq!(api.store.channel("a").unwrap().unwrap().channel.access.ticket.unwrap().keys[0].secret, secret);
+    assert_eq!(api.store.find::<Channel>("a").unwrap().unwrap().document.access.ticket.unwrap().keys[0].secret, secret);
     api.call_if("PATCH", "/api/v1/channels/a", Some(&read.etag()), json!({})).await.is_problem(412, &[]);
     api.call("PATCH", "/api/v1/channels/a", json!({"id": "z"})).await.is_problem(422, &["\"id\""]);
     api.call("PATCH", "/api/v1/channels/a", json!({"cache": {"defautl_ttl_ms": 7}}))
@@ -365,7 +399,8 @@ async fn keys_rotate_and_minted_urls_follow() {
     let api = Api::new();
     api.call("POST", "/api/v1/channels", channel("a")).await;
     let mint = |body: Value| api.call("POST", "/api/v1/channels/a/mint", body);
-    let policy = || -> TicketPolicy { api.store.channel("a").unwrap().unwrap().channel.access.ticket.unwrap() };
+    let policy =
+        || -> TicketPolicy { api.store.find::<Channel>("a").unwrap().unwrap().document.access.ticket.unwrap() };
     let opens = |policy: &TicketPolicy, url: &str| {
         let (path, query) = url.split_once('?').unwrap();
         let now = crate::store::now_ms() / 1000;

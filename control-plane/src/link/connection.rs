@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shoal_link::frame;
 use shoal_link::ledger::Batch;
@@ -29,6 +29,8 @@ const WRITE_WAIT: Duration = Duration::from_secs(30);
 const LEDGER_QUEUE: usize = 256;
 /// Batches in one commit.
 const LEDGER_COMMIT: usize = 64;
+/// Observations taken in before other connections have their turn.
+const OBSERVED_AT_ONCE: usize = 1024;
 /// How long batches wait for a database that failed.
 const LEDGER_RETRY: Duration = Duration::from_secs(1);
 /// Longest text that a node tells of itself or of a failure; what is longer is cut.
@@ -119,6 +121,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
         result = record(app, &node, &live, batches, outgoing) => result,
         _ = joined.superseded => Err(End::Superseded),
     };
+    app.peers.disconnected(Instant::now(), connection);
     if let Some(live) = app.hub.leave(&node, connection) {
         let name = node.clone();
         // A failure is counted and logged, and costs only the time of the good-bye.
@@ -156,7 +159,13 @@ async fn receive(
                 let health = Health { at_ms: 0, connections, cache_bytes, busy_permille, draining };
                 app.hub.health(node, connection, health);
             }
-            DataMessage::Observed(_) => {}
+            DataMessage::Observed(observations) => {
+                for some in observations.chunks(OBSERVED_AT_ONCE) {
+                    app.peers.observe(Instant::now(), node, connection, some);
+                    // All that a large node has come at once.
+                    tokio::task::yield_now().await;
+                }
+            }
             DataMessage::Ledger(batch) => {
                 check_batch(&batch)?;
                 // Full: the database is behind, and the node waits too.

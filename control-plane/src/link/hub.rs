@@ -147,7 +147,7 @@ impl Hub {
         self.newest.send_if_modified(|newest| {
             let newer = published.snapshot.version > newest.snapshot.version || newest.frame.is_empty();
             if newer {
-                self.metrics.snapshot(published.snapshot.version, published.snapshot.channels.len());
+                self.metrics.snapshot(&published.snapshot);
                 *newest = Arc::new(published);
             }
             newer

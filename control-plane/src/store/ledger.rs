@@ -88,9 +88,9 @@ pub struct LedgerRow {
     pub hour: Option<u64>,
     /// Tenant.
     pub tenant: Option<String>,
-    /// Channel.
+    /// Channel; empty for what is relayed.
     pub channel: Option<String>,
-    /// Session; empty when unknown.
+    /// Session; empty when unknown. Of what is relayed, the TURN user.
     pub session: Option<String>,
     /// Kind.
     pub kind: Option<String>,

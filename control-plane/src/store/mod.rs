@@ -4,10 +4,12 @@
 //! stand behind the same functions and pass the same tests. They block: call them from a blocking task.
 
 mod channels;
+mod documents;
 mod error;
 mod ledger;
 mod migrate;
 mod nodes;
+mod tenants;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -19,7 +21,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
-pub use channels::{ChangeError, Stored};
+pub use documents::{ChangeError, Document, Stored, Taken};
 pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 pub use nodes::NodeRow;

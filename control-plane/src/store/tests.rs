@@ -3,11 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use shoal_link::Channel;
 use shoal_link::ledger::{Batch, Entry, Kind};
+use shoal_link::tenant::RelayPolicy;
+use shoal_link::{Channel, Tenant};
 
 use super::*;
-use crate::validate::ValidChannel;
+use crate::validate::Valid;
 
 /// A folder that goes away with the test.
 pub(crate) struct TempDir(PathBuf);
@@ -38,10 +39,10 @@ pub(crate) fn channel(id: &str, prefix: &str) -> Channel {
     serde_json::from_value(serde_json::json!({"id": id, "prefix": prefix, "origins": origins})).unwrap()
 }
 
-fn valid(id: &str, prefix: &str, hosts: &[&str]) -> ValidChannel {
+fn valid(id: &str, prefix: &str, hosts: &[&str]) -> Valid<Channel> {
     let mut channel = channel(id, prefix);
     channel.hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    ValidChannel::new(channel).unwrap()
+    Valid::new(channel).unwrap()
 }
 
 fn batch(boot: u64, sequence: u64, hour: u64, entries: Vec<Entry>) -> Batch {
@@ -74,18 +75,18 @@ fn total(store: &Store) -> (u64, u64) {
 fn channels_are_created_replaced_listed_and_deleted() {
     let dir = TempDir::new();
     let store = Store::open(dir.path()).unwrap();
-    let made = store.create_channel(&valid("b", "/b/", &[])).unwrap();
-    assert!(matches!(store.create_channel(&valid("b", "/c/", &[])), Err(ChangeError::Exists)));
-    store.create_channel(&valid("a", "/a/", &[])).unwrap();
-    let changed = store.replace_channel(&valid("b", "/bb/", &[]), Some(made.revision)).unwrap();
+    let made = store.create(&valid("b", "/b/", &[])).unwrap();
+    assert!(matches!(store.create(&valid("b", "/c/", &[])), Err(ChangeError::Exists)));
+    store.create(&valid("a", "/a/", &[])).unwrap();
+    let changed = store.replace(&valid("b", "/bb/", &[]), Some(made.revision)).unwrap();
     assert!(changed.revision > made.revision);
-    assert_eq!(store.channel("b").unwrap(), Some(changed.clone()));
-    let stale = store.replace_channel(&valid("b", "/b/", &[]), Some(made.revision));
+    assert_eq!(store.find::<Channel>("b").unwrap(), Some(changed.clone()));
+    let stale = store.replace(&valid("b", "/b/", &[]), Some(made.revision));
     assert!(matches!(stale, Err(ChangeError::Stale { current }) if current == changed.revision));
-    assert!(matches!(store.delete_channel("b", Some(made.revision)), Err(ChangeError::Stale { .. })));
+    assert!(matches!(store.delete::<Channel>("b", Some(made.revision)), Err(ChangeError::Stale { .. })));
 
     let ids = |after: &str, limit| -> Vec<String> {
-        store.channels(None, after, limit).unwrap().into_iter().map(|stored| stored.channel.id).collect()
+        store.channels(None, after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
     };
     assert_eq!(
         (ids("", 10), ids("a", 10), ids("", 1)),
@@ -93,35 +94,35 @@ fn channels_are_created_replaced_listed_and_deleted() {
     );
     assert!(store.channels(Some("other"), "", 10).unwrap().is_empty());
 
-    store.delete_channel("b", Some(changed.revision)).unwrap();
-    assert!(matches!(store.delete_channel("b", None), Err(ChangeError::Missing)));
-    assert!(matches!(store.replace_channel(&valid("b", "/b/", &[]), None), Err(ChangeError::Missing)));
-    assert_eq!(store.channel("b").unwrap(), None);
-    store.create_channel(&valid("c", "/bb/", &[])).unwrap();
+    store.delete::<Channel>("b", Some(changed.revision)).unwrap();
+    assert!(matches!(store.delete::<Channel>("b", None), Err(ChangeError::Missing)));
+    assert!(matches!(store.replace(&valid("b", "/b/", &[]), None), Err(ChangeError::Missing)));
+    assert_eq!(store.find::<Channel>("b").unwrap(), None);
+    store.create(&valid("c", "/bb/", &[])).unwrap();
 }
 
 #[test]
 fn two_channels_never_answer_to_the_same_urls() {
     let dir = TempDir::new();
     let store = Store::open(dir.path()).unwrap();
-    store.create_channel(&valid("any", "/p/", &[])).unwrap();
-    store.create_channel(&valid("named", "/p/", &["a.test", "b.test"])).unwrap();
+    store.create(&valid("any", "/p/", &[])).unwrap();
+    store.create(&valid("named", "/p/", &["a.test", "b.test"])).unwrap();
     let version = store.snapshot().unwrap().version;
     for (hosts, host) in [(&["c.test", "b.test"][..], "b.test"), (&[], "")] {
-        match store.create_channel(&valid("late", "/p/", hosts)) {
-            Err(ChangeError::Taken { host: taken, prefix, .. }) => {
+        match store.create(&valid("late", "/p/", hosts)) {
+            Err(ChangeError::Taken(Taken { host: taken, prefix, .. })) => {
                 assert_eq!((taken.as_str(), &*prefix), (host, "/p/"))
             }
             other => panic!("{other:?}"),
         }
     }
-    assert!(store.replace_channel(&valid("named", "/p/", &[]), None).is_err());
+    assert!(store.replace(&valid("named", "/p/", &[]), None).is_err());
     // What failed left nothing behind, not even a version.
     assert_eq!(store.snapshot().unwrap().version, version);
-    store.create_channel(&valid("late", "/p/", &["c.test"])).unwrap();
+    store.create(&valid("late", "/p/", &["c.test"])).unwrap();
     // A channel may keep what it has.
-    store.replace_channel(&valid("named", "/p/", &["b.test"]), None).unwrap();
-    store.create_channel(&valid("free", "/p/", &["a.test"])).unwrap();
+    store.replace(&valid("named", "/p/", &["b.test"]), None).unwrap();
+    store.create(&valid("free", "/p/", &["a.test"])).unwrap();
 }
 
 #[test]
@@ -135,9 +136,9 @@ fn a_url_leads_to_the_channel_that_the_edge_would_take() {
         ("named", "/p/", &["a.test", "b.test"]),
         ("alone", "/only/here/", &["c.test"]),
     ] {
-        store.create_channel(&valid(id, prefix, hosts)).unwrap();
+        store.create(&valid(id, prefix, hosts)).unwrap();
     }
-    let at = |host, path| store.channel_at(host, path).unwrap().map(|stored| stored.channel.id);
+    let at = |host, path| store.channel_at(host, path).unwrap().map(|stored| stored.document.id);
     for (host, path, id) in [
         (Some("x.test"), "/p/q/a", "inner"),
         (Some("x.test"), "/p/q", "outer"),
@@ -149,10 +150,61 @@ fn a_url_leads_to_the_channel_that_the_edge_would_take() {
     ] {
         assert_eq!(at(host, path).as_deref(), Some(id), "{host:?} {path}");
     }
-    store.delete_channel("root", None).unwrap();
+    store.delete::<Channel>("root", None).unwrap();
     assert_eq!(at(Some("x.test"), "/other"), None);
     assert_eq!(at(None, "no-slash"), None);
     assert_eq!(at(None, &"/a".repeat(100_000)), None);
+}
+
+#[test]
+fn tenants_are_kept_as_channels_are_and_make_versions() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    let tenant = |id: &str, allocations| {
+        let relay = RelayPolicy { allocations, ..RelayPolicy::default() };
+        Valid::new(Tenant { id: id.to_owned(), relay }).unwrap()
+    };
+    let channel = store.create(&valid("a", "/a/", &[])).unwrap();
+    // A tenant and a channel may have one id.
+    let made = store.create(&tenant("a", 1)).unwrap();
+    assert!(made.revision > channel.revision);
+    assert!(matches!(store.create(&tenant("a", 2)), Err(ChangeError::Exists)));
+    let changed = store.replace(&tenant("a", 2), Some(made.revision)).unwrap();
+    let stale = store.replace(&tenant("a", 3), Some(made.revision));
+    assert!(matches!(stale, Err(ChangeError::Stale { current }) if current == changed.revision));
+    store.create(&tenant("b", 0)).unwrap();
+    assert_eq!(store.find::<Tenant>("a").unwrap(), Some(changed));
+    let ids = |after: &str, limit| -> Vec<String> {
+        store.tenants(after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
+    };
+    assert_eq!((ids("", 1), ids("a", 9), ids("b", 9)), (vec!["a".into()], vec!["b".into()], vec![]));
+
+    let before = store.snapshot().unwrap();
+    assert_eq!((before.channels.len(), before.tenants.len()), (1, 2));
+    assert_eq!(before.tenants[0].relay.allocations, 2);
+    store.delete::<Tenant>("a", None).unwrap();
+    assert!(matches!(store.delete::<Tenant>("a", None), Err(ChangeError::Missing)));
+    drop(store);
+    let after = Store::open(dir.path()).unwrap().snapshot().unwrap();
+    assert!(after.version > before.version);
+    assert_eq!((after.channels.len(), after.tenants.len(), &*after.tenants[0].id), (1, 1, "b"));
+}
+
+#[test]
+fn a_database_of_the_first_release_is_brought_up_to_this_one() {
+    let dir = TempDir::new();
+    let old = Connection::open(dir.path().join(FILE_NAME)).unwrap();
+    old.execute_batch(include_str!("0001_initial.sql")).unwrap();
+    let document = serde_json::to_string(&channel("a", "/a/")).unwrap();
+    old.execute("INSERT INTO channels VALUES ('a', 'default', 7, 7, ?1)", [document]).unwrap();
+    old.execute("UPDATE settings SET value = 7", []).unwrap();
+    old.pragma_update(None, "user_version", 1).unwrap();
+    drop(old);
+    let store = Store::open(dir.path()).unwrap();
+    let snapshot = store.snapshot().unwrap();
+    assert_eq!((snapshot.version, &*snapshot.channels[0].id, snapshot.tenants.len()), (7, "a", 0));
+    let tenant = Tenant { id: "acme".to_owned(), relay: RelayPolicy::default() };
+    assert!(store.create(&Valid::new(tenant).unwrap()).unwrap().revision > 7);
 }
 
 #[test]
@@ -164,7 +216,7 @@ fn versions_only_grow_also_over_restarts() {
         assert_eq!(store.snapshot().unwrap().version, last);
         for change in 0..5 {
             let id = format!("c{round}-{change}");
-            let revision = store.create_channel(&valid(&id, &format!("/{id}/"), &[])).unwrap().revision;
+            let revision = store.create(&valid(&id, &format!("/{id}/"), &[])).unwrap().revision;
             assert!(revision > last);
             last = revision;
         }
@@ -229,6 +281,40 @@ fn sums_are_grouped_and_filtered() {
 }
 
 #[test]
+fn what_is_relayed_is_summed_by_tenant_and_user() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    let relayed =
+        |tenant: &str, user: &str, bytes| Entry { tenant: tenant.into(), ..entry("", user, Kind::Relay, bytes) };
+    let entries = vec![
+        relayed("acme", "alice", 100),
+        relayed("acme", "bob", 20),
+        relayed("other", "alice", 3),
+        entry("a", "alice", Kind::Client, 1000),
+    ];
+    let applied = store.apply_ledger("n", &[batch(1, 1, 100, entries.clone()), batch(1, 2, 101, entries)]).unwrap();
+    assert_eq!(applied.body_bytes, [2000, 0, 0, 246]);
+    let rows = |query: LedgerQuery| store.ledger(&query).unwrap();
+    let text = |text: &str| Some(text.to_owned());
+    let row = |tenant: &str, user: &str, body_bytes| LedgerRow {
+        tenant: text(tenant),
+        channel: text(""),
+        session: text(user),
+        requests: 2,
+        body_bytes,
+        wire_bytes: body_bytes + 200,
+        ..LedgerRow::default()
+    };
+    let group = vec![Group::Tenant, Group::Channel, Group::Session];
+    assert_eq!(
+        rows(LedgerQuery { group, kind: Some(Kind::Relay), ..all() }),
+        [row("acme", "alice", 200), row("acme", "bob", 40), row("other", "alice", 6)]
+    );
+    assert_eq!(rows(LedgerQuery { tenant: text("acme"), ..all() })[0].body_bytes, 240);
+    assert_eq!(rows(LedgerQuery { channel: text(""), session: text("alice"), ..all() })[0].body_bytes, 206);
+}
+
+#[test]
 fn nodes_are_remembered() {
     let dir = TempDir::new();
     let store = Store::open(dir.path()).unwrap();
@@ -246,7 +332,7 @@ fn nodes_are_remembered() {
 fn a_full_disk_changes_nothing_and_heals() {
     let dir = TempDir::new();
     let store = Store::open(dir.path()).unwrap();
-    store.create_channel(&valid("a", "/a/", &[])).unwrap();
+    store.create(&valid("a", "/a/", &[])).unwrap();
     store.fill_up();
     let entries = (0..2000).map(|n| entry("a", &format!("session-{n}"), Kind::Client, 1)).collect();
     let large = [batch(1, 1, 100, entries)];
@@ -290,7 +376,7 @@ fn the_database_is_for_this_user_only() {
     let dir = TempDir::new();
     let state = dir.path().join("new/state");
     let store = Store::open(&state).unwrap();
-    store.create_channel(&valid("a", "/a/", &[])).unwrap();
+    store.create(&valid("a", "/a/", &[])).unwrap();
     for entry in std::fs::read_dir(&state).unwrap() {
         let entry = entry.unwrap();
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", entry.path());

@@ -8,7 +8,7 @@ fn wrong(pointer: &str, value: Value) -> Vec<String> {
     let mut document = serde_json::to_value(channel("a", "/a/")).unwrap();
     let (parent, key) = pointer.rsplit_once('/').unwrap();
     document.pointer_mut(parent).unwrap()[key] = value;
-    match ValidChannel::new(serde_json::from_value(document).unwrap()) {
+    match Valid::<Channel>::new(serde_json::from_value(document).unwrap()) {
         Ok(_) => Vec::new(),
         Err(errors) => errors.into_iter().map(|error| error.field).collect(),
     }
@@ -166,7 +166,7 @@ fn every_wrong_field_is_told_at_once() {
     let mut bad = channel("A", "a");
     bad.tenant.clear();
     bad.origins.push(bad.origins[0].clone());
-    let fields: Vec<String> = ValidChannel::new(bad).unwrap_err().into_iter().map(|error| error.field).collect();
+    let fields: Vec<String> = Valid::<Channel>::new(bad).unwrap_err().into_iter().map(|error| error.field).collect();
     assert_eq!(fields, ["id", "tenant", "prefix", "origins[1].id"]);
 }
 
@@ -183,7 +183,7 @@ fn a_secret_is_never_repeated() {
     let mut bad = channel("a", "/a/");
     let ticket = json!({"keys": [{"id": "a", "secret": "tiny-secret"}, {"id": "a", "secret": "another-long-secret"}]});
     bad.access.ticket = Some(serde_json::from_value(ticket).unwrap());
-    let errors = ValidChannel::new(bad).unwrap_err();
+    let errors = Valid::<Channel>::new(bad).unwrap_err();
     assert!(!errors.is_empty());
     let text = serde_json::to_string(&errors).unwrap();
     assert!(!text.contains("tiny-secret") && !text.contains("another-long-secret"), "{text}");

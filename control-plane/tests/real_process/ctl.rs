@@ -12,22 +12,22 @@ use shoal_link::{ControlMessage, DataMessage};
 
 use crate::support::{self, Control, Dir, Node, batch, until};
 
-struct Ctl {
+pub(crate) struct Ctl {
     api: String,
     token_file: std::path::PathBuf,
 }
 
 impl Ctl {
-    fn new(dir: &Dir, control: &Control) -> Self {
+    pub(crate) fn new(dir: &Dir, control: &Control) -> Self {
         Self { api: format!("http://{}", control.api), token_file: dir.path().join("state/token") }
     }
 
     /// Exit code, standard output, standard error.
-    fn run(&self, arguments: &[&str]) -> (i32, String, String) {
+    pub(crate) fn run(&self, arguments: &[&str]) -> (i32, String, String) {
         self.run_with(arguments, "")
     }
 
-    fn run_with(&self, arguments: &[&str], input: &str) -> (i32, String, String) {
+    pub(crate) fn run_with(&self, arguments: &[&str], input: &str) -> (i32, String, String) {
         let mut child = Command::new(env!("CARGO_BIN_EXE_shoalctl"))
             .args(arguments)
             .env("SHOAL_API", &self.api)
@@ -49,13 +49,13 @@ impl Ctl {
     }
 
     /// What it prints; it must succeed.
-    fn good(&self, arguments: &[&str]) -> String {
+    pub(crate) fn good(&self, arguments: &[&str]) -> String {
         let (code, out, err) = self.run(arguments);
         assert_eq!((code, &*err), (0, ""), "{arguments:?}");
         out
     }
 
-    fn json(&self, arguments: &[&str]) -> Value {
+    pub(crate) fn json(&self, arguments: &[&str]) -> Value {
         serde_json::from_str(&self.good(&[arguments, &["--json"]].concat())).unwrap()
     }
 }

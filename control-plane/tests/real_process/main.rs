@@ -5,5 +5,7 @@
 mod ctl;
 mod ledger;
 mod link;
+mod peers;
 mod process;
 mod support;
+mod tenants;

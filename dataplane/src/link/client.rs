@@ -25,6 +25,8 @@ use crate::telemetry::node::NodeStats;
 
 /// Between two health reports.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
+/// Between two looks at what was seen of peers.
+const OBSERVED_INTERVAL: Duration = Duration::from_millis(500);
 /// To connect, and for the control plane's hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 /// For the acknowledgement of the oldest batch sent; a control plane that takes longer is dialled anew.
@@ -49,6 +51,12 @@ pub trait Plane: Send + Sync + 'static {
 
     /// How this node is.
     fn health(&self) -> DataMessage;
+
+    /// A control plane has answered: it knows nothing of this node's peers.
+    fn connected(&self);
+
+    /// What was seen of peers, if there is anything new.
+    fn observed(&self) -> Option<DataMessage>;
 
     /// Puts a snapshot in force, or says which field of it cannot be.
     fn apply(self: Arc<Self>, snapshot: Snapshot) -> impl Future<Output = Result<(), String>> + Send;
@@ -171,12 +179,15 @@ impl<P: Plane> Client<P> {
         self.stats.add(Node::LinkSucceeded, 1);
         self.stats.set(Node::LinkConnected, 1);
         tracing::info!(%endpoint, "connected to the control plane");
+        self.plane.connected();
         self.converse(&mut stream, session).await
     }
 
     async fn converse(&self, stream: &mut UnixStream, mut session: Session) -> Result<(), LinkError> {
         let mut health = tokio::time::interval(HEALTH_INTERVAL);
         health.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut observing = tokio::time::interval(OBSERVED_INTERVAL);
+        observing.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut commands: JoinSet<(u64, Result<Reply, String>)> = JoinSet::new();
         let (mut reader, mut writer) = stream.split();
         loop {
@@ -184,6 +195,11 @@ impl<P: Plane> Client<P> {
                 self.handle(message, &mut session, &mut commands).await?;
             }
             self.queue_usage(&mut session)?;
+            while session.output.len() < OUTPUT_ENOUGH
+                && let Some(observed) = self.plane.observed()
+            {
+                session.queue(&observed)?;
+            }
             let ack_deadline = session.in_flight.first().map_or_else(far, |sent| sent.at + ACK_TIMEOUT);
             tokio::select! {
                 read = reader.read_buf(&mut session.input) => if read? == 0 { return Ok(()) },
@@ -195,6 +211,7 @@ impl<P: Plane> Client<P> {
                     // A panic has ended the process by now; nothing cancels single commands.
                     Err(error) => tracing::error!(%error, "a command was not finished"),
                 },
+                _ = observing.tick() => {}
                 _ = health.tick() => session.queue(&self.plane.health())?,
                 () = self.spool.filled.notified() => {}
                 () = tokio::time::sleep_until(ack_deadline) => return Err(LinkError::NoAck),

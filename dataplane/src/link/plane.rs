@@ -201,6 +201,19 @@ impl Plane for NodePlane {
         }
     }
 
+    fn connected(&self) {
+        self.shared.observed.clear();
+        for shard in &self.shards {
+            // One that has ended has no peers.
+            shard(ShardCommand::ObserveAgain);
+        }
+    }
+
+    fn observed(&self) -> Option<DataMessage> {
+        let seen = self.shared.observed.take();
+        (!seen.is_empty()).then_some(DataMessage::Observed(seen))
+    }
+
     async fn apply(self: Arc<Self>, snapshot: Snapshot) -> Result<(), String> {
         let (version, channels) = (snapshot.version, snapshot.channels.len());
         let plane = self.clone();

@@ -74,6 +74,11 @@ impl Access {
         })
     }
 
+    /// Whether clients of this address may come at all.
+    pub fn allows_address(&self, client: IpAddr) -> bool {
+        self.address.allows(client)
+    }
+
     /// Whether a request keeps to all lists.
     ///
     /// # Errors

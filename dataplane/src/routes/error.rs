@@ -1,11 +1,13 @@
 //! Why a snapshot cannot be served.
 
-/// A field of a channel that cannot be served.
+/// A field of a channel or tenant that cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("channel `{channel}`: {field} `{value}`: {remedy}")]
+#[error("{kind} `{id}`: {field} `{value}`: {remedy}")]
 pub struct RoutesError {
-    /// Id of the channel, as given.
-    pub channel: String,
+    /// `channel` or `tenant`.
+    pub kind: &'static str,
+    /// Its id, as given.
+    pub id: String,
     /// The field, such as `origins[1].url`.
     pub field: String,
     /// Its value; empty where that would give a secret away.
@@ -16,7 +18,11 @@ pub struct RoutesError {
 
 impl RoutesError {
     pub(super) fn new(channel: &str, field: impl Into<String>, value: &str, remedy: impl Into<String>) -> Self {
-        Self { channel: channel.to_owned(), field: field.into(), value: value.to_owned(), remedy: remedy.into() }
+        FieldError::new(field, value, remedy).of(channel)
+    }
+
+    pub(super) fn tenant(tenant: &str, field: impl Into<String>, value: &str, remedy: impl Into<String>) -> Self {
+        Self { kind: "tenant", ..Self::new(tenant, field, value, remedy) }
     }
 }
 
@@ -34,6 +40,12 @@ impl FieldError {
     }
 
     pub(super) fn of(self, channel: &str) -> RoutesError {
-        RoutesError { channel: channel.to_owned(), field: self.field, value: self.value, remedy: self.remedy }
+        RoutesError {
+            kind: "channel",
+            id: channel.to_owned(),
+            field: self.field,
+            value: self.value,
+            remedy: self.remedy,
+        }
     }
 }

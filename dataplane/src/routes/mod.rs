@@ -16,6 +16,7 @@ mod parents;
 mod pick;
 mod published;
 mod router;
+mod tenants;
 #[cfg(test)]
 mod tests;
 
@@ -39,6 +40,7 @@ pub use origin::{HttpTarget, OriginState, OriginTarget};
 pub use parents::{ParentFetch, ParentSettings, Parents};
 pub use pick::Pick;
 pub use published::Published;
+pub use tenants::{RelayTenants, TenantRules};
 
 /// All channels of a snapshot.
 #[derive(Debug, Default)]
@@ -46,6 +48,7 @@ pub struct Routes {
     version: u64,
     by_id: HashMap<Arc<str>, Arc<Channel>>,
     router: Router<Arc<Channel>>,
+    tenants: Arc<RelayTenants>,
 }
 
 /// Where a request belongs.
@@ -66,7 +69,8 @@ impl Routes {
     /// # Errors
     /// The first field that cannot be served, in which channel, its value and the remedy.
     pub fn compile(snapshot: &Snapshot, previous: Option<&Routes>) -> Result<Routes, RoutesError> {
-        let mut routes = Routes { version: snapshot.version, ..Routes::default() };
+        let tenants = RelayTenants::compile(&snapshot.tenants, previous.map(Routes::tenants))?;
+        let mut routes = Routes { version: snapshot.version, tenants: Arc::new(tenants), ..Routes::default() };
         let mut common = Common::default();
         for raw in &snapshot.channels {
             let before = previous.and_then(|routes| routes.by_id.get(raw.id.as_str()));
@@ -110,6 +114,11 @@ impl Routes {
     /// Every channel, in no particular order.
     pub fn channels(&self) -> impl ExactSizeIterator<Item = &Arc<Channel>> {
         self.by_id.values()
+    }
+
+    /// Whose users may have traffic relayed.
+    pub fn tenants(&self) -> &Arc<RelayTenants> {
+        &self.tenants
     }
 
     /// Version of the snapshot.

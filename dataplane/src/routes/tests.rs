@@ -126,7 +126,8 @@ fn health_is_carried_over_with_channel_id_and_url() {
     let again = |change: fn(&mut shoal_link::Channel)| {
         let mut channel = before.clone();
         change(&mut channel);
-        up(&Routes::compile(&Snapshot { version: 8, channels: vec![channel], ..Snapshot::default() }, Some(&first)).unwrap())
+        up(&Routes::compile(&Snapshot { version: 8, channels: vec![channel], ..Snapshot::default() }, Some(&first))
+            .unwrap())
     };
     assert_eq!(again(|_| {}), [false, false]);
     assert_eq!(again(|channel| channel.origins[0].weight = 9), [false, false]);
@@ -166,7 +167,7 @@ fn a_bad_snapshot_is_refused_by_channel_field_value_and_remedy() {
         change(&mut bad);
         let id = bad.id.clone();
         let error = compile(vec![channel("good", "/good/"), bad]).unwrap_err();
-        assert_eq!((&*error.channel, &*error.field, &*error.value), (&*id, *field, *value));
+        assert_eq!((&*error.id, &*error.field, &*error.value), (&*id, *field, *value));
         assert!(error.to_string().contains(field) && error.remedy.len() > 10, "{error}");
     }
     let error = compile(vec![channel("a", "/a/"), channel("a", "/b/")]).unwrap_err();
@@ -192,7 +193,10 @@ fn published_replaces_all_at_once() {
     let writing = std::thread::spawn(move || {
         for version in 1..=200 {
             let channels = (0..version % 7).map(|n| channel(&format!("c{n}"), &format!("/{n}/"))).collect();
-            writer.publish(Routes::compile(&Snapshot { version, channels, ..Snapshot::default() }, Some(&writer.current())).unwrap());
+            writer.publish(
+                Routes::compile(&Snapshot { version, channels, ..Snapshot::default() }, Some(&writer.current()))
+                    .unwrap(),
+            );
         }
     });
     let mut seen = 0;

@@ -1,5 +1,10 @@
 //! From [`Config`] to [`Settings`]: one function per section, every problem collected.
 
+mod partner;
+mod turn;
+
+pub(crate) use turn::ports_of_shard;
+
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -58,12 +63,13 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let disk = disk(&config.disk, shards.cpus.len() as u64, &mut problems);
     let upstream = upstream(&config.upstream, &mut problems);
     let udp = udp(&config.udp, &mut problems);
+    let turn = turn::settings(&config.turn, &udp, shards.cpus.len(), &mut problems);
     let admin = admin(&config.admin, &http, &tls, &mut problems);
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {
         Some(admin) if problems.0.is_empty() => {
-            Ok(Settings { node, shards, http, tls, cache, disk, upstream, udp, admin, link, log })
+            Ok(Settings { node, shards, http, tls, cache, disk, upstream, udp, turn, admin, link, log })
         }
         _ => Err(ConfigError { problems: problems.0 }),
     }
@@ -406,6 +412,7 @@ fn udp(raw: &config::Udp, problems: &mut Problems) -> UdpSettings {
         bindings_per_address: raw.bindings_per_address,
         receive_buffers: buffers,
         socket_bytes: problems.within("udp.socket_bytes", raw.socket_bytes, 64 << 10, 1 << 30, "bytes"),
+        partner: partner::settings(raw, problems),
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) fn carry_out(ctx: &Rc<Context>, command: ShardCommand) {
             let ctx = Rc::clone(ctx);
             glommio::spawn_local(async move { inspect::answer(&ctx, question).await }).detach();
         }
+        // The shard's UDP half has them, and was asked before.
+        ShardCommand::ObserveAgain => {}
         ShardCommand::Drain => ctx.draining.set(true),
     }
 }

@@ -23,14 +23,17 @@ use shoal_sys::doorbell::Doorbell;
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
+use crate::counts::Counts;
 use crate::http::addresses::AddressCounts;
 use crate::ledger::LedgerSink;
+use crate::link::Observed;
 use crate::link::prefetch::Meter;
 use crate::routes::{Parents, Published};
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
 use crate::telemetry::stats::ShardStats;
 use crate::tls::Tls;
+use crate::udp::{PostOffice, TurnNode, UdpNode};
 
 /// Threads of a shard for what would block it: names to resolve, files of local origins.
 const BLOCKING_THREADS: usize = 4;
@@ -55,6 +58,8 @@ pub struct Shared {
     pub ledger: LedgerSink,
     /// Where access log records go, if anybody wants them.
     pub access_log: Option<AccessLogSink>,
+    /// What is seen of peers, for the control plane.
+    pub observed: Observed,
     /// True from SIGTERM or a drain command on.
     pub drain: AtomicBool,
 }
@@ -109,6 +114,8 @@ pub enum ShardCommand {
     },
     /// Say something about its part of the cache.
     Inspect(inspect::ShardQuestion),
+    /// Tell of all registered peers once more.
+    ObserveAgain,
     /// Stop accepting, finish what runs, flush the ledger, end.
     Drain,
 }
@@ -240,7 +247,28 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
             run::random_seed()
         }),
     };
+    let turn = &shared.settings.turn;
+    let relays = turn.iter().flat_map(|turn| {
+        let v4 = turn.ipv4.map(|ip| [ip.bind.into(), ip.public.into()]);
+        let v6 = turn.ipv6.map(|ip| [ip.bind.into(), ip.public.into()]);
+        v4.into_iter().chain(v6).flatten()
+    });
+    let nonce_secret = run::random_bytes().map_err(|source| ShardError::Kernel {
+        shard: 0,
+        what: "it gives no random numbers",
+        source,
+    })?;
+    let udp = UdpNode {
+        seed,
+        post: Arc::new(PostOffice::new(listeners.len())),
+        turn: TurnNode {
+            counts: Arc::new(Counts::new(seed)),
+            nonce_secret,
+            own_addresses: shared.settings.udp.addresses.iter().copied().chain(relays).collect(),
+        },
+    };
     let node = Arc::new(run::Node {
+        udp,
         fabric: Arc::new(mesh::Fabric::new(listeners.len())),
         addresses: Arc::new(AddressCounts::new(seed)),
         parents: Arc::new(Parents::new(&shared.settings.upstream.parents)),

@@ -18,19 +18,20 @@ use shoal_sys::ring::{Ring, RingConfig};
 
 use super::driver::{self, Sources};
 use super::mesh::{Fabric, Mesh};
-use super::{Inbox, Listener, ShardError, ShardListeners, Shared, checks, commands, listener};
+use super::{Inbox, Listener, ShardCommand, ShardError, ShardListeners, Shared, checks, commands, listener};
 use crate::clock::Clock;
 use crate::disk::{Disk, DiskParts};
 use crate::http::addresses::AddressCounts;
 use crate::http::context::{Context, ContextParts};
 use crate::ledger::{FLUSH_INTERVAL, Recorder};
+use crate::link::Observed;
 use crate::routes::Parents;
 use crate::slices::Slices;
 use crate::slices::client::{Answer, Question};
 use crate::slices::store::{Store, StoreParts};
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
-use crate::udp::Udp;
+use crate::udp::{Udp, UdpNode, UdpParts};
 use crate::upstream::{UpstreamLimits, Upstreams};
 
 /// Time between two looks at deadlines, memory and figures.
@@ -46,6 +47,8 @@ pub(super) struct Node {
     pub parents: Arc<Parents>,
     /// Open connections of all shards.
     pub connections: Arc<AtomicUsize>,
+    /// What is shared for UDP.
+    pub udp: UdpNode,
     /// How many shards there are.
     pub shards: usize,
     /// For hashes that viewers must not be able to steer.
@@ -60,6 +63,15 @@ pub(super) struct Node {
 pub(super) fn random_seed() -> u64 {
     // The standard library seeds its hash maps from the kernel's generator.
     RandomState::new().hash_one(std::process::id())
+}
+
+/// Bytes that nobody outside can know.
+pub(super) fn random_bytes() -> std::io::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    for part in bytes.as_chunks_mut().0 {
+        *part = crate::link::random_u64()?.to_ne_bytes();
+    }
+    Ok(bytes)
 }
 
 /// Sets the shard up, and serves until it has drained.
@@ -145,7 +157,28 @@ pub(super) async fn run(
     }));
     // A second bell for one shard cannot be: each inbox is given to one.
     let _ = inbox.bell.set(bell.clone());
-    let work = Work { ctx: Rc::clone(&ctx), mesh, inbox: Arc::clone(inbox) };
+    let udp = match listeners.udp.is_empty() {
+        true => None,
+        false => {
+            node.udp.post.open(shard, bell.clone());
+            let parts = UdpParts {
+                shard,
+                settings,
+                node: &node.udp,
+                listeners: listeners.udp,
+                ring: &ring,
+                clock: node.clock.clone(),
+                stats: Arc::clone(&stats),
+                routes: node.shared.published.current(),
+                seed: random_bytes().map_err(kernel("it gives no random numbers"))?,
+            };
+            let udp =
+                Udp::start(parts).map_err(kernel("cannot set up UDP (udp.receive_buffers, udp.partner_listen)"))?;
+            glommio::spawn_local(Rc::clone(&udp).serve()).detach();
+            Some(udp)
+        }
+    };
+    let work = Work { ctx: Rc::clone(&ctx), mesh, inbox: Arc::clone(inbox), udp: udp.clone() };
     let driver =
         glommio::spawn_local(driver::drive(ring.clone(), bell, waiter, work, settings.shards.reactor_interval));
     let mut accepting = Vec::new();
@@ -155,15 +188,6 @@ pub(super) async fn run(
         let tls = node.shared.tls.server.clone().filter(|_| tls);
         accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket), tls)));
     }
-    let udp = match listeners.udp.is_empty() {
-        true => None,
-        false => {
-            let udp = Udp::start(&settings.udp, listeners.udp, &ring, Arc::clone(&stats))
-                .map_err(kernel("cannot set up its buffers for UDP (udp.receive_buffers)"))?;
-            glommio::spawn_local(Rc::clone(&udp).serve()).detach();
-            Some(udp)
-        }
-    };
     if shard == 0 {
         glommio::spawn_local(checks::check_origins(
             Rc::clone(&ctx),
@@ -175,7 +199,7 @@ pub(super) async fn run(
         .detach();
     }
     let driver = driver.detach();
-    let served = housekeep(&ctx, &ring, &stats, udp.as_deref(), accepting);
+    let served = housekeep(&ctx, &ring, &stats, udp.as_deref(), &node.shared.observed, accepting);
     // The driver ends only when its ring fails, and nothing works without it.
     let failed = std::pin::pin!(driver);
     match first_of(served, failed).await {
@@ -195,20 +219,26 @@ struct Work {
     ctx: Rc<Context>,
     mesh: Rc<Mesh<Question, Answer>>,
     inbox: Arc<Inbox>,
+    udp: Option<Rc<Udp>>,
 }
 
 impl Sources for Work {
     fn receive(&self) -> usize {
         let mut taken = self.mesh.receive(|from, id, question| self.ctx.slices.handle(from, id, question));
+        taken += self.udp.as_ref().map_or(0, |udp| udp.receive());
         while let Some(command) = self.inbox.commands.pop() {
-            commands::carry_out(&self.ctx, command);
+            match command {
+                ShardCommand::ObserveAgain => self.udp.iter().for_each(|udp| udp.observe_again()),
+                command => commands::carry_out(&self.ctx, command),
+            }
             taken += 1;
         }
         taken
     }
 
     fn is_idle(&self) -> bool {
-        self.mesh.is_idle() && self.inbox.commands.is_empty()
+        let udp = self.udp.as_ref().is_none_or(|udp| udp.is_idle());
+        udp && self.mesh.is_idle() && self.inbox.commands.is_empty()
     }
 }
 
@@ -218,6 +248,7 @@ async fn housekeep(
     ring: &Ring,
     stats: &ShardStats,
     udp: Option<&Udp>,
+    observed: &Observed,
     accepting: Vec<glommio::Task<()>>,
 ) {
     let mut accepting = Some(accepting);
@@ -232,8 +263,13 @@ async fn housekeep(
         ctx.popular.tick(ctx.clock.now_ms());
         meter.read(stats);
         figures(ctx, ring, stats);
-        udp.inspect(|udp| udp.figures());
+        if let Some(udp) = udp {
+            let lost = observed.push(udp.tick(&ctx.routes()));
+            stats.add(Counter::ObservationsUnsent, lost);
+            udp.figures();
+        }
         if flushed.elapsed() >= FLUSH_INTERVAL {
+            udp.inspect(|udp| udp.record(&mut ctx.ledger.borrow_mut()));
             // A full queue keeps it here, for the next time.
             let _queued = ctx.ledger.borrow_mut().flush(SystemTime::now());
             flushed = Instant::now();
@@ -260,6 +296,7 @@ async fn housekeep(
         }
         ring.sleep(TICK).await;
     }
+    udp.inspect(|udp| udp.record(&mut ctx.ledger.borrow_mut()));
     // What the last transfers used must reach the spool; it is read until all shards have ended.
     while !ctx.ledger.borrow_mut().flush(SystemTime::now()) {
         sleep(Duration::from_millis(10)).await;

@@ -99,6 +99,9 @@ impl Scrape {
         stats.each_request(|labels, count| self.add(Family::Requests, shard, &labels, count));
         stats.each_refusal(|reason, count| self.add(Family::Refusals, shard, &[reason], count));
         stats.each_udp_drop(|reason, count| self.add(Family::UdpDrops, shard, &[reason], count));
+        stats.each_turn_error(|code, count| self.add(Family::TurnRequests, shard, &[code], count));
+        stats.each_turn_refusal(|reason, count| self.add(Family::TurnRefusals, shard, &[reason], count));
+        stats.each_punch_refusal(|reason, count| self.add(Family::PunchRefusals, shard, &[reason], count));
         stats.each_origin(|channel, origin, stats| {
             self.add(Family::UpstreamAttempts, shard, &[channel, origin], stats.attempts());
             self.add(Family::UpstreamBytes, shard, &[channel, origin], stats.bytes());

@@ -187,6 +187,26 @@ families! {
         "Datagrams that the kernel dropped because a socket's queue was full.";
     StunAnswers: Counter Count "shoal_stun_answers_total" ["dialect", "result"]
         "Binding requests answered, by dialect (RFC 8489 or classic, RFC 3489).";
+    TurnAllocations: Gauge Count "shoal_turn_allocations" ["shard"]
+        "Relay allocations at present (RFC 8656).";
+    TurnAllocated: Counter Count "shoal_turn_allocations_total" []
+        "Relay allocations made.";
+    TurnRequests: Counter Count "shoal_turn_requests_total" ["result"]
+        "TURN requests answered: granted, or by the error code of the answer.";
+    TurnRefusals: Counter Count "shoal_turn_refusals_total" ["reason"]
+        "TURN requests without good credentials, by what was wrong. Each client's first one is among them.";
+    TurnQueue: Gauge Bytes "shoal_turn_receive_queue_bytes" ["shard"]
+        "Memory of datagrams that wait in the shard's relay sockets, as of the last look at all of them.";
+    PunchRegistrations: Gauge Count "shoal_punch_registrations" ["shard"]
+        "Peers registered at present, to be introduced to one another.";
+    PunchRegistered: Counter Count "shoal_punch_registrations_total" []
+        "Registrations made.";
+    PunchIntroductions: Counter Count "shoal_punch_introductions_total" ["result"]
+        "Introductions: made, and of those over whether the peer that was asked for had answered.";
+    PunchRefusals: Counter Count "shoal_punch_refusals_total" ["reason"]
+        "Registrations and introductions refused. Each peer's first request is among them.";
+    ObservationsLost: Counter Count "shoal_punch_observations_lost_total" ["where"]
+        "Changes of registrations that the control plane was not told of, because it was away or behind.";
     ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
         "CPU time of the shard's thread.";
     ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
@@ -334,10 +354,19 @@ series! {
         StunRefused: StunAnswers ["stun", "error"] "It was answered by an error.";
         ClassicAnswered: StunAnswers ["classic", "success"] "A classic Binding request was answered.";
         ClassicRefused: StunAnswers ["classic", "error"] "It was answered by an error.";
+        TurnAllocated: TurnAllocated [] "A relay allocation was made.";
+        TurnGranted: TurnRequests ["granted"] "A TURN request was granted.";
+        PunchRegistered: PunchRegistered [] "A peer was registered.";
+        PunchIntroductions: PunchIntroductions ["made"] "Two peers were introduced.";
+        PunchAnswered: PunchIntroductions ["answered"] "The second of them has answered.";
+        PunchUnanswered: PunchIntroductions ["unanswered"] "It has not.";
+        ObservationsLost: ObservationsLost ["shard"] "Too many had ended that nobody had been told of.";
+        ObservationsUnsent: ObservationsLost ["link"] "Too many waited for the control plane.";
         ShardCpu: ShardCpu [] "CPU time of the shard's thread, microseconds.";
         HandoverLookup: Handovers ["lookup"] "A request's question to the owner of its object.";
         HandoverReply: Handovers ["reply"] "The owner's answer.";
         HandoverProgress: Handovers ["progress"] "A question for a block, or for more of one in flight.";
+        HandoverDatagram: Handovers ["datagram"] "A client's datagram, to the shard that has what it is about.";
         LaneFull: LaneFull [] "A lane to another shard was full.";
         RingSubmitted: RingSubmitted [] "Entries submitted.";
         RingCompleted: RingCompleted [] "Completions taken.";
@@ -366,6 +395,9 @@ series! {
         Flights: Flights [] "Fetches under way.";
         UdpQueue: UdpQueue [] "Memory of what waits.";
         UdpQueueMax: UdpQueueMax [] "Bound of the fullest queue.";
+        TurnAllocations: TurnAllocations [] "Relay allocations.";
+        TurnQueue: TurnQueue [] "Memory of what waits for relays.";
+        PunchRegistrations: PunchRegistrations [] "Peers registered.";
         RingInFlight: RingInFlight [] "Entries not completed.";
         RingBuffersTaken: RingBuffersTaken [] "Receive buffers not with the kernel.";
         BusyPermille: ShardBusy [] "Thousandths of the last second on the CPU.";

@@ -96,6 +96,9 @@ pub struct ShardStats {
     requests: [[AtomicU64; CacheResult::COUNT]; STATUS_ROWS],
     refusals: Reasons,
     udp_drops: Reasons,
+    turn_errors: Reasons,
+    turn_refusals: Reasons,
+    punch_refusals: Reasons,
     pub(crate) request_time: [Histogram; LATENCY_LABELS.len()],
     pub(crate) first_byte_time: [Histogram; LATENCY_LABELS.len()],
     ticks: AtomicU64,
@@ -126,14 +129,25 @@ impl Default for Reasons {
 
 impl Reasons {
     fn add(&self, reason: &'static str, n: u64) {
+        bump(self.of(reason), n);
+    }
+
+    /// Sets a count to a total that is kept elsewhere.
+    fn set_total(&self, reason: &'static str, total: u64) {
+        if total > 0 {
+            self.of(reason).store(total, Relaxed);
+        }
+    }
+
+    fn of(&self, reason: &'static str) -> &AtomicU64 {
         let start = (reason.as_ptr() as usize >> 3).wrapping_add(reason.len());
         for probe in 0..MAX_REASONS {
             let Some(slot) = self.counts.get(start.wrapping_add(probe) % MAX_REASONS) else { continue };
             if *slot.reason.get_or_init(|| reason) == reason {
-                return bump(&slot.count, n);
+                return &slot.count;
             }
         }
-        bump(&self.unnamed, n);
+        &self.unnamed
     }
 
     /// Each reason seen so far. The same text may come twice, when the linker kept two copies of it.
@@ -158,6 +172,9 @@ impl Default for ShardStats {
             requests: [const { [const { AtomicU64::new(0) }; CacheResult::COUNT] }; STATUS_ROWS],
             refusals: Reasons::default(),
             udp_drops: Reasons::default(),
+            turn_errors: Reasons::default(),
+            turn_refusals: Reasons::default(),
+            punch_refusals: Reasons::default(),
             request_time: Default::default(),
             first_byte_time: Default::default(),
             ticks: AtomicU64::new(0),
@@ -190,6 +207,21 @@ impl ShardStats {
     /// Counts datagrams that were dropped, by a label as for refusals.
     pub fn udp_drop(&self, reason: &'static str, datagrams: u64) {
         self.udp_drops.add(reason, datagrams);
+    }
+
+    /// Error responses to TURN requests in all, by their code.
+    pub fn turn_errors(&self, code: &'static str, total: u64) {
+        self.turn_errors.set_total(code, total);
+    }
+
+    /// TURN requests without good credentials in all, by a label as for refusals.
+    pub fn turn_refusals(&self, reason: &'static str, total: u64) {
+        self.turn_refusals.set_total(reason, total);
+    }
+
+    /// Refusals of punching in all, by a label as for refusals.
+    pub fn punch_refusals(&self, reason: &'static str, total: u64) {
+        self.punch_refusals.set_total(reason, total);
     }
 
     /// Adds to a counter.
@@ -269,6 +301,21 @@ impl ShardStats {
     /// Each reason for which datagrams were dropped so far.
     pub(crate) fn each_udp_drop(&self, each: impl FnMut(&'static str, u64)) {
         self.udp_drops.each(each);
+    }
+
+    /// Each error code of TURN responses so far.
+    pub(crate) fn each_turn_error(&self, each: impl FnMut(&'static str, u64)) {
+        self.turn_errors.each(each);
+    }
+
+    /// Each reason for which a TURN request was nobody's so far.
+    pub(crate) fn each_turn_refusal(&self, each: impl FnMut(&'static str, u64)) {
+        self.turn_refusals.each(each);
+    }
+
+    /// Each reason for which punching was refused so far.
+    pub(crate) fn each_punch_refusal(&self, each: impl FnMut(&'static str, u64)) {
+        self.punch_refusals.each(each);
     }
 
     /// Each (channel, origin) known.

@@ -1,108 +1,193 @@
 //! What a shard serves over UDP.
 //!
 //! ```text
-//!   sockets ─trains─▶ ring ─batch─▶ handle ─▶ protocol/stun ─▶ replies ─trains─▶ sockets
+//!   sockets ─trains─▶ ring ─batch─▶ handle ─▶ protocol/stun ─▶ outbox ─trains─▶ sockets
+//!                                      └─ what is another shard's: post ─▶ its handle
 //! ```
 //!
 //! Each shard has a socket of its own for each address and port (SO_REUSEPORT), and the kernel gives a client's datagrams to one
-//! of them by its address and port. One task takes what has arrived in batches, answers into one buffer, and hands all
-//! answers of a batch to the kernel by one system call for each socket. Nothing waits: what the kernel has no room for is
-//! dropped, newest first, and counted.
+//! of them by its address and port; and it has a socket for each relay. One task takes what has arrived in batches, writes answers
+//! and headers into one buffer, and hands all that leaves to the kernel, by one system call for each socket. Nothing waits: what
+//! the kernel has no room for is dropped, newest first, and counted.
 
+mod discovery;
+mod outbox;
+mod partner;
+mod post;
+mod punch;
+mod quota;
 mod rates;
 #[cfg(test)]
 mod tests;
+mod turn;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
-use std::ops::Range;
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Instant;
 
-use shoal_stun::discovery::{self, Answer, Endpoints, MAX_GROWTH, Other};
-use shoal_stun::message::MAGIC_COOKIE;
+use shoal_link::observation::Observation;
+use shoal_stun::discovery::Endpoints;
+use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
-use shoal_sys::udp::{self, SendBatch, Sent};
+use shoal_sys::udp::{self, Sent};
 
-use crate::settings::UdpSettings;
+use crate::clock::Clock;
+use crate::ledger::Recorder;
+use crate::routes::Routes;
+use crate::settings::Settings;
 use crate::shard::UdpListener;
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
 
+use discovery::Answered;
+use outbox::{From, Open, Outbox};
+use partner::{Known, Partner};
+pub(crate) use post::{Mail, PostOffice};
+use punch::Punch;
 use rates::Rates;
+use turn::Turn;
+pub(crate) use turn::TurnNode;
 
 /// Trains handled before others have their turn.
-const BATCH_MAX: usize = 64;
+const BATCH_MAX: usize = 256;
 
-/// Bytes of answers that wait for the end of the batch; when there is no room for one more, they go out.
-const REPLY_BYTES: usize = 256 << 10;
+/// Bytes for answers and headers of a part of a batch.
+const BUFFER_BYTES: usize = 512 << 10;
 
-/// A datagram that is longer is not answered: no request is.
-const REQUEST_MAX: usize = 2048;
+/// Bytes that a train may need of it: each datagram an answer as long as itself and somewhat more, and there are no more datagrams
+/// in a train than the kernel joins.
+const TRAIN_NEEDS: usize = (64 << 10) + 128 * MAX_REPLY;
+const _: () = assert!(TRAIN_NEEDS <= BUFFER_BYTES);
+
+/// Mail handled before others have their turn.
+const MAIL_MAX: usize = 64;
+
+/// Clients of a shard whose allocation another one has. Only those who come with a token for a reserved port get there.
+const GUESTS_MAX: usize = 4_096;
+
+/// A bit of the key of a socket that is no relay's: a relay's number has it clear.
+const NO_RELAY: u64 = 1 << 31;
+/// The key of the link to the partner node.
+const LINK: u64 = NO_RELAY | 0xffff;
+
+/// What a shard's UDP half is made from.
+pub(crate) struct UdpParts<'a> {
+    pub(crate) shard: usize,
+    pub(crate) settings: &'a Settings,
+    pub(crate) node: &'a UdpNode,
+    pub(crate) listeners: Vec<UdpListener>,
+    pub(crate) ring: &'a Ring,
+    pub(crate) clock: Clock,
+    pub(crate) stats: Arc<ShardStats>,
+    pub(crate) routes: Arc<Routes>,
+    /// Random, for this shard alone.
+    pub(crate) seed: [u8; 32],
+}
+
+/// What the shards of a node share for it.
+pub(crate) struct UdpNode {
+    pub(crate) post: Arc<PostOffice>,
+    pub(crate) turn: TurnNode,
+    /// For hashes that are the same on all shards, and that nobody outside must be able to steer.
+    pub(crate) seed: u64,
+}
 
 /// The UDP half of a shard.
 pub(crate) struct Udp {
+    shard: usize,
     ring: Ring,
-    datagrams: Datagrams,
+    datagrams: Rc<Datagrams>,
     endpoints: Vec<Endpoint>,
+    settings: crate::settings::UdpSettings,
+    post: Arc<PostOffice>,
+    clock: Clock,
     stats: Arc<ShardStats>,
     work: RefCell<Work>,
 }
 
-/// One of the shard's sockets.
+/// One of the shard's sockets that clients send to.
 struct Endpoint {
     address: SocketAddr,
     socket: DatagramSocket,
-    discovery: Endpoints,
+    discovery: Cell<Endpoints>,
+    /// Datagrams lost in its queue that were counted.
+    drops: Cell<u32>,
 }
 
-/// What is used again and again by each batch.
+/// What changes from batch to batch.
 struct Work {
-    rates: Rates,
-    started: Instant,
-    replies: Replies,
-}
-
-/// Answers that have not been sent.
-struct Replies {
     buffer: Box<[u8]>,
-    used: usize,
-    list: Vec<Reply>,
+    open: Open,
+    state: State,
 }
 
-struct Reply {
-    /// Index of the endpoint it leaves from.
+struct State {
+    bindings: Rates,
+    /// Answers to requests that are nobody's.
+    refusals: Rates,
+    turn: Option<Turn>,
+    punch: Punch,
+    routes: Arc<Routes>,
+    partner: Option<Partner>,
+    known: Known,
+    /// By the endpoint and the client: whose it is, and until when that is believed.
+    guests: HashMap<(usize, SocketAddr), (u16, u64)>,
+    guest_ms: u64,
+}
+
+/// What is the same for one datagram and the next.
+struct Came {
     endpoint: usize,
-    to: SocketAddr,
-    bytes: Range<usize>,
+    source: SocketAddr,
+    now: Now,
+    /// The shard that it came to, if that is another one.
+    by: Option<u16>,
 }
 
 impl Udp {
     /// Starts receiving on `listeners`.
     ///
     /// # Errors
-    /// No memory for the receive buffers.
-    pub(crate) fn start(
-        settings: &UdpSettings,
-        listeners: Vec<UdpListener>,
-        ring: &Ring,
-        stats: Arc<ShardStats>,
-    ) -> io::Result<Rc<Udp>> {
-        let datagrams = ring.datagrams(DatagramConfig { buffers: settings.receive_buffers })?;
+    /// No memory for the receive buffers, or the link to the partner cannot be opened.
+    pub(crate) fn start(parts: UdpParts<'_>) -> io::Result<Rc<Udp>> {
+        let UdpParts { shard, settings, node, listeners, ring, clock, stats, routes, seed } = parts;
+        let own = &settings.udp;
+        let datagrams = Rc::new(ring.datagrams(DatagramConfig { buffers: own.receive_buffers })?);
+        let now_ms = clock.now_ms();
         let endpoint = |(index, listener): (usize, UdpListener)| Endpoint {
             address: listener.address,
-            socket: datagrams.receive(listener.socket, index as u64),
-            discovery: discovery_endpoints(settings, listener.address.ip()),
+            socket: datagrams.receive(listener.socket, NO_RELAY | index as u64),
+            discovery: Cell::new(discovery::endpoints(own, listener.address.ip(), &Known::default(), now_ms)),
+            drops: Cell::new(0),
         };
         let endpoints = listeners.into_iter().enumerate().map(endpoint).collect();
-        let work = RefCell::new(Work {
-            rates: Rates::new(settings.bindings_per_address),
-            started: Instant::now(),
-            replies: Replies { buffer: vec![0; REPLY_BYTES].into(), used: 0, list: Vec::new() },
+        let place = (shard, node.post.shards());
+        let turn = settings.turn.as_ref().map(|turn| {
+            let tenants = routes.tenants().clone();
+            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed)
         });
-        Ok(Rc::new(Udp { ring: ring.clone(), datagrams, endpoints, stats, work }))
+        let partner = match own.partner.as_ref().filter(|_| shard == 0) {
+            Some(partner) => Some(Partner::start(partner, own, now_ms, &datagrams, LINK)?),
+            None => None,
+        };
+        let refusals = settings.turn.as_ref().map_or(own.bindings_per_address, |turn| turn.refusals_per_address);
+        let state = State {
+            bindings: Rates::new(own.bindings_per_address),
+            refusals: Rates::new(refusals),
+            turn,
+            punch: Punch::new(place, node.turn.nonce_secret, node.seed, seed),
+            routes,
+            partner,
+            known: Known::default(),
+            guests: HashMap::new(),
+            guest_ms: settings.turn.as_ref().map_or(0, |turn| u64::from(turn.limits.max_lifetime_s) * 1_000),
+        };
+        let work = RefCell::new(Work { buffer: vec![0; BUFFER_BYTES].into(), open: Open::default(), state });
+        let (ring, settings, post) = (ring.clone(), own.clone(), node.post.clone());
+        Ok(Rc::new(Udp { shard, ring, datagrams, endpoints, settings, post, clock, stats, work }))
     }
 
     /// Serves until it is dropped.
@@ -117,109 +202,367 @@ impl Udp {
         }
     }
 
+    /// Does what is due, by `routes` from now on. Gives what is new of peers.
+    pub(crate) fn tick(&self, routes: &Arc<Routes>) -> Vec<Observation> {
+        let now_ms = self.clock.now_ms();
+        let Work { buffer, open, state } = &mut *self.work.borrow_mut();
+        if !Arc::ptr_eq(routes, &state.routes) {
+            state.routes = Arc::clone(routes);
+        }
+        if state.punch.is_due(now_ms) {
+            let mut out = Outbox::new(buffer, open, 0);
+            state.punch.poll(now_ms, |from| self.place(from).ok(), &mut out);
+            self.send(out, state);
+        }
+        if let Some(turn) = &mut state.turn {
+            turn.set_tenants(routes.tenants().clone());
+            turn.advance(now_ms);
+        }
+        if let Some(known) = state.partner.as_mut().and_then(|partner| partner.tick(now_ms)) {
+            for shard in 1..self.post.shards() {
+                let mail = Mail::Partner { addresses: known.addresses, until_ms: known.until_ms };
+                // The next one says it again.
+                let _ = self.post.send(shard, mail);
+            }
+            state.known = known;
+        }
+        if self.settings.partner.is_some() {
+            self.look_at_partner(&state.known, now_ms);
+        }
+        state.guests.retain(|_, (_, until_ms)| *until_ms > now_ms);
+        state.punch.observations()
+    }
+
+    /// Has all peers told of once more.
+    pub(crate) fn observe_again(&self) {
+        self.work.borrow_mut().state.punch.observe_again();
+    }
+
     /// Notes what waits in the sockets, and what was lost there.
     pub(crate) fn figures(&self) {
-        let (mut receive, mut receive_max, mut drops) = (0, u64::MAX, 0);
-        for queues in self.endpoints.iter().filter_map(|at| udp::queues(&at.socket).ok()) {
+        let (mut receive, mut receive_max) = (0, u64::MAX);
+        for (at, queues) in self.endpoints.iter().filter_map(|at| Some((at, udp::queues(&at.socket).ok()?))) {
             receive += u64::from(queues.receive);
             receive_max = receive_max.min(queues.receive_max.into());
-            drops += u64::from(queues.drops);
+            self.stats.add(Counter::UdpQueueDrops, queues.drops.wrapping_sub(at.drops.replace(queues.drops)).into());
         }
         self.stats.set(Gauge::UdpQueue, receive);
         self.stats.set(Gauge::UdpQueueMax, if receive_max == u64::MAX { 0 } else { receive_max });
-        self.stats.set_total(Counter::UdpQueueDrops, drops);
+        let state = &mut self.work.borrow_mut().state;
+        state.punch.figures(&self.stats);
+        if let Some(turn) = &mut state.turn {
+            turn.figures();
+        }
+    }
+
+    /// Hands over what was relayed since the last time.
+    pub(crate) fn record(&self, recorder: &mut Recorder) {
+        if let Some(turn) = &mut self.work.borrow_mut().state.turn {
+            turn.record(recorder);
+        }
+    }
+
+    /// Takes what other shards have handed over. Returns how much that was.
+    pub(crate) fn receive(&self) -> usize {
+        if self.post.is_empty(self.shard) {
+            return 0;
+        }
+        let mail: Vec<Mail> = std::iter::from_fn(|| self.post.take(self.shard)).take(MAIL_MAX).collect();
+        let now = self.now();
+        let Work { buffer, open, state } = &mut *self.work.borrow_mut();
+        let mut out = Outbox::new(buffer, open, mail.len());
+        for one in &mail {
+            if out.room() < TRAIN_NEEDS {
+                // Its box is bounded, and so is this.
+                self.stats.udp_drop("handover_full", 1);
+                continue;
+            }
+            let handled = match one {
+                Mail::Datagram { from, endpoint, source, bytes } => {
+                    let came = Came { endpoint: (*endpoint).into(), source: *source, now, by: Some(*from) };
+                    self.datagram(state, &came, bytes, &mut out)
+                }
+                Mail::Guest { owner, endpoint, client } => {
+                    if state.guests.len() < GUESTS_MAX {
+                        state.guests.insert(((*endpoint).into(), *client), (*owner, now.ms + state.guest_ms));
+                    }
+                    Ok(())
+                }
+                Mail::Partner { addresses, until_ms } => {
+                    state.known = Known { addresses: *addresses, until_ms: *until_ms };
+                    self.look_at_partner(&state.known, now.ms);
+                    Ok(())
+                }
+                Mail::Ask { from, to, payload } => match &mut state.partner {
+                    Some(partner) => partner.ask(*from, *to, payload),
+                    None => Err("no_partner"),
+                },
+            };
+            if let Err(reason) = handled {
+                self.stats.udp_drop(reason, 1);
+            }
+        }
+        self.send(out, state);
+        mail.len()
+    }
+
+    /// Whether others have handed over nothing.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.post.is_empty(self.shard)
+    }
+
+    fn now(&self) -> Now {
+        Now { ms: self.clock.now_ms(), unix: self.clock.unix_s() }
+    }
+
+    fn look_at_partner(&self, known: &Known, now_ms: u64) {
+        for endpoint in &self.endpoints {
+            endpoint.discovery.set(discovery::endpoints(&self.settings, endpoint.address.ip(), known, now_ms));
+        }
     }
 
     fn handle(&self, batch: &[Arrived]) {
-        let work = &mut *self.work.borrow_mut();
-        let now_ns = work.started.elapsed().as_nanos() as u64;
-        for train in batch {
-            let Some(endpoint) = self.endpoints.get(train.key() as usize) else { continue };
-            let datagrams = train.datagrams();
-            self.stats.add(Counter::UdpTrainsIn, 1);
-            self.stats.add(Counter::UdpDatagramsIn, datagrams.len() as u64);
-            self.stats.add(Counter::UdpBytesIn, train.payload().len() as u64);
-            if train.is_truncated() {
-                self.stats.udp_drop("truncated", datagrams.len() as u64);
-                continue;
+        let now = self.now();
+        let Work { buffer, open, state } = &mut *self.work.borrow_mut();
+        let mut left = batch;
+        while !left.is_empty() {
+            let mut out = Outbox::new(buffer, open, left.len());
+            let mut taken = 0;
+            for train in left {
+                if out.room() < TRAIN_NEEDS {
+                    break;
+                }
+                self.train(state, train, now, &mut out);
+                taken += 1;
             }
-            for datagram in datagrams {
-                if let Err(reason) = self.answer(work, endpoint, train.source(), datagram, now_ns) {
+            left = &left[taken..];
+            self.send(out, state);
+        }
+    }
+
+    fn train<'b>(&self, state: &mut State, train: &'b Arrived, now: Now, out: &mut Outbox<'b>) {
+        let count = train.datagrams().len() as u64;
+        self.stats.add(Counter::UdpTrainsIn, 1);
+        self.stats.add(Counter::UdpDatagramsIn, count);
+        self.stats.add(Counter::UdpBytesIn, train.payload().len() as u64);
+        if train.is_truncated() {
+            return self.stats.udp_drop("truncated", count);
+        }
+        if train.key() & NO_RELAY == 0 {
+            let Some(turn) = &mut state.turn else { return };
+            let place = |server: SocketAddr| self.endpoints.iter().position(|at| at.address == server);
+            if let Err(reason) = turn.peer_train(now.ms, RelayId::from_bits(train.key()), train, place, out) {
+                self.stats.udp_drop(reason, count);
+            }
+            return;
+        }
+        if train.key() == LINK {
+            for message in train.datagrams() {
+                if let Err(reason) = self.from_partner(state, train.source(), message, out) {
                     self.stats.udp_drop(reason, 1);
                 }
             }
+            return;
         }
-        self.send(&mut work.replies);
+        let endpoint = (train.key() & !NO_RELAY) as usize;
+        let Some(server) = self.endpoints.get(endpoint).map(|at| at.address) else { return };
+        let came = Came { endpoint, source: train.source(), now, by: None };
+        if !state.guests.is_empty()
+            && let Some((owner, until_ms)) = state.guests.get_mut(&(endpoint, came.source))
+        {
+            *until_ms = now.ms + state.guest_ms;
+            let owner = usize::from(*owner);
+            return train.datagrams().for_each(|datagram| self.hand_over(owner, &came, datagram));
+        }
+        let flow = FiveTuple { client: came.source, server, transport: Transport::Udp };
+        let (mut rest, segment) = (train.payload(), train.segment().max(1));
+        loop {
+            // The first two bits of ChannelData are 01 (RFC 8656 section 12.4).
+            let channel = rest.first().is_some_and(|byte| byte & 0xc0 == 0x40);
+            if channel
+                && let Some(turn) = &mut state.turn
+                && let Some(taken) = turn.client_train(now.ms, &flow, rest, segment, out)
+            {
+                rest = &rest[taken..];
+            } else {
+                let (datagram, after) = rest.split_at(segment.min(rest.len()));
+                rest = after;
+                if let Err(reason) = self.datagram(state, &came, datagram, out) {
+                    self.stats.udp_drop(reason, 1);
+                }
+            }
+            if rest.is_empty() {
+                return;
+            }
+        }
     }
 
-    /// Answers one datagram, or says why not.
-    fn answer(
+    /// Handles one datagram of a client, or says why nothing came of it.
+    fn datagram<'b>(
         &self,
-        work: &mut Work,
-        endpoint: &Endpoint,
-        source: SocketAddr,
-        datagram: &[u8],
-        now_ns: u64,
+        state: &mut State,
+        came: &Came,
+        datagram: &'b [u8],
+        out: &mut Outbox<'b>,
     ) -> Result<(), &'static str> {
-        if datagram.len() > REQUEST_MAX {
-            return Err("too_long");
+        let Some(endpoint) = self.endpoints.get(came.endpoint) else { return Err("no_socket") };
+        if shoal_stun::punch::is_punch(datagram) {
+            return self.punch(state, came, endpoint.address, datagram, out);
         }
-        if work.replies.spare().len() < datagram.len() + MAX_GROWTH {
-            self.send(&mut work.replies);
+        let turn = match &mut state.turn {
+            Some(turn) if !is_binding(datagram) => turn,
+            _ => return self.binding(state, came, datagram, out),
+        };
+        let flow = FiveTuple { client: came.source, server: endpoint.address, transport: Transport::Udp };
+        if came.by.is_none()
+            && let Some(owner) = reservation_shard(datagram).map(usize::from)
+            && owner != self.shard
+            && owner < self.post.shards()
+        {
+            self.hand_over(owner, came, datagram);
+            return Ok(());
         }
-        let out = work.replies.spare();
-        let (from, to, length, cost) =
-            match discovery::answer(datagram, endpoint.address, source, &endpoint.discovery, out) {
-                Answer::Send { from, to, length, cost } => (from, to, length, cost),
-                Answer::Ask { .. } => return Err("no_partner"),
-                Answer::Silence(silence) => return Err(silence.reason()),
-            };
-        if !work.rates.admit(source.ip(), cost, now_ns) {
-            return Err("rate");
+        match turn.client(came.now, &flow, datagram, out.spare()) {
+            FromClient::Forward(to) => turn.to_peer(&to, out),
+            FromClient::Reply { length, authenticated } => {
+                if !authenticated && !state.refusals.admit(came.source.ip(), 1, came.now.ms * 1_000_000) {
+                    return Err("rate");
+                }
+                let reply = out.keep(length);
+                if let Some(by) = came.by.filter(|_| reply.starts_with(&ALLOCATED)) {
+                    let (owner, endpoint) = (self.shard as u16, came.endpoint as u16);
+                    // Should it get lost, the client's allocation will seem gone, and it makes another.
+                    let _ = self.post.send(by.into(), Mail::Guest { owner, endpoint, client: came.source });
+                }
+                out.reply(came.endpoint, came.source, reply);
+            }
+            FromClient::Binding => return self.binding(state, came, datagram, out),
+            FromClient::Dropped(dropped) => return Err(dropped.reason()),
         }
-        let from = self.endpoints.iter().position(|at| at.address == from).ok_or("no_socket")?;
-        let classic = datagram.get(4..8) != Some(&MAGIC_COOKIE.to_be_bytes()[..]);
-        // The class of an error response has both its bits set (RFC 8489 section 5).
-        let error = out.get(..2).is_some_and(|head| head[0] & 1 == 1 && head[1] & 0x10 != 0);
-        self.stats.add(answered(classic, error), 1);
-        work.replies.push(from, to, length);
         Ok(())
     }
 
-    /// Hands all answers to the kernel.
-    fn send(&self, replies: &mut Replies) {
-        for (index, endpoint) in self.endpoints.iter().enumerate() {
-            let mut batch = SendBatch::default();
-            let mut waiting = replies.list.iter().filter(|reply| reply.endpoint == index).peekable();
-            while let Some(first) = waiting.next() {
-                // What goes to one client and is of one length is one train, as it was when it came.
-                let mut bytes = first.bytes.clone();
-                let segment = bytes.len();
-                let mut segments = 1;
-                while segments < udp::SEGMENTS_MAX
-                    && bytes.len() + segment <= udp::MESSAGE_MAX
-                    && let Some(next) = waiting.next_if(|next| {
-                        next.to == first.to && next.bytes.start == bytes.end && next.bytes.len() == segment
-                    })
-                {
-                    bytes.end = next.bytes.end;
-                    segments += 1;
-                }
-                batch.push(first.to, [&replies.buffer[bytes]], segment);
-            }
-            if !batch.is_empty() {
-                self.count(batch.send(&endpoint.socket));
-            }
+    fn punch<'b>(
+        &self,
+        state: &mut State,
+        came: &Came,
+        local: SocketAddr,
+        datagram: &[u8],
+        out: &mut Outbox<'b>,
+    ) -> Result<(), &'static str> {
+        let State { punch, routes, refusals, .. } = state;
+        if let Some(owner) = punch.owner(datagram).filter(|owner| *owner != self.shard && came.by.is_none()) {
+            self.hand_over(owner, came, datagram);
+            return Ok(());
         }
-        replies.list.clear();
-        replies.used = 0;
+        if let Some(length) = punch.handle(came.now, (came.source, local), datagram, routes, refusals, out)? {
+            let reply = out.keep(length);
+            out.reply(came.endpoint, came.source, reply);
+        }
+        // An introduction has something to say at once.
+        if punch.is_due(came.now.ms) {
+            punch.poll(came.now.ms, |from| self.place(from).ok(), out);
+        }
+        Ok(())
     }
 
-    fn count(&self, sent: Sent) {
-        self.stats.add(Counter::UdpTrainsOut, sent.trains);
-        self.stats.add(Counter::UdpDatagramsOut, sent.datagrams);
-        self.stats.add(Counter::UdpBytesOut, sent.bytes);
-        for (reason, datagrams) in [("send_buffer_full", sent.no_room), ("send_refused", sent.refused)] {
+    fn binding<'b>(
+        &self,
+        state: &mut State,
+        came: &Came,
+        datagram: &[u8],
+        out: &mut Outbox<'b>,
+    ) -> Result<(), &'static str> {
+        let Some(endpoint) = self.endpoints.get(came.endpoint) else { return Err("no_socket") };
+        let (addresses, at) = ((endpoint.address, came.source), endpoint.discovery.get());
+        let now_ns = came.now.ms * 1_000_000;
+        match discovery::answer(datagram, addresses, &at, &mut state.bindings, now_ns, out)? {
+            Answered::Here { from, to, length, counter } => {
+                let from = self.place(from)?;
+                let answer = out.keep(length);
+                out.reply(from, to, answer);
+                self.stats.add(counter, 1);
+            }
+            Answered::Partner { from, to, length, counter } => {
+                let payload = out.keep(length);
+                match &mut state.partner {
+                    Some(partner) => partner.ask(from, to, payload)?,
+                    None if self.post.send(0, Mail::Ask { from, to, payload: payload.into() }) => {}
+                    None => return Err("handover_full"),
+                }
+                self.stats.add(counter, 1);
+            }
+        }
+        Ok(())
+    }
+
+    /// A message of the partner node: mostly, what it wants sent from here.
+    fn from_partner<'b>(
+        &self,
+        state: &mut State,
+        source: SocketAddr,
+        message: &'b [u8],
+        out: &mut Outbox<'b>,
+    ) -> Result<(), &'static str> {
+        let Some(partner) = &mut state.partner else { return Err("no_partner") };
+        if let Some((from, to, payload)) = partner.handle(source, message)? {
+            let of_family = |at: &Endpoint| at.address.port() == from && at.address.is_ipv4() == to.is_ipv4();
+            let from = self.endpoints.iter().position(of_family).ok_or("no_socket")?;
+            out.reply(from, to, payload);
+        }
+        Ok(())
+    }
+
+    /// Gives a datagram to the shard whose it is.
+    fn hand_over(&self, owner: usize, came: &Came, datagram: &[u8]) {
+        let (from, endpoint) = (self.shard as u16, came.endpoint as u16);
+        let mail = Mail::Datagram { from, endpoint, source: came.source, bytes: datagram.into() };
+        if self.post.send(owner, mail) {
+            self.stats.add(Counter::HandoverDatagram, 1);
+        } else {
+            self.stats.udp_drop("handover_full", 1);
+        }
+    }
+
+    fn place(&self, address: SocketAddr) -> Result<usize, &'static str> {
+        self.endpoints.iter().position(|at| at.address == address).ok_or("no_socket")
+    }
+
+    /// Hands all that leaves to the kernel.
+    fn send(&self, out: Outbox<'_>, state: &mut State) {
+        let mut total = Sent::default();
+        out.send(|from, dont_fragment, batch, relayed| {
+            let socket = match from {
+                From::Endpoint(place) => self.endpoints.get(place).map(|at| &at.socket),
+                From::Relay(relay) => state.turn.as_ref().and_then(|turn| turn.socket(relay)),
+            };
+            // A relay that was closed by a later request of the same batch: what was on its way is as good as sent too late.
+            let Some(socket) = socket else { return };
+            let mut lost = Vec::new();
+            let ipv6 = matches!(from, From::Relay(relay) if relay.family() == shoal_stun::message::Family::Ipv6);
+            if dont_fragment && udp::set_dont_fragment(socket, ipv6, true).is_err() {
+                return;
+            }
+            let sent = batch.send_reporting(socket, |nth, datagrams, bytes| lost.push((nth, datagrams, bytes)));
+            if dont_fragment {
+                // It was set a moment ago, by the same call.
+                let _ = udp::set_dont_fragment(socket, ipv6, false);
+            }
+            total.trains += sent.trains;
+            total.datagrams += sent.datagrams;
+            total.bytes += sent.bytes;
+            total.no_room += sent.no_room;
+            total.refused += sent.refused;
+            for (nth, datagrams, bytes) in lost {
+                if let (Some((relay, way)), Some(turn)) = (relayed(nth), &mut state.turn) {
+                    turn.server.take_back(relay, way, datagrams, bytes);
+                }
+            }
+        });
+        self.stats.add(Counter::UdpTrainsOut, total.trains);
+        self.stats.add(Counter::UdpDatagramsOut, total.datagrams);
+        self.stats.add(Counter::UdpBytesOut, total.bytes);
+        for (reason, datagrams) in [("send_buffer_full", total.no_room), ("send_refused", total.refused)] {
             if datagrams > 0 {
                 self.stats.udp_drop(reason, datagrams);
             }
@@ -227,38 +570,10 @@ impl Udp {
     }
 }
 
-impl Replies {
-    /// Where the next answer is written.
-    fn spare(&mut self) -> &mut [u8] {
-        &mut self.buffer[self.used..]
-    }
+/// The type of an Allocate success response (RFC 8656 section 17).
+const ALLOCATED: [u8; 2] = [0x01, 0x03];
 
-    /// Keeps what was written there.
-    fn push(&mut self, endpoint: usize, to: SocketAddr, length: usize) {
-        let bytes = self.used..self.used + length;
-        self.used = bytes.end;
-        self.list.push(Reply { endpoint, to, bytes });
-    }
-}
-
-fn answered(classic: bool, error: bool) -> Counter {
-    match (classic, error) {
-        (false, false) => Counter::StunAnswered,
-        (false, true) => Counter::StunRefused,
-        (true, false) => Counter::ClassicAnswered,
-        (true, true) => Counter::ClassicRefused,
-    }
-}
-
-/// The address `own` and the one that clients are told as its other: addresses of a family go in pairs, and one that is left
-/// over takes the first.
-fn discovery_endpoints(settings: &UdpSettings, own: IpAddr) -> Endpoints {
-    let family: Vec<IpAddr> = settings.addresses.iter().copied().filter(|ip| ip.is_ipv4() == own.is_ipv4()).collect();
-    let place = family.iter().position(|ip| *ip == own).unwrap_or_default();
-    let other = family.get(place ^ 1).or(family.first()).filter(|ip| **ip != own);
-    Endpoints {
-        own,
-        other: other.map_or(Other::Nowhere, |ip| Other::Here(*ip)),
-        ports: [settings.port, settings.alternate_port.unwrap_or(settings.port)],
-    }
+/// Whether it is a Binding request or indication by its first bytes, in either dialect.
+fn is_binding(datagram: &[u8]) -> bool {
+    matches!(datagram, [0x00, 0x01 | 0x11, ..])
 }

@@ -1,17 +1,20 @@
 //! A shard's UDP half on loopback, its ring turned by hand, asked by real sockets.
 
 use std::future::Future;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::pin::Pin;
 use std::task::{Context, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use shoal_stun::discovery::Other;
 use shoal_stun::message::{Builder, Class, Message, Method, TransactionId, XorMappedAddress};
 use shoal_stun::nat::{Detector, Dialect, NatType, Timing};
 use shoal_sys::ring::RingConfig;
-use shoal_sys::udp::{Buffers, own_socket};
+use shoal_sys::udp::{Buffers, SendBatch, own_socket};
 
 use super::*;
+use crate::counts::Counts;
+use crate::settings::UdpSettings;
 
 const BUFFERS: Buffers = Buffers { receive: 1 << 20, send: 1 << 20 };
 
@@ -22,30 +25,49 @@ struct Server {
     udp: Rc<Udp>,
 }
 
-/// On two addresses with two ports each.
-fn server(bindings_per_address: u32) -> Server {
-    let addresses: Vec<IpAddr> = vec!["127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()];
-    let settings = loop {
-        let free = |_| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+/// Two addresses with two ports each.
+fn settings(bindings_per_address: u32) -> UdpSettings {
+    let free = |_| UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    loop {
         let ports: Vec<u16> = (0..2).map(free).collect();
         if ports[0] != ports[1] {
-            break UdpSettings {
-                addresses: addresses.clone(),
+            return UdpSettings {
+                addresses: vec!["127.0.0.1".parse().unwrap(), "127.0.0.2".parse().unwrap()],
                 port: ports[0],
                 alternate_port: Some(ports[1]),
                 bindings_per_address,
                 receive_buffers: 64,
                 socket_bytes: 1 << 20,
+                partner: None,
             };
         }
-    };
-    let ports = [settings.port, settings.alternate_port.unwrap()];
-    let bound = addresses.iter().flat_map(|ip| ports.map(|port| SocketAddr::new(*ip, port)));
+    }
+}
+
+fn server(bindings_per_address: u32) -> Server {
+    let own = settings(bindings_per_address);
+    let ports = [own.port, own.alternate_port.unwrap()];
+    let bound = own.addresses.iter().flat_map(|ip| ports.map(|port| SocketAddr::new(*ip, port)));
     let listeners =
         bound.map(|address| UdpListener { address, socket: own_socket(address, BUFFERS).unwrap() }).collect();
     let ring = Ring::new(RingConfig { entries: 64, buffers: 4, buffer_bytes: 1024 }).unwrap();
     let stats = Arc::new(ShardStats::default());
-    let udp = Udp::start(&settings, listeners, &ring, Arc::clone(&stats)).unwrap();
+    let mut settings = crate::testing::settings();
+    settings.udp = own;
+    let turn = TurnNode { counts: Arc::new(Counts::new(1)), nonce_secret: [1; 32], own_addresses: Vec::new() };
+    let node = UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3 };
+    let udp = Udp::start(UdpParts {
+        shard: 0,
+        settings: &settings,
+        node: &node,
+        listeners,
+        ring: &ring,
+        clock: Clock::start(),
+        stats: Arc::clone(&stats),
+        routes: Arc::default(),
+        seed: [2; 32],
+    })
+    .unwrap();
     Server { ring, serve: Box::pin(Rc::clone(&udp).serve()), stats, udp }
 }
 
@@ -178,20 +200,20 @@ fn a_client_that_asks_too_often_is_answered_at_the_agreed_rate() {
 #[test]
 fn addresses_of_a_family_go_in_pairs() {
     let addresses = ["192.0.2.1", "2001:db8::1", "192.0.2.2", "192.0.2.3", "2001:db8::2"];
-    let settings = UdpSettings {
-        addresses: addresses.iter().map(|text| text.parse().unwrap()).collect(),
-        port: 3478,
-        alternate_port: None,
-        bindings_per_address: 0,
-        receive_buffers: 16,
-        socket_bytes: 1 << 16,
-    };
-    let other = |own: &str| discovery_endpoints(&settings, own.parse().unwrap()).other;
+    let addresses = addresses.iter().map(|text| text.parse().unwrap()).collect();
+    let settings = UdpSettings { addresses, ..settings(0) };
+    let partner = Known { addresses: [Some("192.0.2.9".parse().unwrap()), None], until_ms: 100 };
+    let endpoints = |settings: &UdpSettings, own: IpAddr, now_ms| discovery::endpoints(settings, own, &partner, now_ms);
+    let other = |own: &str| endpoints(&settings, own.parse().unwrap(), 0).other;
     let here = |text: &str| Other::Here(text.parse().unwrap());
     assert_eq!(other("192.0.2.1"), here("192.0.2.2"));
     assert_eq!(other("192.0.2.2"), here("192.0.2.1"));
     assert_eq!(other("192.0.2.3"), here("192.0.2.1"));
     assert_eq!(other("2001:db8::2"), here("2001:db8::1"));
     let alone = UdpSettings { addresses: vec!["192.0.2.1".parse().unwrap()], ..settings };
-    assert_eq!(discovery_endpoints(&alone, alone.addresses[0]).other, Other::Nowhere);
+    let partners = |now_ms| endpoints(&alone, alone.addresses[0], now_ms).other;
+    assert_eq!(partners(99), Other::Partner { address: "192.0.2.9".parse().unwrap(), fresh: true });
+    assert_eq!(partners(100), Other::Partner { address: "192.0.2.9".parse().unwrap(), fresh: false });
+    let alone = UdpSettings { addresses: vec!["2001:db8::1".parse().unwrap()], ..alone };
+    assert_eq!(endpoints(&alone, alone.addresses[0], 0).other, Other::Nowhere, "the partner has none of this family");
 }

@@ -12,14 +12,15 @@ const BACKLOG: i32 = 4096;
 /// A socket address in the kernel's form.
 #[derive(Clone, Copy)]
 pub struct SocketAddress {
-    storage: libc::sockaddr_storage,
+    /// The larger of the two families' addresses.
+    storage: libc::sockaddr_in6,
     len: libc::socklen_t,
 }
 
 impl From<SocketAddr> for SocketAddress {
     fn from(address: SocketAddr) -> Self {
-        // SAFETY: all zeros is a valid sockaddr_storage.
-        let mut storage: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
+        // SAFETY: all zeros is a valid sockaddr_in6.
+        let mut storage: libc::sockaddr_in6 = unsafe { std::mem::zeroed() };
         let len = match address {
             SocketAddr::V4(v4) => {
                 let raw = libc::sockaddr_in {
@@ -28,20 +29,18 @@ impl From<SocketAddr> for SocketAddress {
                     sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
                     sin_zero: [0; 8],
                 };
-                // SAFETY: sockaddr_storage is larger than sockaddr_in and suitably aligned.
+                // SAFETY: sockaddr_in6 is larger than sockaddr_in and as strictly aligned.
                 unsafe { (&raw mut storage).cast::<libc::sockaddr_in>().write(raw) };
                 size_of::<libc::sockaddr_in>()
             }
             SocketAddr::V6(v6) => {
-                let raw = libc::sockaddr_in6 {
+                storage = libc::sockaddr_in6 {
                     sin6_family: libc::AF_INET6 as _,
                     sin6_port: v6.port().to_be(),
                     sin6_flowinfo: v6.flowinfo(),
                     sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
                     sin6_scope_id: v6.scope_id(),
                 };
-                // SAFETY: sockaddr_storage is larger than sockaddr_in6 and suitably aligned.
-                unsafe { (&raw mut storage).cast::<libc::sockaddr_in6>().write(raw) };
                 size_of::<libc::sockaddr_in6>()
             }
         };

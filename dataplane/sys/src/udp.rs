@@ -1,6 +1,7 @@
 //! UDP sockets, and sending trains of datagrams: many of one length by one message, many messages by one system call.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -79,16 +80,17 @@ fn socket(address: SocketAddr, buffers: Buffers) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Whether the kernel may cut what this socket sends into fragments (RFC 8656 section 14.9, DONT-FRAGMENT).
+/// Whether what this socket sends must not be cut into fragments on its way (RFC 8656 sections 14 and 18.9, DONT-FRAGMENT): with DF,
+/// and refused where the path is known to take less; else without DF, and cut here where it must be.
 ///
 /// # Errors
 /// The kernel's.
 pub fn set_dont_fragment(socket: impl AsFd, ipv6: bool, dont: bool) -> io::Result<()> {
     match (ipv6, dont) {
         (false, true) => set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DO),
-        (false, false) => set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_WANT),
+        (false, false) => set_int(socket, libc::IPPROTO_IP, libc::IP_MTU_DISCOVER, libc::IP_PMTUDISC_DONT),
         (true, true) => set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DO),
-        (true, false) => set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_WANT),
+        (true, false) => set_int(socket, libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER, libc::IPV6_PMTUDISC_DONT),
     }
 }
 
@@ -194,29 +196,38 @@ impl<'a> SendBatch<'a> {
 
     /// Hands all messages to the kernel, and forgets them. Never waits.
     pub fn send(&mut self, socket: impl AsFd) -> Sent {
+        self.send_reporting(socket, |_, _, _| {})
+    }
+
+    /// The same, and says of what was not taken: the message, in the order in which they were pushed, how many of its datagrams, and
+    /// how many bytes of them.
+    pub fn send_reporting(&mut self, socket: impl AsFd, mut lost: impl FnMut(usize, u64, u64)) -> Sent {
         let mut sent = Sent::default();
-        let mut left = &self.messages[..];
-        while !left.is_empty() {
-            let count = left.len().min(MESSAGES_PER_CALL);
-            match send_some(socket.as_fd().as_raw_fd(), &left[..count], &self.parts) {
+        let mut from = 0;
+        while let Some(first) = self.messages.get(from) {
+            let count = (self.messages.len() - from).min(MESSAGES_PER_CALL);
+            let before = sent;
+            match send_some(socket.as_fd().as_raw_fd(), &self.messages[from..from + count], &self.parts) {
                 Ok(taken) => {
-                    left[..taken].iter().for_each(|message| sent.count(message));
-                    left = &left[taken..];
+                    self.messages[from..from + taken].iter().for_each(|message| sent.count(message));
+                    from += taken;
+                    continue;
                 }
-                Err(error) => {
-                    let (first, rest) = (&left[0], &left[1..]);
-                    match error.raw_os_error() {
-                        Some(libc::EINTR) => continue,
-                        Some(libc::EAGAIN | libc::ENOBUFS) => sent.no_room += first.datagrams(),
-                        // A device without checksums, or a segment longer than the path takes: fragments are for single datagrams.
-                        Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if first.datagrams() > 1 => {
-                            self.send_singly(socket.as_fd().as_raw_fd(), first, &mut sent);
-                        }
-                        _ => sent.refused += first.datagrams(),
+                Err(error) => match error.raw_os_error() {
+                    Some(libc::EINTR) => continue,
+                    Some(libc::EAGAIN | libc::ENOBUFS) => sent.no_room += first.datagrams(),
+                    // A device without checksums, or a segment longer than the path takes: fragments are for single datagrams.
+                    Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE) if first.datagrams() > 1 => {
+                        self.send_singly(socket.as_fd().as_raw_fd(), first, &mut sent);
                     }
-                    left = rest;
-                }
+                    _ => sent.refused += first.datagrams(),
+                },
             }
+            let gone = sent.no_room + sent.refused - before.no_room - before.refused;
+            if gone > 0 {
+                lost(from, gone, first.bytes as u64 - (sent.bytes - before.bytes));
+            }
+            from += 1;
         }
         self.messages.clear();
         self.parts.clear();
@@ -253,11 +264,11 @@ const _: () = assert!(size_of::<SegmentControl>() == 24 && std::mem::offset_of!(
 /// Hands at most [`MESSAGES_PER_CALL`] messages over; how many the kernel took. An error is the first message's.
 fn send_some(socket: libc::c_int, messages: &[Message], parts: &[IoSlice<'_>]) -> io::Result<usize> {
     let count = messages.len().min(MESSAGES_PER_CALL);
-    let mut controls = [const { std::mem::MaybeUninit::<SegmentControl>::uninit() }; MESSAGES_PER_CALL];
-    let mut headers = [const { std::mem::MaybeUninit::<libc::mmsghdr>::zeroed() }; MESSAGES_PER_CALL];
+    let mut controls = [const { MaybeUninit::<SegmentControl>::uninit() }; MESSAGES_PER_CALL];
+    let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; MESSAGES_PER_CALL];
     for ((message, control), header) in messages.iter().zip(&mut controls).zip(&mut headers) {
         // SAFETY: all zeros is a valid, empty mmsghdr.
-        let header = unsafe { &mut header.assume_init_mut().msg_hdr };
+        let header = &mut header.write(unsafe { std::mem::zeroed() }).msg_hdr;
         header.msg_name = message.to.as_ptr().cast_mut().cast();
         header.msg_namelen = message.to.len();
         let parts = &parts[message.parts.clone()];

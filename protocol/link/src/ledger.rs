@@ -23,19 +23,20 @@ pub enum Kind {
 pub struct Entry {
     /// Tenant id.
     pub tenant: Arc<str>,
-    /// Channel id.
+    /// Channel id; empty for `Relay`.
     pub channel: Arc<str>,
-    /// Session id from the ticket; empty when the channel asks for none, or when detail was shed.
+    /// Session id from the ticket, the user of the TURN name for `Relay`; empty when the channel asks for none, or when detail was
+    /// shed.
     pub session: Box<str>,
     /// What the bytes were for.
     pub kind: Kind,
     /// Origin id for `Upstream`, else empty.
     pub origin: Arc<str>,
-    /// Requests answered (or made upstream).
+    /// Requests answered (or made upstream); datagrams for `Relay`.
     pub requests: u64,
     /// Bytes of bodies (payload), as handed to or received from the kernel.
     pub body_bytes: u64,
-    /// Bodies and heads and framing, above TCP.
+    /// Bodies and heads and framing, above TCP or UDP; for `Relay` between the client and the node.
     pub wire_bytes: u64,
 }
 

@@ -35,6 +35,8 @@ pub struct RelayPolicy {
     pub allocations: u32,
     /// The same for each user.
     pub allocations_per_user: u32,
+    /// Peers in its channels are told no address of one another but relayed ones.
+    pub only: bool,
 }
 
 /// A secret with a name, by which it is rotated.
@@ -44,6 +46,7 @@ pub struct RelaySecret {
     /// 1 to 16 of `a-z A-Z 0-9 - _`, unique within the tenant.
     pub id: String,
     /// At least 16 characters of printable ASCII.
+    #[schemars(extend("writeOnly" = true))]
     pub secret: String,
 }
 

@@ -17,6 +17,11 @@ fn operations() {
     replay("turn_operations", fuzzing::operations);
 }
 
+#[test]
+fn punch_operations() {
+    replay("punch_operations", fuzzing::punch::operations);
+}
+
 fn replay(target: &str, check: fn(&[u8])) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut files: Vec<_> = fs::read_dir(&folder)

@@ -149,7 +149,8 @@ pub(crate) struct Verified {
 
 /// Whom and what a ticket is checked for.
 pub(crate) struct Request<'a> {
-    pub(crate) path: &'a str,
+    /// None: what is asked for has no path.
+    pub(crate) path: Option<&'a str>,
     pub(crate) client: IpAddr,
     pub(crate) now: u64,
     pub(crate) skew: u64,
@@ -181,7 +182,7 @@ impl Known {
         if request.now > self.expires.saturating_add(request.skew) {
             return Err(Refusal::Expired { form: FORM, expires: self.expires, now: request.now });
         }
-        if !covers(&self.prefix, request.path.as_bytes()) {
+        if request.path.is_some_and(|path| !covers(&self.prefix, path.as_bytes())) {
             return Err(Refusal::Path { prefix: String::from_utf8_lossy(&self.prefix).into() });
         }
         let client = request.client.to_canonical();

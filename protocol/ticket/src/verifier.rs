@@ -159,6 +159,17 @@ impl Verifier {
         }
     }
 
+    /// Checks a ticket of shoal's own for what has no path: to be known to other viewers of the channel. Gives its session, and
+    /// the Unix second after which it is refused.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn verify_peer(&self, ticket: &str, client: IpAddr, now: u64) -> Result<(Option<Session>, u64), Refusal> {
+        let request = Request { path: None, client, now, skew: self.skew };
+        let verified = self.verify_text(ticket, &request, &mut Memory::default())?;
+        Ok((verified.session, verified.expires.saturating_add(self.skew)))
+    }
+
     /// `query` without the parameters that carry a signature in this channel.
     pub fn strip_query<'a>(&self, query: &'a str) -> Cow<'a, str> {
         strip(query, |name| {
@@ -196,7 +207,7 @@ impl Verifier {
         memory: &mut Memory,
     ) -> Result<Pass<'a>, Refusal> {
         let path = in_path.map_or(presented.path, |found| found.rest);
-        let request = Request { path, client: presented.client, now: presented.now, skew: self.skew };
+        let request = Request { path: Some(path), client: presented.client, now: presented.now, skew: self.skew };
         let mut refusal = Refusal::Missing;
         // A cookie may have been renewed since the URL was made, and the other way round: any of them will do.
         let candidates = [

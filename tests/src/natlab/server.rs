@@ -5,11 +5,13 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::json;
 use shoal_stun::credentials::time_limited_password;
 
 use super::NatLab;
 use crate::lab::binary;
 use crate::process::Process;
+use crate::snapshot;
 
 /// Bytes of RAM for a node that serves no slices.
 const RAM: u64 = 64 << 20;
@@ -76,22 +78,28 @@ impl Server {
         server
     }
 
-    /// Our own data plane, without a control plane, which NAT discovery needs none of.
+    /// Our own data plane, on its last good snapshot, without a control plane.
     pub fn shoal(lab: &NatLab) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        let told = Told::new((v4[0], PORT).into(), (v6[0], PORT).into(), "nobody asks for it yet");
+        let told = Told::new((v4[0], PORT).into(), (v6[0], PORT).into(), "a secret of sixteen or more");
         let (dir, config) = (lab.dir().display(), lab.dir().join("shoal.toml"));
         let text = format!(
             "[node]\nname = \"natlab\"\nstate_dir = \"{dir}/shoal\"\n\
              [shards]\ncount = 2\ncpus = [0, 1]\n[cache]\nram_bytes = {RAM}\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n[link]\ncontrol = []\n\
-             [udp]\naddresses = [\"{}\", \"{}\", \"{}\", \"{}\"]\nport = {PORT}\nalternate_port = {}\n",
+             [udp]\naddresses = [\"{}\", \"{}\", \"{}\", \"{}\"]\nport = {PORT}\nalternate_port = {}\n\
+             [turn]\nrelay_addresses = [\"{}\", \"{}\"]\nrealm = \"lab\"\n",
             v4[0],
             v4[1],
             v6[0],
             v6[1],
-            PORT + 1
+            PORT + 1,
+            v4[0],
+            v6[0],
         );
+        let secrets = json!([{"id": "one", "secret": told.secret}]);
+        let tenants = json!([{"id": "default", "relay": {"secrets": secrets}}]);
+        snapshot::write(&lab.dir().join("shoal"), &json!({"version": 1, "channels": [], "tenants": tenants}));
         fs::write(&config, text).expect("the lab's own folder is writable");
         let mut command = lab.hub().command(binary("shoal-dataplane"));
         command.arg("--config").arg(config);

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
 
-/// Operate shoal: channels, keys, signed URLs, caches, nodes, usage.
+/// Operate shoal: channels, keys, signed URLs, tenants, peers, caches, nodes, usage.
 #[derive(Parser)]
 #[command(
     version,
@@ -41,6 +41,19 @@ pub(crate) enum Command {
     Keys(Keys),
     /// Sign a URL for a viewer.
     Mint(Mint),
+    /// Tenants: whose users may have traffic relayed, to whom, how much.
+    #[command(subcommand, alias = "tenant")]
+    Tenants(Tenants),
+    /// Make name and password of a user of the relay (TURN).
+    Turn(Turn),
+    /// List the peers of a channel that are registered at nodes.
+    #[command(alias = "peer")]
+    Peers {
+        /// Channel id.
+        channel: String,
+        /// This one only: its 40 hexadecimal digits.
+        peer: Option<String>,
+    },
     /// Have nodes forget cached objects.
     Purge(Purge),
     /// Have nodes fetch objects into their caches, in the background.
@@ -162,6 +175,76 @@ pub(crate) struct Mint {
     /// What the URL begins with, as in `https://cdn.example.com`.
     #[arg(long, value_name = "URL")]
     pub(crate) base: Option<String>,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Tenants {
+    /// List tenants that have rules.
+    List,
+    /// Show a tenant as JSON; its secrets are hidden.
+    Get {
+        /// Tenant id.
+        id: String,
+    },
+    /// Create or replace tenants: one, a JSON list, or a list under the key `tenants`.
+    #[command(alias = "apply")]
+    Put {
+        /// JSON or TOML; `-` reads standard input. A secret of *** keeps the one that is there.
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Take a tenant's rules away: nothing is relayed in its name. Its channels and its ledger stay.
+    Delete {
+        /// Tenant id.
+        id: String,
+    },
+    /// Secrets of a tenant: what passwords of its users are made with.
+    #[command(subcommand, alias = "secrets")]
+    Secret(Secrets),
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Secrets {
+    /// List the ids of a tenant's secrets.
+    List {
+        /// Tenant id.
+        tenant: String,
+    },
+    /// Add a secret that is accepted; it signs only if it is the first one.
+    Add(NewSecret),
+    /// Add a secret and sign with it from now on; the older ones are still accepted.
+    Rotate(NewSecret),
+    /// Remove a secret: no allocation is made with what it signed from now on.
+    Remove {
+        /// Tenant id.
+        tenant: String,
+        /// Id of the secret.
+        secret: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct NewSecret {
+    /// Tenant id.
+    pub(crate) tenant: String,
+    /// Id of the secret; by default a random one.
+    #[arg(long)]
+    pub(crate) id: Option<String>,
+    /// File whose only line is the secret, `-` for standard input; by default a random one, which is printed.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) secret_file: Option<PathBuf>,
+}
+
+#[derive(Args)]
+pub(crate) struct Turn {
+    /// Tenant id.
+    pub(crate) tenant: String,
+    /// User that usage is counted under; by default a random one.
+    #[arg(long)]
+    pub(crate) user: Option<String>,
+    /// Seconds that new allocations can be made with it; by default a day.
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) ttl: Option<u32>,
 }
 
 #[derive(Args)]

@@ -32,21 +32,27 @@ pub(crate) fn document(file: &Path) -> Result<Value, Failure> {
     }
 }
 
-/// The channels of a document: itself, its items, or those under `channels`.
-pub(crate) fn channels(document: Value) -> Result<Vec<Value>, Failure> {
+/// The channels or tenants (`nouns`) of a document, with their ids: itself, its items, or those under their key.
+pub(crate) fn list(file: &Path, nouns: &str) -> Result<Vec<(String, Value)>, Failure> {
+    let wrong = |message: String| Failure::Usage(format!("{}: {message}", file.display()));
+    let with_id = |item: Value| {
+        let id = item.get("id").and_then(Value::as_str).unwrap_or_default().to_owned();
+        if id.is_empty() { Err(wrong(format!("one of the {nouns} has no `id`; give it one"))) } else { Ok((id, item)) }
+    };
+    items_of(document(file)?, nouns).map_err(wrong)?.into_iter().map(with_id).collect()
+}
+
+fn items_of(document: Value, nouns: &str) -> Result<Vec<Value>, String> {
     let list = match document {
         Value::Array(items) => items,
-        Value::Object(mut fields) => match fields.remove("channels") {
+        Value::Object(mut fields) => match fields.remove(nouns) {
             Some(Value::Array(items)) => items,
-            Some(_) => return Err(Failure::Usage("`channels` must be a list of channels".to_owned())),
+            Some(_) => return Err(format!("`{nouns}` must be a list")),
             None => vec![Value::Object(fields)],
         },
-        _ => return Err(Failure::Usage("a channel is an object with `id`, `prefix` and `origins`".to_owned())),
+        _ => return Err(format!("give an object, a list, or a list under `{nouns}`")),
     };
-    if list.is_empty() {
-        return Err(Failure::Usage("there is no channel in this list".to_owned()));
-    }
-    Ok(list)
+    if list.is_empty() { Err(format!("there are no {nouns} in this list")) } else { Ok(list) }
 }
 
 /// Items to fetch: a path in each line, and a range behind it or none. Empty lines and those that start with `#` are none.
@@ -114,12 +120,13 @@ mod tests {
     }
 
     #[test]
-    fn channels_come_alone_in_a_list_or_under_their_key() {
-        let one = serde_json::json!({"id": "a"});
-        for document in [one.clone(), serde_json::json!([one]), serde_json::json!({"version": 1, "channels": [one]})] {
-            assert_eq!(channels(document).unwrap(), vec![one.clone()]);
+    fn documents_come_alone_in_a_list_or_under_their_key() {
+        let one = json!({"id": "a"});
+        for document in [one.clone(), json!([one]), json!({"version": 1, "channels": [one]})] {
+            assert_eq!(items_of(document, "channels"), Ok(vec![one.clone()]));
         }
-        assert!(channels(serde_json::json!([])).is_err());
-        assert!(channels(serde_json::json!({"channels": 1})).is_err());
+        for wrong in [json!([]), json!({"channels": 1}), json!(1)] {
+            assert!(items_of(wrong, "channels").unwrap_err().contains("list"));
+        }
     }
 }

@@ -6,8 +6,10 @@ mod arguments;
 mod cache;
 mod client;
 mod input;
+mod peers;
 mod run;
 mod table;
+mod tenants;
 
 use std::process::ExitCode;
 

@@ -1,5 +1,6 @@
 //! What each command does.
 
+use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -15,6 +16,7 @@ use crate::arguments::{Arguments, Channels, Command, Keys, Ledger, Mint, NewKey,
 use crate::client::{Client, Failure, encode};
 use crate::input;
 use crate::table::{Align, Table};
+use crate::tenants::tenant_table;
 
 /// Carries out a command and prints its result.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
@@ -24,6 +26,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Channels(command) => run.channels(command),
         Command::Keys(command) => run.keys(command),
         Command::Mint(mint) => run.mint(mint),
+        Command::Tenants(command) => run.tenants(command),
+        Command::Turn(turn) => run.turn(turn),
+        Command::Peers { channel, peer } => run.peers(channel, peer.as_deref()),
         Command::Purge(purge) => run.purge(purge),
         Command::Prefetch(prefetch) => run.prefetch(prefetch),
         Command::Cache(command) => run.cache(command),
@@ -51,22 +56,15 @@ impl Run {
                 let channels = self.every_channel(tenant.as_deref())?;
                 self.print(&channels, || channel_table(&channels))
             }
-            Channels::Get { id } => {
-                let channel: Value = self.client.get(&one(id), &[])?;
-                print_json(&channel)
-            }
+            Channels::Get { id } => self.show(&one(id)),
             Channels::Create { file } => {
                 let body = input::document(file)?;
                 let channel: Channel = self.client.call(Method::POST, "/channels", Some(&body))?;
                 self.print(&channel, || format!("channel {} is created\n", channel.id))
             }
             Channels::Apply { file } => {
-                for body in input::channels(input::document(file)?)? {
-                    let id = body.get("id").and_then(Value::as_str).unwrap_or_default();
-                    if id.is_empty() {
-                        return Err(Failure::Usage(format!("{}: a channel has no `id`; give it one", file.display())));
-                    }
-                    let channel: Channel = self.client.call(Method::PUT, &one(id), Some(&body))?;
+                for (id, body) in input::list(file, "channels")? {
+                    let channel: Channel = self.client.call(Method::PUT, &one(&id), Some(&body))?;
                     self.print(&channel, || format!("channel {} is applied\n", channel.id))?;
                 }
                 Ok(())
@@ -105,13 +103,7 @@ impl Run {
         match command {
             Keys::List { channel } => {
                 let list: KeyList = self.client.get(&format!("{}/keys", one(channel)), &[])?;
-                self.print(&list, || {
-                    let mut table = Table::new(&[("KEY", Align::Left), ("SIGNS", Align::Left)]);
-                    for key in &list.keys {
-                        table.row(vec![key.id.clone(), if key.signing { "yes" } else { "" }.to_owned()]);
-                    }
-                    table.to_string()
-                })
+                self.print(&list, || key_table("KEY", &list.keys))
             }
             Keys::Add(new) => self.new_key(new, "keys"),
             Keys::Rotate(new) => self.new_key(new, "keys/rotate"),
@@ -124,14 +116,9 @@ impl Run {
     }
 
     fn new_key(&self, new: &NewKey, path: &str) -> Result<(), Failure> {
-        let secret = new.secret_file.as_deref().map(input::text).transpose()?;
-        let body = json!({"id": new.id, "secret": secret.as_deref().map(str::trim)});
+        let body = new_key(new.id.as_deref(), new.secret_file.as_deref())?;
         let key: KeyName = self.client.call(Method::POST, &format!("{}/{path}", one(&new.channel)), Some(&body))?;
-        self.print(&key, || {
-            let state = if key.signing { "signs from now on" } else { "is accepted" };
-            let secret = key.secret.as_ref().map(|secret| format!("secret: {secret}\n")).unwrap_or_default();
-            format!("key {} of channel {} {state}\n{secret}", key.id, new.channel)
-        })
+        self.print(&key, || key_added(&format!("key {} of channel {}", key.id, new.channel), &key))
     }
 
     fn mint(&self, mint: &Mint) -> Result<(), Failure> {
@@ -228,7 +215,18 @@ impl Run {
 
     fn snapshot(&self) -> Result<(), Failure> {
         let snapshot: SnapshotView = self.client.get("/snapshot", &[])?;
-        self.print(&snapshot, || format!("version {}\n{}", snapshot.version, channel_table(&snapshot.channels)))
+        self.print(&snapshot, || {
+            let tenants = match snapshot.tenants.is_empty() {
+                true => String::new(),
+                false => format!("\n{}", tenant_table(&snapshot.tenants)),
+            };
+            format!("version {}\n{}{tenants}", snapshot.version, channel_table(&snapshot.channels))
+        })
+    }
+
+    /// Prints a document as JSON.
+    pub(crate) fn show(&self, path: &str) -> Result<(), Failure> {
+        print_json(&self.client.get::<Value>(path, &[])?)
     }
 
     pub(crate) fn print(&self, value: &impl Serialize, text: impl FnOnce() -> String) -> Result<(), Failure> {
@@ -254,6 +252,27 @@ pub(crate) fn name_nodes(body: &mut Value, nodes: &[String]) {
     if !nodes.is_empty() {
         body["nodes"] = json!(nodes);
     }
+}
+
+/// What asks for a new key or secret.
+pub(crate) fn new_key(id: Option<&str>, secret_file: Option<&Path>) -> Result<Value, Failure> {
+    let secret = secret_file.map(input::text).transpose()?;
+    Ok(json!({"id": id, "secret": secret.as_deref().map(str::trim)}))
+}
+
+/// What became of it, and the secret if it was left to the control plane.
+pub(crate) fn key_added(what: &str, key: &KeyName) -> String {
+    let state = if key.signing { "signs from now on" } else { "is accepted" };
+    let secret = key.secret.as_ref().map(|secret| format!("secret: {secret}\n")).unwrap_or_default();
+    format!("{what} {state}\n{secret}")
+}
+
+pub(crate) fn key_table(head: &str, keys: &[KeyName]) -> String {
+    let mut table = Table::new(&[(head, Align::Left), ("SIGNS", Align::Left)]);
+    for key in keys {
+        table.row(vec![key.id.clone(), if key.signing { "yes" } else { "" }.to_owned()]);
+    }
+    table.to_string()
 }
 
 fn channel_table(channels: &[Channel]) -> String {
@@ -337,7 +356,7 @@ fn served(node: &NodeStatus, newest: u64) -> String {
     }
 }
 
-fn age(unix_ms: u64) -> String {
+pub(crate) fn age(unix_ms: u64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     match now.saturating_sub(unix_ms / 1000) {
         seconds @ 0..120 => format!("{seconds} s ago"),
@@ -366,7 +385,9 @@ fn ledger_table(items: &[LedgerSum]) -> String {
     for sum in items {
         let mut cells: Vec<String> = sum.hour.map(|hour| hour.to_string()).into_iter().collect();
         let names = [&sum.tenant, &sum.channel, &sum.session, &sum.kind, &sum.origin];
-        cells.extend(names.into_iter().flatten().cloned());
+        // Relayed bytes have no channel, most others no origin; a gap would look like a shifted row.
+        let shown = |name: &String| if name.is_empty() { "-".to_owned() } else { name.clone() };
+        cells.extend(names.into_iter().flatten().map(shown));
         cells.extend([sum.requests, sum.body_bytes, sum.wire_bytes].map(|number| number.to_string()));
         table.row(cells);
     }

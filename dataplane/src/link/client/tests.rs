@@ -16,6 +16,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 struct FakePlane {
     version: Mutex<Option<u64>>,
+    /// Messages of what was seen that are left to tell since the last connection.
+    observed: Mutex<u32>,
 }
 
 impl Plane for FakePlane {
@@ -32,6 +34,16 @@ impl Plane for FakePlane {
 
     fn health(&self) -> DataMessage {
         DataMessage::Health { connections: 1, cache_bytes: 2, busy_permille: 3, draining: false }
+    }
+
+    fn connected(&self) {
+        *self.observed.lock().unwrap() = 2;
+    }
+
+    fn observed(&self) -> Option<DataMessage> {
+        let mut left = self.observed.lock().unwrap();
+        *left = left.checked_sub(1)?;
+        Some(DataMessage::Observed(Vec::new()))
     }
 
     async fn apply(self: Arc<Self>, snapshot: Snapshot) -> Result<(), String> {
@@ -134,13 +146,14 @@ impl Peer {
         }
     }
 
-    /// The next message that is not a health report.
+    /// The next message that is neither a health report nor about peers.
     async fn next(&mut self) -> DataMessage {
         loop {
             match self.any().await {
                 DataMessage::Health { connections, cache_bytes, busy_permille, draining } => {
                     assert_eq!((connections, cache_bytes, busy_permille, draining), (1, 2, 3, false));
                 }
+                DataMessage::Observed(_) => {}
                 other => return other,
             }
         }
@@ -170,6 +183,20 @@ async fn snapshots_are_applied_or_refused_and_remembered() {
     drop(peer);
     let (_peer, version) = Peer::greet(&listener).await;
     assert_eq!(version, Some(12));
+}
+
+#[tokio::test]
+async fn each_control_plane_is_told_of_all_peers_anew() {
+    let lab = Lab::new();
+    let listener = UnixListener::bind(lab.socket("a")).unwrap();
+    lab.start(&["a"]);
+    for _ in 0..2 {
+        let (mut peer, _) = Peer::greet(&listener).await;
+        let mut told = 0;
+        while told < 2 {
+            told += usize::from(matches!(peer.any().await, DataMessage::Observed(_)));
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,6 +15,9 @@ fn busy_node() -> prometheus::Registry {
         stats.request(418, CacheResult::None, Duration::from_micros(20), Duration::from_micros(20));
         stats.refusal("ticket_expired");
         stats.udp_drop("malformed", 3);
+        stats.turn_errors("437", 2);
+        stats.turn_refusals("integrity", 1);
+        stats.punch_refusals("unproven", 1);
         stats.add(Counter::BodyBytes, 1_000);
         stats.add(Counter::ShardCpu, 1_500_000);
         stats.set(Gauge::Connections, 3);

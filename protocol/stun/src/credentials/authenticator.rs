@@ -33,7 +33,8 @@ pub struct Authenticated<'a> {
     pub username: &'a str,
     /// The name's key: its response is signed with it.
     pub key: Key,
-    /// Which HMAC protects it, and is to protect the response.
+    /// Which HMAC is to protect the response: the better one where the client chose a password algorithm, whatever
+    /// protects the request (RFC 8489 section 9.2.4).
     pub integrity: Integrity,
     /// The name's parts.
     pub name: TimedName<'a>,
@@ -144,7 +145,10 @@ impl Authenticator {
         if username.is_none() && !request.has(AttributeType::USERHASH) {
             return Err(Refusal::Malformed);
         }
-        let algorithm = self.algorithm(request, nonce.0)?;
+        let chosen = self.algorithm(request, nonce.0)?;
+        let algorithm = chosen.unwrap_or(PasswordAlgorithm::Md5);
+        // Before the name and its HMAC, which the RFC puts first: they cost most, and who has no nonce has not shown that
+        // the address is theirs.
         if !self.nonces.check(nonce.0, client, unix) {
             return Err(Refusal::StaleNonce);
         }
@@ -166,6 +170,7 @@ impl Authenticator {
                 self.find_key(request, integrity, algorithm, username, tenant).ok_or(Refusal::Integrity)?
             }
         };
+        let integrity = if chosen.is_some() { Integrity::Sha256 } else { Integrity::Sha1 };
         Ok(Authenticated { username, key, integrity, name })
     }
 
@@ -198,17 +203,17 @@ impl Authenticator {
         })
     }
 
-    /// The algorithm that the client chose, if nobody tampered with our offer (RFC 8489 section 9.2.4).
-    fn algorithm(&self, request: &Message<'_>, nonce: &str) -> Result<PasswordAlgorithm, Refusal> {
+    /// The algorithm that the client chose, if it chose one and nobody tampered with our offer (RFC 8489 section 9.2.4).
+    fn algorithm(&self, request: &Message<'_>, nonce: &str) -> Result<Option<PasswordAlgorithm>, Refusal> {
         let offered = request.read::<PasswordAlgorithms<'_>>().map_err(|_| Refusal::Malformed)?;
         let chosen = request.read::<PasswordAlgorithmValue<'_>>().map_err(|_| Refusal::Malformed)?;
         if !self.offers_sha256 || !Nonces::offers_algorithms(nonce) {
-            return Ok(PasswordAlgorithm::Md5);
+            return Ok(None);
         }
         match (offered, chosen) {
-            (None, None) => Ok(PasswordAlgorithm::Md5),
+            (None, None) => Ok(None),
             (Some(offered), Some(chosen)) if offered.0 == OFFER && chosen.parameters.is_empty() => {
-                PasswordAlgorithm::from_number(chosen.number).ok_or(Refusal::BidDown)
+                PasswordAlgorithm::from_number(chosen.number).ok_or(Refusal::BidDown).map(Some)
             }
             _ => Err(Refusal::BidDown),
         }

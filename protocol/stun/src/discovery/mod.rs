@@ -9,6 +9,11 @@
 //! 5780 asks for. PADDING is answered with as much PADDING as came. RESPONSE-PORT is obeyed for the sender's own address
 //! and ports from 1024 on, with XOR-MAPPED-ADDRESS as the only attribute, and not beside PADDING; the partner sends no PADDING.
 //! RESPONSE-ADDRESS of the classic dialect is not understood. Each answer has a [cost](Answer) for the caller's limits.
+//!
+//! **Unlike the RFCs, on purpose.** That, RFC 5780 would have PADDING as long as the MTU, and MAPPED-ADDRESS and RESPONSE-ORIGIN
+//! also from a node without a second address: that node answers as RFC 8489 has it, with XOR-MAPPED-ADDRESS alone. It refuses
+//! no CHANGE-REQUEST that asks for no change: some clients send one with every request. Shared Secret requests (RFC 3489)
+//! are not answered, and MESSAGE-INTEGRITY is passed over: nobody here could have given out its key.
 
 mod partner;
 #[cfg(test)]
@@ -43,8 +48,29 @@ const KNOWN: &[AttributeType] = &[
     AttributeType::REALM,
     AttributeType::NONCE,
     AttributeType::PASSWORD_ALGORITHM,
+    // Of no meaning in a request, so passed over (RFC 8489 section 6.3).
+    AttributeType::MAPPED_ADDRESS,
+    AttributeType::XOR_MAPPED_ADDRESS,
+    AttributeType::ERROR_CODE,
+    AttributeType::UNKNOWN_ATTRIBUTES,
 ];
-const KNOWN_CLASSIC: &[AttributeType] = &[AttributeType::CHANGE_REQUEST, AttributeType::USERNAME];
+/// All of RFC 3489 but RESPONSE-ADDRESS.
+const KNOWN_CLASSIC: &[AttributeType] = &[
+    AttributeType::CHANGE_REQUEST,
+    AttributeType::USERNAME,
+    AttributeType::PASSWORD,
+    AttributeType::MAPPED_ADDRESS,
+    AttributeType::SOURCE_ADDRESS,
+    AttributeType::CHANGED_ADDRESS,
+    AttributeType::ERROR_CODE,
+    AttributeType::UNKNOWN_ATTRIBUTES,
+    AttributeType::REFLECTED_FROM,
+];
+
+/// In the classic dialect, where attributes have no padding, reasons are filled up with spaces (RFC 3489 section 11.2.9).
+const CLASSIC_BAD_REQUEST: ErrorCode<'static> = ErrorCode { reason: "Bad Request ", ..ErrorCode::BAD_REQUEST };
+const CLASSIC_UNKNOWN_ATTRIBUTE: ErrorCode<'static> =
+    ErrorCode { reason: "Unknown Attribute   ", ..ErrorCode::UNKNOWN_ATTRIBUTE };
 
 /// Where the second address is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -268,22 +294,23 @@ impl<'m> Respond<'_, 'm> {
 
     fn error(&self, refusal: &Refusal, out: &mut [u8]) -> Answer {
         let id = *self.request.transaction_id();
+        let classic = id.is_classic();
         let mut response = Builder::new(out, Method::BINDING, Class::Error, id);
         match refusal {
             Refusal::BadRequest => {
-                response.add(&ErrorCode::BAD_REQUEST);
+                response.add(if classic { &CLASSIC_BAD_REQUEST } else { &ErrorCode::BAD_REQUEST });
             }
             Refusal::Unknown { types, count } => {
-                // The classic dialect has no padding: an odd number of types is made even by the last (RFC 3489
-                // section 11.2.10).
-                let listed = if id.is_classic() { count.next_multiple_of(2).min(MAX_UNKNOWN) } else { *count };
+                // Nor is there padding for an odd number of types: it is made even by the last (RFC 3489 section 11.2.10).
+                let listed = if classic { count.next_multiple_of(2).min(MAX_UNKNOWN) } else { *count };
                 let mut bytes = [0; 2 * MAX_UNKNOWN];
                 for (index, place) in bytes.as_chunks_mut().0.iter_mut().enumerate().take(listed) {
                     let index = index.min(count.saturating_sub(1));
                     *place = types.get(index).map_or([0; 2], |kind| kind.to_be_bytes());
                 }
                 let listed = bytes.get(..2 * listed).unwrap_or_default();
-                response.add(&ErrorCode::UNKNOWN_ATTRIBUTE).add(&UnknownAttributes(listed));
+                response.add(if classic { &CLASSIC_UNKNOWN_ATTRIBUTE } else { &ErrorCode::UNKNOWN_ATTRIBUTE });
+                response.add(&UnknownAttributes(listed));
             }
         }
         match self.finish(&mut response) {

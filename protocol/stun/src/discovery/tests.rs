@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 
 use super::*;
-use crate::message::{Family, Software, TransactionId, XorPeerAddress};
+use crate::message::{Family, Software, TransactionId, Value, XorPeerAddress};
 
 fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -48,6 +48,25 @@ fn ask(request: &[u8], local: &str, at: &Endpoints) -> (Answer, Vec<u8>) {
         Answer::Silence(_) => out.clear(),
     }
     (answer, out)
+}
+
+/// An attribute whose value is whatever a test wants.
+struct Raw<'a, const KIND: u16>(&'a [u8]);
+
+impl<'a, const KIND: u16> Value<'a> for Raw<'a, KIND> {
+    const TYPE: AttributeType = AttributeType(KIND);
+
+    fn read(bytes: &'a [u8], _: &TransactionId) -> Option<Self> {
+        Some(Self(bytes))
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn write(&self, out: &mut [u8], _: &TransactionId) {
+        out.copy_from_slice(self.0);
+    }
 }
 
 fn code(bytes: &[u8]) -> u16 {
@@ -195,6 +214,48 @@ fn unknown_attributes_are_refused_or_passed_over() {
         message.add(&Software("a client"));
     });
     assert_eq!(Message::parse(&ask(&optional, LOCAL, &here()).1).unwrap().class(), Class::Success);
+}
+
+/// RFC 3489 has no padding: each attribute ends where its length says (sections 11.2.9 and 11.2.10).
+#[test]
+fn classic_errors_are_aligned_without_padding() {
+    let strange = |message: &mut Builder<'_>| {
+        message.add(&Padding(b"1234"));
+    };
+    let broken = |message: &mut Builder<'_>| {
+        message.add(&Raw::<3>(&[0; 8]));
+    };
+    for (add, reason) in [(&strange as &dyn Fn(&mut Builder<'_>), "Unknown Attribute"), (&broken, "Bad Request")] {
+        let (_, bytes) = ask(&request(true, add), LOCAL, &here());
+        let mut rest = &bytes[20..];
+        while let [_, _, l0, l1, after @ ..] = rest {
+            let length = usize::from(u16::from_be_bytes([*l0, *l1]));
+            assert!(length.is_multiple_of(4), "{bytes:02x?}");
+            rest = &after[length..];
+        }
+        let error = Message::parse(&bytes).unwrap().read::<ErrorCode<'_>>().unwrap().unwrap();
+        assert_eq!(error.reason.trim_end(), reason);
+    }
+}
+
+/// RFC 3489 section 11.2, RFC 8489 section 6.3.
+#[test]
+fn known_but_unexpected_attributes_are_ignored() {
+    let odd = |message: &mut Builder<'_>| {
+        message
+            .add(&MappedAddress(socket(CLIENT)))
+            .add(&ErrorCode::UNAUTHORIZED)
+            .add(&UnknownAttributes(&[0, 1, 0, 1]));
+    };
+    for classic in [false, true] {
+        let (_, bytes) = ask(&request(classic, &odd), LOCAL, &here());
+        assert_eq!(Message::parse(&bytes).unwrap().class(), Class::Success);
+    }
+    let classic_only = |message: &mut Builder<'_>| {
+        message.add(&SourceAddress(socket(CLIENT))).add(&ChangedAddress(socket(CLIENT))).add(&Raw::<7>(b"pass"));
+    };
+    let (_, bytes) = ask(&request(true, &classic_only), LOCAL, &here());
+    assert_eq!(Message::parse(&bytes).unwrap().class(), Class::Success);
 }
 
 #[test]

@@ -92,6 +92,9 @@ fn binding(bytes: &[u8]) {
                 let (request, response) = (request.expect("STUN"), response.expect("STUN"));
                 assert_eq!(request.transaction_id(), response.transaction_id());
                 assert!(matches!(response.class(), Class::Success | Class::Error));
+                // A classic client knows no padding.
+                let aligned = response.attributes().all(|attribute| attribute.value.len().is_multiple_of(4));
+                assert!(aligned || !response.transaction_id().is_classic());
             }
             Answer::Silence(silence) => assert_ne!(silence.reason(), "no_room"),
         }

@@ -4,6 +4,7 @@
 mod datagrams;
 pub mod model;
 mod operations;
+pub mod punch;
 pub mod world;
 
 pub use datagrams::datagram;

@@ -85,8 +85,8 @@ pub struct Allocation {
     pub user: usize,
     /// Of the request that made it.
     pub transaction: u64,
-    /// When it is over.
-    pub expires: u64,
+    /// When each of its families is over, IPv4 and IPv6.
+    pub expires: [u64; 2],
     /// As granted first.
     pub lifetime: u32,
     /// Relay ports, IPv4 and IPv6.
@@ -126,7 +126,14 @@ pub const RESERVATIONS: usize = 2;
 impl Model {
     /// Time passes.
     pub fn expire(&mut self, now: u64) {
-        self.allocations.retain(|_, allocation| allocation.expires > now);
+        for allocation in self.allocations.values_mut() {
+            for v6 in [false, true] {
+                if allocation.expires[usize::from(v6)] <= now {
+                    allocation.end(v6);
+                }
+            }
+        }
+        self.allocations.retain(|_, allocation| allocation.ports.iter().any(Option::is_some));
         self.reservations.retain(|_, reservation| reservation.2 > now);
         for allocation in self.allocations.values_mut() {
             allocation.permissions.retain(|_, expires| *expires > now);
@@ -178,20 +185,14 @@ impl Model {
                 if family.is_some_and(|v6| allocation.ports[usize::from(v6)].is_none()) {
                     return Expected::Error(443);
                 }
-                if *lifetime != Some(0) {
-                    let granted = granted(*lifetime);
-                    allocation.expires = now + u64::from(granted) * 1000;
-                    return Expected::Refreshed(granted);
-                }
-                match family {
-                    Some(v6) if allocation.ports.iter().all(Option::is_some) => {
-                        allocation.ports[usize::from(*v6)] = None;
-                        allocation.permissions.retain(|ip, _| ip.is_ipv6() != *v6);
-                        allocation.channels.retain(|_, (peer, _)| peer.is_ipv6() != *v6);
+                let seconds = if *lifetime == Some(0) { 0 } else { granted(*lifetime) };
+                for v6 in [false, true] {
+                    if family.is_none_or(|family| family == v6) {
+                        allocation.expires[usize::from(v6)] = now + u64::from(seconds) * 1000;
                     }
-                    _ => drop(self.allocations.remove(&flow)),
                 }
-                Expected::Refreshed(0)
+                self.expire(now);
+                Expected::Refreshed(seconds)
             }
             Operation::Permit(peers) => {
                 if peers.is_empty() {
@@ -301,7 +302,7 @@ impl Model {
             }
         }
         assert_eq!(reserved.is_some(), *even == Some(true));
-        let expires = now + u64::from(lifetime) * 1000;
+        let expires = [now + u64::from(lifetime) * 1000; 2];
         let transaction = *transaction;
         let allocation =
             Allocation { user, transaction, expires, lifetime, ports, token: reserved, ..Default::default() };
@@ -320,6 +321,13 @@ impl Model {
 }
 
 impl Allocation {
+    /// A family is relayed no longer; its peers are forgotten.
+    fn end(&mut self, v6: bool) {
+        self.ports[usize::from(v6)] = None;
+        self.permissions.retain(|ip, _| ip.is_ipv6() != v6);
+        self.channels.retain(|_, (peer, _)| peer.is_ipv6() != v6);
+    }
+
     /// Whether a peer may be sent to and heard.
     #[must_use]
     pub fn lets_in(&self, peer: SocketAddr) -> bool {
@@ -339,17 +347,17 @@ fn bind(allocation: &mut Allocation, now: u64, user: usize, number: u16, peer: S
     if !(0x4000..=0x4fff).contains(&number) || peer.port() == 0 {
         return Expected::Error(400);
     }
-    if allocation.ports[usize::from(family(peer.ip()))].is_none() {
-        return Expected::Error(443);
-    }
-    if !allowed(peer.ip(), user) || is_relay(peer.ip()) && !NODE_PORTS.contains(&peer.port()) {
-        return Expected::Error(403);
-    }
     let known = allocation.channels.get(&number).map(|(peer, _)| *peer);
     let conflict =
         known.is_some_and(|bound| bound != peer) || allocation.channel_of(peer).is_some_and(|other| other != number);
     if conflict {
         return Expected::Error(400);
+    }
+    if allocation.ports[usize::from(family(peer.ip()))].is_none() {
+        return Expected::Error(443);
+    }
+    if !allowed(peer.ip(), user) || is_relay(peer.ip()) && !NODE_PORTS.contains(&peer.port()) {
+        return Expected::Error(403);
     }
     let full = known.is_none() && allocation.channels.len() >= CHANNEL_LIMIT;
     let mut permissions = allocation.permissions.clone();

@@ -38,6 +38,8 @@ types! {
     CHANGED_ADDRESS = 0x0005, "CHANGED-ADDRESS";
     /// RFC 8489 section 14.3.
     USERNAME = 0x0006, "USERNAME";
+    /// RFC 3489 section 11.2.7.
+    PASSWORD = 0x0007, "PASSWORD";
     /// RFC 8489 section 14.5.
     MESSAGE_INTEGRITY = 0x0008, "MESSAGE-INTEGRITY";
     /// RFC 8489 section 14.8.
@@ -78,10 +80,26 @@ types! {
     XOR_MAPPED_ADDRESS = 0x0020, "XOR-MAPPED-ADDRESS";
     /// RFC 8656 section 18.10.
     RESERVATION_TOKEN = 0x0022, "RESERVATION-TOKEN";
+    /// RFC 8445 section 16.1.
+    USE_CANDIDATE = 0x0025, "USE-CANDIDATE";
     /// RFC 5780 section 7.6.
     PADDING = 0x0026, "PADDING";
     /// RFC 5780 section 7.5.
     RESPONSE_PORT = 0x0027, "RESPONSE-PORT";
+    /// docs/punch.md, and the six below.
+    PEER_ID = 0x7a01, "PEER-ID";
+    /// The other peer's.
+    TARGET = 0x7a02, "TARGET";
+    /// A channel's id.
+    CHANNEL = 0x7a03, "CHANNEL";
+    /// What opens a channel.
+    TICKET = 0x7a04, "TICKET";
+    /// A NAT as its peer found it.
+    NAT = 0x7a05, "NAT";
+    /// A secret between a peer and its node.
+    REGISTRATION = 0x7a06, "REGISTRATION";
+    /// How and when to punch.
+    PUNCH = 0x7a07, "PUNCH";
     /// RFC 8656 section 18.11.
     ADDITIONAL_ADDRESS_FAMILY = 0x8000, "ADDITIONAL-ADDRESS-FAMILY";
     /// RFC 8656 section 18.12.

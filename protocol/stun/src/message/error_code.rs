@@ -16,6 +16,15 @@ macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $code:literal, $reason:literal;)*) => {
         impl ErrorCode<'static> {
             $($(#[$doc])* pub const $name: Self = Self { code: $code, reason: $reason };)*
+
+            /// The code as a label for metrics.
+            #[must_use]
+            pub const fn label(self) -> &'static str {
+                match self.code {
+                    $($code => stringify!($code),)*
+                    _ => "other",
+                }
+            }
         }
     };
 }
@@ -29,8 +38,14 @@ codes! {
     UNAUTHORIZED = 401, "Unauthorized";
     /// Right credentials, but policy does not allow it (RFC 8656).
     FORBIDDEN = 403, "Forbidden";
+    /// Nobody of that name is here (docs/punch.md).
+    NOT_FOUND = 404, "Not Found";
+    /// The two cannot be brought together (docs/punch.md).
+    CONFLICT = 409, "Conflict";
     /// An attribute that must be understood and is not.
     UNKNOWN_ATTRIBUTE = 420, "Unknown Attribute";
+    /// More often than is allowed (docs/punch.md).
+    TOO_MANY_REQUESTS = 429, "Too Many Requests";
     /// No allocation on this five-tuple, or one that is in the way.
     ALLOCATION_MISMATCH = 437, "Allocation Mismatch";
     /// The nonce is no longer good: try again with the new one.

@@ -10,6 +10,7 @@ mod builder;
 mod channel_data;
 mod error_code;
 mod integrity;
+mod punching;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -28,11 +29,12 @@ pub use builder::{BufferFull, Builder};
 pub use channel_data::{CHANNEL_DATA_HEADER, CHANNELS, ChannelData, channel_data_header};
 pub use error_code::{AddressErrorCode, ErrorCode, UnknownAttributes};
 pub use integrity::{Fingerprint, Integrity};
+pub use punching::{ChannelId, MAX_CHANNEL, MAX_TICKET, Nat, PeerId, Punch, Registration, Role, Target, Ticket};
 pub use stream::{Frame, NotTurn, next_frame};
 pub use values::{
     AdditionalAddressFamily, ChangeRequest, ChannelNumber, Data, DontFragment, EvenPort, Icmp, Lifetime,
     MobilityTicket, Nonce, Padding, PasswordAlgorithmValue, PasswordAlgorithms, Realm, RequestedAddressFamily,
-    RequestedTransport, ReservationToken, ResponsePort, Software, UserHash, Username,
+    RequestedTransport, ReservationToken, ResponsePort, Software, UseCandidate, UserHash, Username,
 };
 
 /// Bytes of a message's header.
@@ -62,11 +64,29 @@ impl Method {
     pub const CREATE_PERMISSION: Self = Self(0x008);
     /// Gives a peer a channel.
     pub const CHANNEL_BIND: Self = Self(0x009);
+    /// docs/punch.md: keeps a peer known.
+    pub const REGISTER: Self = Self(0x0e1);
+    /// Asks for a peer.
+    pub const INTRODUCE: Self = Self(0x0e2);
+    /// Tells the other peer.
+    pub const INTRODUCED: Self = Self(0x0e3);
 
     /// The method of a number below 0x1000; higher bits are dropped.
     #[must_use]
     pub const fn new(number: u16) -> Self {
         Self(number & 0xfff)
+    }
+
+    /// The method of a message that is not classic, by its first eight bytes; the rest may be anything.
+    #[must_use]
+    #[inline]
+    pub const fn peek(datagram: &[u8]) -> Option<Self> {
+        let Some(&[t0, t1, _, _, c0, c1, c2, c3]) = datagram.first_chunk() else { return None };
+        let kind = u16::from_be_bytes([t0, t1]);
+        if kind >= 0x4000 || u32::from_be_bytes([c0, c1, c2, c3]) != MAGIC_COOKIE {
+            return None;
+        }
+        Some(from_type_bits(kind).0)
     }
 
     /// Its number in IANA's registry.
@@ -86,6 +106,9 @@ impl fmt::Debug for Method {
             Self::DATA => f.write_str("Data"),
             Self::CREATE_PERMISSION => f.write_str("CreatePermission"),
             Self::CHANNEL_BIND => f.write_str("ChannelBind"),
+            Self::REGISTER => f.write_str("Register"),
+            Self::INTRODUCE => f.write_str("Introduce"),
+            Self::INTRODUCED => f.write_str("Introduced"),
             Self(number) => write!(f, "Method({number:#05x})"),
         }
     }

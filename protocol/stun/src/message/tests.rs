@@ -112,8 +112,8 @@ fn rfc8489_b_1_sha256_and_userhash() {
 }
 
 #[test]
-fn sha256_may_be_truncated_to_half_and_no_further() {
-    for (kept, right) in [(32, true), (28, true), (16, true), (12, false), (30, false), (0, false)] {
+fn sha256_is_not_truncated() {
+    for (kept, right) in [(32, true), (28, false), (16, false), (12, false), (30, false), (0, false)] {
         let mut out = [0; 100];
         let length = Builder::new(&mut out, Method::BINDING, Class::Request, TransactionId::new(ID)).finish().unwrap();
         // The length that the HMAC covers is that of the truncated message.
@@ -217,9 +217,17 @@ fn values_that_break_their_format() {
     assert_eq!(ErrorCode::read(&[0, 0, 7, 0], &id), None);
     assert_eq!(ErrorCode::read(&[0, 0, 4, 100], &id), None);
     assert_eq!(ErrorCode::read(&[0xff, 0xff, 0xfc, 1], &id), Some(ErrorCode { code: 401, reason: "" }));
-    assert_eq!(Username::read(&[b'a'; 509], &id), None);
+    assert_eq!(Username::read(&[b'a'; 764], &id), None);
     assert_eq!(Username::read(&[0xff], &id), None, "not UTF-8");
     assert_eq!(EvenPort::read(&[0x7f], &id), Some(EvenPort { reserve_next: false }));
+    // 16 bits reserved, 7 of type, 9 of code (RFC 8656 section 18.13).
+    let icmp = Icmp { kind: 3, code: 4, data: [0, 0, 5, 0xdc] };
+    assert_eq!(Icmp::read(&[0xff, 0xff, 0x06, 0x04, 0, 0, 5, 0xdc], &id), Some(icmp));
+    assert_eq!(Icmp::read(&[0, 0, 0x07, 0x04, 0, 0, 5, 0xdc], &id), None, "a code that ICMP does not have");
+    let mut out = [0xee; 8];
+    icmp.write(&mut out, &id);
+    assert_eq!(out, [0, 0, 0x06, 0x04, 0, 0, 5, 0xdc]);
+    assert_eq!(Username::read(&[b'a'; 763], &id).map(|name| name.0.len()), Some(763));
     assert_eq!(ResponsePort::read(&[1, 2], &id), Some(ResponsePort(0x102)));
     assert_eq!(UnknownAttributes::read(&[0], &id), None);
     assert_eq!(PasswordAlgorithmValue::read(&[0, 1, 0, 9], &id), None, "parameters run past the end");

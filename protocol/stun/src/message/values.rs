@@ -3,13 +3,11 @@
 use super::attribute::{AttributeType, Value, fill};
 use super::{Family, TransactionId};
 
-/// Bytes of USERNAME at most (RFC 8489 section 14.3).
-const MAX_USERNAME: usize = 508;
-/// Bytes of REALM, NONCE and SOFTWARE at most (sections 14.9, 14.10, 14.14): 128 characters of UTF-8.
+/// Bytes of a text at most that must be readable (RFC 8489 sections 14.3, 14.9, 14.10, 14.14): what RFC 5389 allowed.
 const MAX_TEXT: usize = 763;
 
 macro_rules! texts {
-    ($($(#[$doc:meta])* $name:ident = $kind:ident, $max:expr;)*) => {$(
+    ($($(#[$doc:meta])* $name:ident = $kind:ident, $lengths:expr;)*) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
         pub struct $name<'a>(pub &'a str);
@@ -18,7 +16,7 @@ macro_rules! texts {
             const TYPE: AttributeType = AttributeType::$kind;
 
             fn read(bytes: &'a [u8], _: &TransactionId) -> Option<Self> {
-                (bytes.len() <= $max).then_some(Self(std::str::from_utf8(bytes).ok()?))
+                $lengths.contains(&bytes.len()).then_some(Self(std::str::from_utf8(bytes).ok()?))
             }
 
             fn len(&self) -> usize {
@@ -32,15 +30,17 @@ macro_rules! texts {
     )*};
 }
 
+pub(super) use texts;
+
 texts! {
     /// Who asks. Compared byte by byte: names are not prepared by the OpaqueString profile.
-    Username = USERNAME, MAX_USERNAME;
+    Username = USERNAME, 0..=MAX_TEXT;
     /// Whose names and passwords count.
-    Realm = REALM, MAX_TEXT;
+    Realm = REALM, 0..=MAX_TEXT;
     /// What the server wants to see again.
-    Nonce = NONCE, MAX_TEXT;
+    Nonce = NONCE, 0..=MAX_TEXT;
     /// Who made this.
-    Software = SOFTWARE, MAX_TEXT;
+    Software = SOFTWARE, 0..=MAX_TEXT;
 }
 
 macro_rules! bytes {
@@ -102,6 +102,8 @@ macro_rules! fixed {
     )*};
 }
 
+pub(super) use fixed;
+
 /// Asks for the response from elsewhere (RFC 5780 section 7.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ChangeRequest {
@@ -146,18 +148,22 @@ pub struct EvenPort {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DontFragment;
 
+/// Of a check by the controlling peer: this address pair is the one (RFC 8445 section 7.1.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UseCandidate;
+
 /// Names a relay port that was kept by [`EvenPort`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReservationToken(pub [u8; 8]);
 
-/// An ICMP error that came for what was relayed (RFC 8656 section 18.13).
+/// An ICMP error that came for what was relayed (RFC 8656 section 18.13): 16 bits reserved, 7 of type, 9 of code, 32 of data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Icmp {
-    /// ICMP or ICMPv6 type.
+    /// ICMP or ICMPv6 type, below 128 as those of all errors are.
     pub kind: u8,
     /// Its code.
     pub code: u8,
-    /// Four bytes of it, such as the next hop's MTU.
+    /// The next hop's MTU where that is the error, else zero.
     pub data: [u8; 4],
 }
 
@@ -186,12 +192,15 @@ fixed! {
     DontFragment = DONT_FRAGMENT, 0:
         |[]| Some(Self),
         |Self| [];
+    UseCandidate = USE_CANDIDATE, 0:
+        |[]| Some(Self),
+        |Self| [];
     ReservationToken = RESERVATION_TOKEN, 8:
         |token| Some(Self(token)),
         |Self(token)| token;
     Icmp = ICMP, 8:
-        |[_, _, kind, code, data @ ..]| Some(Self { kind, code, data }),
-        |Self { kind, code, data: [a, b, c, d] }| [0, 0, kind, code, a, b, c, d];
+        |[_, _, high, low, data @ ..]| Some(Self { kind: high >> 1, code: low, data }).filter(|_| high & 1 == 0),
+        |Self { kind, code, data: [a, b, c, d] }| [0, 0, kind << 1, code, a, b, c, d];
 }
 
 impl Value<'_> for ResponsePort {

@@ -17,12 +17,27 @@ mod tests;
 use std::net::SocketAddr;
 
 use crate::message::{
-    Builder, ChangeRequest, ChangedAddress, Class, MappedAddress, Message, Method, OtherAddress, TransactionId,
-    XorMappedAddress,
+    AttributeType, Builder, ChangeRequest, ChangedAddress, Class, Fingerprint, MappedAddress, Message, Method,
+    OtherAddress, TransactionId, XorMappedAddress,
 };
 
 /// Bytes that a request needs at most.
 pub const MAX_REQUEST: usize = 28;
+
+/// What a response may hold that must be understood.
+const KNOWN: &[AttributeType] = &[
+    AttributeType::MAPPED_ADDRESS,
+    AttributeType::XOR_MAPPED_ADDRESS,
+    AttributeType::SOURCE_ADDRESS,
+    AttributeType::CHANGED_ADDRESS,
+    AttributeType::REFLECTED_FROM,
+    AttributeType::ERROR_CODE,
+    AttributeType::UNKNOWN_ATTRIBUTES,
+    AttributeType::USERNAME,
+    AttributeType::REALM,
+    AttributeType::NONCE,
+    AttributeType::PADDING,
+];
 
 /// In whose words to ask.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -223,12 +238,12 @@ impl Detector {
     pub fn handle(&mut self, now_ms: u64, from: SocketAddr, datagram: &[u8]) -> bool {
         let Ok(response) = Message::parse(datagram) else { return false };
         let ours = *response.transaction_id() == self.id && response.method() == Method::BINDING;
-        if !ours || self.step == Step::Done {
+        if !ours || self.step == Step::Done || response.fingerprint() == Fingerprint::Wrong {
             return false;
         }
         match response.class() {
-            Class::Success => {}
-            Class::Error => {
+            Class::Success if response.unknown_required(KNOWN).next().is_none() => {}
+            Class::Success | Class::Error => {
                 self.handle_refusal(now_ms);
                 return true;
             }

@@ -3,7 +3,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::*;
 use crate::discovery::{Answer, Endpoints, MAX_LINK_MESSAGE, Other, PartnerKey, PartnerLink, Received, answer};
-use crate::message::Family;
+use crate::message::{Family, Padding, XorPeerAddress};
 
 fn socket(text: &str) -> SocketAddr {
     text.parse().unwrap()
@@ -258,7 +258,26 @@ fn answers_of_others_are_not_taken() {
         .unwrap();
     assert!(!detector.handle(0, server, &forged[..length]));
     assert!(!detector.handle(0, server, b"noise"));
+    // Ours, but damaged on its way.
+    let mut damaged = [0; 64];
+    let length = Builder::new(&mut damaged, Method::BINDING, Class::Success, detector.id)
+        .add(&XorMappedAddress(socket(CLIENT)))
+        .fingerprint()
+        .finish()
+        .unwrap();
+    damaged[30] ^= 1;
+    assert!(!detector.handle(0, server, &damaged[..length]));
     assert_eq!(detector.report(), None);
+    // One that cannot be understood settles nothing (RFC 8489 section 6.3.3), and says that UDP gets through.
+    let mut strange = [0; 64];
+    let length = Builder::new(&mut strange, Method::BINDING, Class::Success, detector.id)
+        .add(&XorMappedAddress(socket(CLIENT)))
+        .add(&Padding(b"ours"))
+        .add(&XorPeerAddress(socket(CLIENT)))
+        .finish()
+        .unwrap();
+    assert!(detector.handle(0, server, &strange[..length]));
+    assert_eq!(detector.report(), Some(&Report::default()));
     for kind in NatType::ALL {
         assert_eq!(NatType::from_name(kind.name()), Some(kind));
     }

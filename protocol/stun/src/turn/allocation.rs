@@ -74,7 +74,8 @@ pub(super) struct Allocation {
     pub(super) tenant: TenantId,
     /// Of the request that made it: a repetition is answered alike.
     pub(super) transaction: TransactionId,
-    pub(super) expires: u64,
+    /// For IPv4 and IPv6, each by itself; 0: not relayed.
+    expires: [u64; 2],
     /// As answered to the first request.
     pub(super) granted_s: u32,
     pub(super) token: Option<[u8; 8]>,
@@ -94,7 +95,7 @@ impl Allocation {
             credential,
             tenant,
             transaction,
-            expires: 0,
+            expires: [0; 2],
             granted_s: 0,
             token: None,
             missing: None,
@@ -115,11 +116,36 @@ impl Allocation {
     }
 
     pub(super) const fn set_port(&mut self, family: Family, port: u16) {
-        let [v4, v6] = &mut self.ports;
-        *match family {
+        *half(&mut self.ports, family) = port;
+    }
+
+    /// Until when a family is relayed.
+    pub(super) const fn expires(&self, family: Family) -> u64 {
+        let [v4, v6] = self.expires;
+        match family {
             Family::Ipv4 => v4,
             Family::Ipv6 => v6,
-        } = port;
+        }
+    }
+
+    /// Has a family relayed until then, or both, as far as there is a port for it.
+    pub(super) fn last_until(&mut self, expires: u64, family: Option<Family>) {
+        for one in [Family::Ipv4, Family::Ipv6] {
+            if family.is_none_or(|family| family == one) && self.port(one).is_some() {
+                *half(&mut self.expires, one) = expires;
+            }
+        }
+    }
+
+    /// When the first of its families ends.
+    pub(super) fn deadline(&self) -> u64 {
+        self.expires.into_iter().filter(|expires| *expires > 0).min().unwrap_or(0)
+    }
+
+    /// Whether anything is relayed. What has expired is not there, swept or not.
+    #[inline]
+    pub(super) fn is_live(&self, now_ms: u64) -> bool {
+        self.expires.iter().any(|expires| *expires > now_ms)
     }
 
     /// The peer of a channel's number.
@@ -169,7 +195,8 @@ impl Allocation {
     /// Whether a channel can be bound, for `limit` in all.
     pub(super) fn can_bind(&self, number: u16, peer: SocketAddr, limit: usize, now_ms: u64) -> Result<(), CannotBind> {
         let by_number = self.channel(number, now_ms).map(Channel::peer);
-        let by_peer = self.channel_of(peer, now_ms);
+        // IPv4 in IPv6's clothes is another address, and will be refused as such.
+        let by_peer = self.channel_of(peer, now_ms).filter(|_| peer.ip() == peer.ip().to_canonical());
         match (by_number, by_peer) {
             (None, None) => {
                 let live = self.channels.iter().filter(|channel| channel.expires > now_ms).count();
@@ -187,10 +214,18 @@ impl Allocation {
         self.channels.push(Channel { ip: peer.ip().into(), expires, port: peer.port(), number });
     }
 
-    /// Forgets the peers of a family that is relayed no longer.
+    /// Forgets a family that is relayed no longer, and its peers.
     pub(super) fn forget(&mut self, family: Family) {
+        self.set_port(family, 0);
+        *half(&mut self.expires, family) = 0;
         self.permissions.retain(|permission| Family::of(&permission.ip.address()) != family);
         self.channels.retain(|channel| Family::of(&channel.ip.address()) != family);
+    }
+
+    /// Permissions and channels that it holds.
+    #[cfg(test)]
+    pub(super) fn peers(&self) -> [usize; 2] {
+        [self.permissions.len(), self.channels.len()]
     }
 
     /// Bytes that it takes beside its place in the table.
@@ -200,5 +235,14 @@ impl Allocation {
         self.credential.username.len()
             + spilled(self.permissions.spilled(), self.permissions.capacity() * size_of::<Permission>())
             + spilled(self.channels.spilled(), self.channels.capacity() * size_of::<Channel>())
+    }
+}
+
+/// What one family has of a pair.
+const fn half<T>(pair: &mut [T; 2], family: Family) -> &mut T {
+    let [v4, v6] = pair;
+    match family {
+        Family::Ipv4 => v4,
+        Family::Ipv6 => v6,
     }
 }

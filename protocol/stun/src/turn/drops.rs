@@ -98,8 +98,8 @@ impl Counters {
     }
 
     /// Error responses, by code.
-    pub fn errors(&self) -> impl Iterator<Item = (u16, u64)> {
-        CODES.into_iter().map(|error| error.code).zip(self.errors)
+    pub fn errors(&self) -> impl Iterator<Item = (ErrorCode<'static>, u64)> {
+        CODES.into_iter().zip(self.errors)
     }
 
     pub(super) fn drop_one(&mut self, dropped: Dropped) -> Dropped {

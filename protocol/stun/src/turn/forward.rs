@@ -175,6 +175,7 @@ impl<Q: Quota> Server<Q> {
         }
         allocation.usage.sent += segments as u64;
         allocation.usage.sent_bytes += bytes as u64;
+        allocation.usage.framing_bytes += (segments * CHANNEL_DATA_HEADER) as u64;
         let datagrams = datagrams.get(..taken)?;
         Some(TrainToPeer { relay, peer, segments, payload: data.len(), datagrams, stride: segment })
     }
@@ -218,14 +219,18 @@ impl<Q: Quota> Server<Q> {
         icmp: Icmp,
         out: &mut [u8],
     ) -> Result<(FiveTuple, usize), Dropped> {
-        // Unreachable and time exceeded, in both families, and packet too big (RFC 8656 section 11.5).
-        let known = match relay.family() {
-            Family::Ipv4 => matches!(icmp.kind, 3 | 11),
-            Family::Ipv6 => matches!(icmp.kind, 1..=3),
+        // Unreachable and time exceeded, in both families, and packet too big (RFC 8656 section 11.5); with the next hop's
+        // MTU and no other data (section 18.13).
+        let (known, mtu) = match (relay.family(), icmp.kind) {
+            (Family::Ipv4, 3) => (true, icmp.code == 4),
+            (Family::Ipv6, 2) => (true, true),
+            (Family::Ipv4, 11) | (Family::Ipv6, 1 | 3) => (true, false),
+            _ => (false, false),
         };
         if !known {
             return Err(Dropped::Icmp);
         }
+        let icmp = if mtu { icmp } else { Icmp { data: [0; 4], ..icmp } };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         self.indications = self.indications.wrapping_add(1);
         let id = self.indications;
@@ -265,6 +270,11 @@ impl<Q: Quota> Server<Q> {
         };
         allocation.usage.received += segments as u64;
         allocation.usage.received_bytes += bytes as u64;
+        let head = match framing {
+            Framing::Channel(_) => CHANNEL_DATA_HEADER,
+            Framing::Indication { peer, .. } => HEADER + address_attribute(peer) + 4,
+        };
+        allocation.usage.framing_bytes += (segments * head) as u64;
         let to = ToClient { flow: allocation.flow, framing };
         if !to.is_channel() {
             self.indications = self.indications.wrapping_add(segments as u64);
@@ -282,6 +292,7 @@ impl<Q: Quota> Server<Q> {
         let (relay, peer, allocation) = self.channel(now_ms, flow, channel)?;
         allocation.usage.sent += 1;
         allocation.usage.sent_bytes += data.len() as u64;
+        allocation.usage.framing_bytes += CHANNEL_DATA_HEADER as u64;
         Ok(ToPeer { relay, peer, data, dont_fragment: false })
     }
 
@@ -312,10 +323,13 @@ impl<Q: Quota> Server<Q> {
         if !allocation.permits(peer.ip(), now_ms) && allocation.channel_of(peer, now_ms).is_none() {
             return Err(Dropped::NoPermission);
         }
-        allocation.port(family).ok_or(Dropped::PeerFamily)?;
+        if allocation.expires(family) <= now_ms {
+            return Err(Dropped::PeerFamily);
+        }
         allocation.usage.sent += 1;
         allocation.usage.sent_bytes += data.len() as u64;
-        Ok(ToPeer { relay, peer, data, dont_fragment })
+        allocation.usage.framing_bytes += (HEADER + address_attribute(peer) + 4) as u64;
+        Ok(ToPeer { relay, peer, data, dont_fragment: dont_fragment && heeds_dont_fragment(flow, family) })
     }
 
     /// A bound channel of a five-tuple's allocation.
@@ -329,14 +343,20 @@ impl<Q: Quota> Server<Q> {
         let slot = self.table.find(flow).ok_or(Dropped::NoAllocation)?;
         let allocation = live(self.table.get(slot), now_ms).ok_or(Dropped::NoAllocation)?;
         let peer = allocation.channel(number, now_ms).ok_or(Dropped::NoChannel)?.peer();
-        let relay = self.table.relay(slot, Family::of(&peer.ip())).ok_or(Dropped::NoAllocation)?;
+        let family = Family::of(&peer.ip());
+        if allocation.expires(family) <= now_ms {
+            return Err(Dropped::NoChannel);
+        }
+        let relay = self.table.relay(slot, family).ok_or(Dropped::NoAllocation)?;
         Ok((relay, peer, self.table.get_mut(slot).ok_or(Dropped::NoAllocation)?))
     }
 
     fn allocation_of(&mut self, now_ms: u64, relay: RelayId) -> Result<&mut Allocation, Dropped> {
         let slot = self.table.find_relay(relay).ok_or(Dropped::NoRelay)?;
-        let allocation = live(self.table.get_mut(slot), now_ms).ok_or(Dropped::NoRelay)?;
-        allocation.port(relay.family()).map(|_| ()).ok_or(Dropped::NoRelay)?;
+        let allocation = self.table.get_mut(slot).ok_or(Dropped::NoRelay)?;
+        if allocation.expires(relay.family()) <= now_ms {
+            return Err(Dropped::NoRelay);
+        }
         Ok(allocation)
     }
 
@@ -348,7 +368,17 @@ impl<Q: Quota> Server<Q> {
     }
 }
 
+/// Bytes of XOR-PEER-ADDRESS with this peer.
+const fn address_attribute(peer: SocketAddr) -> usize {
+    if peer.is_ipv4() { 4 + 8 } else { 4 + 20 }
+}
+
 /// What has expired is not there, swept or not.
 fn live<A: std::ops::Deref<Target = Allocation>>(allocation: Option<A>, now_ms: u64) -> Option<A> {
-    allocation.filter(|allocation| allocation.expires > now_ms)
+    allocation.filter(|allocation| allocation.is_live(now_ms))
+}
+
+/// Between families, and from IPv6, DONT-FRAGMENT is ignored (RFC 8656 section 13), but not if it came by TCP (section 15).
+fn heeds_dont_fragment(flow: &FiveTuple, peer: Family) -> bool {
+    flow.transport == Transport::Tcp || flow.client.ip().to_canonical().is_ipv4() && peer == Family::Ipv4
 }

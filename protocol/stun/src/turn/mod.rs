@@ -24,15 +24,19 @@
 //! Over every limit there is the error code that the RFC has for it.
 //!
 //! Not there: TCP to peers (RFC 6062), mobility (RFC 8016; the ticket is passed over, as the RFC allows).
+//!
+//! **Unlike the RFCs, on purpose.** A nonce is checked before name and HMAC (RFC 8489 section 9.2.4 has it last): who has none
+//! for their address costs nothing more. Responses have no SOFTWARE and list 16 unknown attributes at most. A request for both
+//! families is met in part by a server without IPv4, too (RFC 8656 section 7.2, step 9; step 7 would refuse it). Data
+//! indications have transaction ids that count up: they answer nothing, so nobody gains by guessing them. A datagram with
+//! more behind its ChannelData than padding is dropped. Names and realms are compared byte by byte, not by OpaqueString.
 
 mod allocation;
-mod deadlines;
 mod drops;
 mod forward;
 mod peers;
 mod ports;
 mod quota;
-mod random;
 mod requests;
 mod table;
 #[cfg(test)]
@@ -45,19 +49,19 @@ use std::sync::Arc;
 
 use allocation::Allocation;
 pub use allocation::{CHANNEL_MS, PERMISSION_MS};
-use deadlines::Deadlines;
 pub use drops::{Counters, Dropped};
 pub use forward::{Head, MAX_HEAD, ToClient, ToPeer, TrainToPeer};
 use peers::OwnAddresses;
 pub use peers::is_public;
 use ports::Ports;
 pub use quota::{Holder, LocalQuota, Quota, QuotaLimits, address_key};
-use random::Random;
 pub use requests::{MAX_REPLY, MAX_UNAUTHENTICATED_REPLY, reservation_shard};
 use table::Table;
 
 use crate::credentials::{Authenticator, TenantId, Tenants, TimedName};
+use crate::deadlines::Deadlines;
 use crate::message::{Class, Family, Fingerprint, Kind, Message, Method};
+use crate::random::Random;
 
 /// Milliseconds that a reserved port is kept (RFC 8656 section 7.2).
 const RESERVATION_MS: u64 = 30_000;
@@ -238,6 +242,17 @@ pub struct Usage {
     pub received: u64,
     /// Their bytes.
     pub received_bytes: u64,
+    /// Bytes of headers around those payloads between client and server, without padding.
+    pub framing_bytes: u64,
+}
+
+/// Which way a payload went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to a peer.
+    ToPeer,
+    /// From a peer to the client.
+    ToClient,
 }
 
 impl Usage {
@@ -246,6 +261,7 @@ impl Usage {
         self.sent_bytes += other.sent_bytes;
         self.received += other.received;
         self.received_bytes += other.received_bytes;
+        self.framing_bytes += other.framing_bytes;
     }
 }
 
@@ -336,6 +352,11 @@ impl<Q: Quota> Server<Q> {
         self.tenants = tenants;
     }
 
+    /// What counts allocations, to change its limits.
+    pub fn quota_mut(&mut self) -> &mut Q {
+        &mut self.quota
+    }
+
     /// Takes other nonce keys, from the next request on.
     pub fn set_authenticator(&mut self, authenticator: Authenticator) {
         self.authenticator = authenticator;
@@ -366,7 +387,7 @@ impl<Q: Quota> Server<Q> {
         while let Some((at, slot)) = self.deadlines.first()
             && at <= now_ms
         {
-            self.end(slot, relays);
+            self.end_expired(slot, now_ms, relays);
         }
         while let Some(reservation) = self.reservations.pop_front_if(|reservation| reservation.expires <= now_ms) {
             self.ports_of(reservation.family).free(reservation.port);
@@ -404,6 +425,18 @@ impl<Q: Quota> Server<Q> {
         }
     }
 
+    /// Counts as not forwarded what was to be sent and was not: there was no room for it.
+    pub fn take_back(&mut self, relay: RelayId, way: Way, datagrams: u64, bytes: u64) {
+        let Some(allocation) = self.table.find_relay(relay).and_then(|slot| self.table.get_mut(slot)) else { return };
+        let usage = &mut allocation.usage;
+        let (count, sum) = match way {
+            Way::ToPeer => (&mut usage.sent, &mut usage.sent_bytes),
+            Way::ToClient => (&mut usage.received, &mut usage.received_bytes),
+        };
+        *count = count.saturating_sub(datagrams);
+        *sum = sum.saturating_sub(bytes);
+    }
+
     fn handle_message<'d>(
         &mut self,
         now: Now,
@@ -433,6 +466,27 @@ impl<Q: Quota> Server<Q> {
         }
     }
 
+    /// Ends what has expired of an allocation.
+    fn end_expired(&mut self, slot: u32, now_ms: u64, relays: &mut impl Relays) {
+        if !self.table.get(slot).is_some_and(|allocation| allocation.is_live(now_ms)) {
+            self.end(slot, relays);
+            return;
+        }
+        for family in [Family::Ipv4, Family::Ipv6] {
+            if self.table.get(slot).is_some_and(|allocation| allocation.expires(family) <= now_ms) {
+                self.close_relay(slot, family, relays);
+            }
+        }
+        self.set_deadline(slot);
+    }
+
+    /// Watches for the first of an allocation's families to end.
+    fn set_deadline(&mut self, slot: u32) {
+        if let Some(allocation) = self.table.get(slot) {
+            self.deadlines.set(slot, allocation.deadline());
+        }
+    }
+
     /// Ends an allocation: its relays are closed, its ports and its place in the quota free.
     fn end(&mut self, slot: u32, relays: &mut impl Relays) {
         self.deadlines.remove(slot);
@@ -449,11 +503,12 @@ impl<Q: Quota> Server<Q> {
         }
     }
 
+    /// Closes the relay of a family, if there is one, and forgets its peers.
     fn close_relay(&mut self, slot: u32, family: Family, relays: &mut impl Relays) {
         let relay = self.table.relay(slot, family);
         let Some(allocation) = self.table.get_mut(slot) else { return };
         if let (Some(port), Some(relay)) = (allocation.port(family), relay) {
-            allocation.set_port(family, 0);
+            allocation.forget(family);
             relays.close(relay);
             self.ports_of(family).free(port);
         }

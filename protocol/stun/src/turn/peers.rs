@@ -28,8 +28,13 @@ pub(super) struct OwnAddresses {
 
 impl OwnAddresses {
     pub(super) fn judge(&self, peer: IpAddr, rules: &PeerRules) -> Verdict {
-        if rules.deny.iter().any(|network| network.contains(&peer)) {
+        if rules.deny.iter().any(|network| network.contains(&peer)) || is_tunnelled(peer) {
             return Verdict::Forbidden;
+        }
+        // What a translator makes of an address is judged as that address, but no relay is reached that way.
+        if let Some(ip) = translated(peer) {
+            let allowed = self.judge(ip.into(), rules) == Verdict::Allowed;
+            return if allowed { Verdict::Allowed } else { Verdict::Forbidden };
         }
         // Two clients that both relay here are one another's peers.
         if self.relays.contains(&peer) {
@@ -73,19 +78,32 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
-    let [a, b, c, d, e, f, g, h] = ip.segments();
-    let ipv4 = |high: u16, low: u16| is_public_v4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
+    if let Some(ip) = translated(ip.into()) {
+        return is_public_v4(ip);
+    }
+    let [a, b, ..] = ip.segments();
     match (a, b) {
-        // Translated (RFC 6052): what it is translated to decides.
-        (0x64, 0xff9b) if (c, d, e, f) == (0, 0, 0, 0) => ipv4(g, h),
-        // 6to4 (RFC 3056): the same.
-        (0x2002, _) => ipv4(b, c),
-        // Teredo, benchmarks, ORCHID and other assignments of 2001::/23; documentation (RFC 3849, RFC 9637).
-        (0x2001, 0..=0x1ff | 0xdb8) => false,
+        // 6to4; Teredo, benchmarks, ORCHID and other assignments of 2001::/23; documentation (RFC 3849, RFC 9637).
+        (0x2002, _) | (0x2001, 0..=0x1ff | 0xdb8) => false,
         (0x3fff, 0..=0xfff) => false,
         // Global unicast is 2000::/3; all else is local, multicast, mapped, translated by somebody's own rule, or unassigned.
         _ => a & 0xe000 == 0x2000,
     }
+}
+
+/// The IPv4 address that an IPv6 one is translated to (RFC 6052).
+const fn translated(ip: IpAddr) -> Option<Ipv4Addr> {
+    let IpAddr::V6(ip) = ip else { return None };
+    match ip.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] => Some(Ipv4Addr::from_bits((high as u32) << 16 | low as u32)),
+        _ => None,
+    }
+}
+
+/// Whether it is one of Teredo (RFC 4380) or 6to4 (RFC 3056): packets could go round between the tunnel's end and a server
+/// that has such clients or peers (RFC 8656 section 21.4).
+pub(super) fn is_tunnelled(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(ip) if matches!(ip.segments(), [0x2002, ..] | [0x2001, 0, ..]))
 }
 
 #[cfg(test)]
@@ -112,7 +130,6 @@ mod tests {
             "223.255.255.255",
             "2606:4700::1111",
             "64:ff9b::808:808",
-            "2002:808:808::1",
         ] {
             assert_eq!(judge(peer, &[], &[]), Verdict::Allowed, "{peer}");
         }
@@ -144,6 +161,7 @@ mod tests {
             "64:ff9b::7f00:1",
             "64:ff9b::a01:203",
             "64:ff9b:1::808:808",
+            "2002:808:808::1",
             "2002:7f00:1::1",
             "2002:a01:203::1",
             "fe80::1",
@@ -173,8 +191,13 @@ mod tests {
         for peer in ["224.0.0.1", "255.255.255.255", "0.0.0.0"] {
             assert_eq!(judge(peer, &["0.0.0.0/0"], &[]), Verdict::Forbidden);
         }
-        for peer in ["ff02::1", "::", "::ffff:10.1.1.1"] {
+        for peer in ["ff02::1", "::", "::ffff:10.1.1.1", "2002:808:808::1", "2001::1"] {
             assert_eq!(judge(peer, &["::/0"], &[]), Verdict::Forbidden);
         }
+        // What a translator makes of an address is judged as that address.
+        assert_eq!(judge("64:ff9b::505:506", &["::/0", "0.0.0.0/0"], &[]), Verdict::Forbidden, "the node itself");
+        assert_eq!(judge("64:ff9b::505:505", &["::/0"], &[]), Verdict::Forbidden, "its relay, past the ports");
+        assert_eq!(judge("64:ff9b::808:808", &[], &["8.8.8.0/24"]), Verdict::Forbidden);
+        assert_eq!(judge("64:ff9b::a01:203", &["10.0.0.0/8"], &[]), Verdict::Allowed);
     }
 }

@@ -51,6 +51,12 @@ impl LocalQuota {
     pub const fn new(limits: QuotaLimits) -> Self {
         Self { limits, tenants: BTreeMap::new(), users: BTreeMap::new(), addresses: BTreeMap::new() }
     }
+
+    /// Tenants, users and addresses that have something.
+    #[cfg(test)]
+    pub(super) fn entries(&self) -> [usize; 3] {
+        [self.tenants.len(), self.users.len(), self.addresses.len()]
+    }
 }
 
 /// What counts as one address: hosts get whole IPv6 networks of 64 bits.

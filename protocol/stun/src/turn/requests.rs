@@ -3,10 +3,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use super::allocation::{Allocation, CannotBind};
-use super::peers::Verdict;
+use super::peers::{Verdict, is_tunnelled};
 use super::ports::Want;
 use super::{
-    Dropped, FiveTuple, FromClient, Holder, Now, OpenError, Quota, RESERVATION_MS, RelayId, Relays, Reservation, Server,
+    Dropped, FiveTuple, FromClient, Holder, Now, OpenError, Quota, RESERVATION_MS, RelayId, Relays, Reservation,
+    Server, Transport,
 };
 use crate::credentials::{Authenticated, Credential, MAX_REALM, NONCE, REFUSAL_ATTRIBUTES, Tenant};
 use crate::message::{
@@ -45,6 +46,12 @@ pub(super) const KNOWN: &[AttributeType] = &[
     AttributeType::REQUESTED_TRANSPORT,
     AttributeType::DONT_FRAGMENT,
     AttributeType::RESERVATION_TOKEN,
+    // Of no meaning in a request, so passed over (RFC 8489 section 6.3).
+    AttributeType::MAPPED_ADDRESS,
+    AttributeType::XOR_MAPPED_ADDRESS,
+    AttributeType::XOR_RELAYED_ADDRESS,
+    AttributeType::ERROR_CODE,
+    AttributeType::UNKNOWN_ATTRIBUTES,
 ];
 
 /// The shard whose port an Allocate request wants by its RESERVATION-TOKEN: hand the datagram, and all others of its
@@ -97,7 +104,9 @@ impl<Q: Quota> Server<Q> {
         };
         let mut types = [0; 2 * MAX_UNKNOWN];
         let mut unknown = 0;
-        for (place, kind) in types.as_chunks_mut().0.iter_mut().zip(request.unknown_required(KNOWN)) {
+        let refused = asks_for_unseen_df(flow, request).then_some(AttributeType::DONT_FRAGMENT);
+        let refused = request.unknown_required(KNOWN).chain(refused);
+        for (place, kind) in types.as_chunks_mut().0.iter_mut().zip(refused) {
             *place = kind.0.to_be_bytes();
             unknown += 2;
         }
@@ -142,6 +151,9 @@ impl<Q: Quota> Server<Q> {
             });
             return if same { Ok(Granted::Allocated(slot)) } else { Err(ErrorCode::ALLOCATION_MISMATCH) };
         }
+        if is_tunnelled(flow.client.ip()) {
+            return Err(ErrorCode::FORBIDDEN);
+        }
         let transport = request.read::<RequestedTransport>().map_err(bad)?.ok_or(ErrorCode::BAD_REQUEST)?;
         if transport.0 != UDP {
             return Err(ErrorCode::UNSUPPORTED_TRANSPORT);
@@ -183,9 +195,9 @@ impl<Q: Quota> Server<Q> {
         };
         let slot = opened.inspect_err(|_| self.quota.release(&holder))?;
         allocation.granted_s = lifetime;
-        allocation.expires = now.ms + u64::from(lifetime) * 1_000;
-        self.deadlines.set(slot, allocation.expires);
+        allocation.last_until(now.ms + u64::from(lifetime) * 1_000, None);
         self.table.insert(slot, allocation);
+        self.set_deadline(slot);
         self.counters.allocations += 1;
         Ok(Granted::Allocated(slot))
     }
@@ -317,22 +329,24 @@ impl<Q: Quota> Server<Q> {
     /// RFC 8656 section 8.2.
     fn refresh(&mut self, now: Now, slot: u32, request: &Message<'_>, relays: &mut impl Relays) -> Outcome {
         let wanted = request.read::<Lifetime>().map_err(bad)?;
-        let family = request.read::<RequestedAddressFamily>().map_err(bad)?.map(|family| family.0);
+        // One that is unknown is not the allocation's.
+        let mismatch = ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH;
+        let family = request.read::<RequestedAddressFamily>().map_err(|_| mismatch)?.map(|family| family.0);
         let granted = self.lifetime(wanted);
         let allocation = self.table.get_mut(slot).ok_or(ErrorCode::ALLOCATION_MISMATCH)?;
         if family.is_some_and(|family| allocation.port(family).is_none()) {
-            return Err(ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH);
+            return Err(mismatch);
         }
         if wanted != Some(Lifetime(0)) {
-            allocation.expires = now.ms + u64::from(granted) * 1_000;
-            self.deadlines.set(slot, allocation.expires);
+            allocation.last_until(now.ms + u64::from(granted) * 1_000, family);
+            self.set_deadline(slot);
             return Ok(Granted::Refreshed(granted));
         }
         let all = allocation.ports.iter().all(|port| *port != 0);
         match family {
             Some(family) if all => {
-                allocation.forget(family);
                 self.close_relay(slot, family, relays);
+                self.set_deadline(slot);
             }
             _ => self.end(slot, relays),
         }
@@ -370,15 +384,15 @@ impl<Q: Quota> Server<Q> {
         }
         let limits = self.config.limits;
         let allocation = self.table.get_mut(slot).ok_or(ErrorCode::ALLOCATION_MISMATCH)?;
+        let bindable = allocation.can_bind(number, peer, limits.channels, now.ms);
+        if bindable == Err(CannotBind::Conflict) {
+            return Err(ErrorCode::BAD_REQUEST);
+        }
         allocation.port(Family::of(&peer.ip())).ok_or(ErrorCode::PEER_ADDRESS_FAMILY_MISMATCH)?;
         if !may_bind(&self.own, peer, tenant) {
             return Err(ErrorCode::FORBIDDEN);
         }
-        allocation.can_bind(number, peer, limits.channels, now.ms).map_err(|error| match error {
-            CannotBind::Conflict => ErrorCode::BAD_REQUEST,
-            CannotBind::Full => ErrorCode::INSUFFICIENT_CAPACITY,
-        })?;
-        if !allocation.permit(std::iter::once(peer.ip()), limits.permissions, now.ms) {
+        if bindable.is_err() || !allocation.permit(std::iter::once(peer.ip()), limits.permissions, now.ms) {
             return Err(ErrorCode::INSUFFICIENT_CAPACITY);
         }
         allocation.bind(number, peer, now.ms);
@@ -432,6 +446,20 @@ const fn why_missing(error: ErrorCode<'_>) -> &'static ErrorCode<'static> {
     } else {
         &ErrorCode::INSUFFICIENT_CAPACITY
     }
+}
+
+/// Whether an Allocate request wants the DF bit where it would have to be that of the client's own packets, from IPv4 to IPv6:
+/// they come without it (RFC 8656 section 3.7).
+fn asks_for_unseen_df(flow: &FiveTuple, request: &Message<'_>) -> bool {
+    let ipv6 = |request: &Message<'_>| {
+        request.has(AttributeType::ADDITIONAL_ADDRESS_FAMILY)
+            || request.read() == Ok(Some(RequestedAddressFamily(Family::Ipv6)))
+    };
+    request.method() == Method::ALLOCATE
+        && flow.transport == Transport::Udp
+        && flow.client.ip().to_canonical().is_ipv4()
+        && request.has(AttributeType::DONT_FRAGMENT)
+        && ipv6(request)
 }
 
 fn may_bind(own: &super::OwnAddresses, peer: SocketAddr, tenant: &Tenant) -> bool {

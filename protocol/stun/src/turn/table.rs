@@ -30,7 +30,7 @@ impl Table {
     pub(super) fn new(limit: usize, seed: u64) -> Self {
         let limit = limit.min(RelayId::MAX_SLOTS);
         let flows = HashTable::with_capacity(limit);
-        Self { slots: Vec::with_capacity(limit), free: Vec::new(), flows, seed, limit }
+        Self { slots: Vec::with_capacity(limit), free: Vec::with_capacity(limit), flows, seed, limit }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -108,6 +108,12 @@ impl Table {
 
     pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Allocation> {
         self.slots.iter_mut().filter_map(|slot| slot.allocation.as_mut())
+    }
+
+    /// Places in its slots, its list of free ones and its index.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> [usize; 3] {
+        [self.slots.capacity(), self.free.capacity(), self.flows.capacity()]
     }
 
     /// Bytes of a place in the table, with what finds it: a table of slots that is half full at worst.

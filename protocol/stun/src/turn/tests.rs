@@ -1,3 +1,6 @@
+mod abuse;
+mod rules;
+
 use std::cell::RefCell;
 
 use super::allocation::Allocation;
@@ -10,7 +13,7 @@ use crate::message::{
     AdditionalAddressFamily, AddressErrorCode, AttributeType, Builder, ChannelNumber, Data, DontFragment, ErrorCode,
     EvenPort, Icmp, Integrity, Lifetime, MappedAddress, Nonce, PasswordAlgorithmValue, PasswordAlgorithms, Realm,
     RequestedAddressFamily, RequestedTransport, ReservationToken, Software, TransactionId, UnknownAttributes, Username,
-    XorMappedAddress, XorPeerAddress, XorRelayedAddress,
+    Value, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
 };
 
 const NAME: &str = "1800001000:ann";
@@ -55,7 +58,9 @@ struct Lab {
     flow: FiveTuple,
     name: &'static str,
     algorithm: Option<PasswordAlgorithm>,
-    transaction: u8,
+    /// What protects requests, if it is not what goes with the algorithm.
+    integrity: Option<Integrity>,
+    transaction: u64,
     out: RefCell<Vec<u8>>,
 }
 
@@ -91,6 +96,7 @@ impl Lab {
             },
             name: NAME,
             algorithm: None,
+            integrity: None,
             transaction: 0,
             out: RefCell::new(vec![0; MAX_REPLY]),
         }
@@ -104,22 +110,28 @@ impl Lab {
 
     fn bytes(&self, method: Method, add: &dyn Fn(&mut Builder<'_>)) -> Vec<u8> {
         let mut out = vec![0; 2000];
-        let mut message = Builder::new(&mut out, method, Class::Request, TransactionId::new([self.transaction; 12]));
+        let [a, b, c, d, e, f, g, h] = self.transaction.to_be_bytes();
+        let id = TransactionId::new([0, 0, 0, 0, a, b, c, d, e, f, g, h]);
+        let mut message = Builder::new(&mut out, method, Class::Request, id);
         add(&mut message);
         let nonce = self.nonces.issue(self.flow.client, self.now.unix);
         message.add(&Username(self.name)).add(&Realm("example.org")).add(&Nonce(std::str::from_utf8(&nonce).unwrap()));
-        let mut integrity = Integrity::Sha1;
         if let Some(algorithm) = self.algorithm {
             message.add(&PasswordAlgorithms(&[0, 2, 0, 0, 0, 1, 0, 0]));
             message.add(&PasswordAlgorithmValue { number: algorithm.number(), parameters: &[] });
-            integrity = Integrity::Sha256;
         }
+        let integrity = self.integrity.unwrap_or(self.expected_integrity());
         let length = message.integrity(integrity, self.key().as_bytes()).fingerprint().finish().unwrap();
         out.truncate(length);
         out
     }
 
-    /// Sends a request; gives its reply, which must be signed as the request was.
+    /// What protects replies.
+    fn expected_integrity(&self) -> Integrity {
+        if self.algorithm.is_some() { Integrity::Sha256 } else { Integrity::Sha1 }
+    }
+
+    /// Sends a request; gives its reply, which must be signed.
     fn ask(&mut self, method: Method, add: &dyn Fn(&mut Builder<'_>)) -> Message<'_> {
         self.transaction += 1;
         let bytes = self.bytes(method, add);
@@ -130,9 +142,8 @@ impl Lab {
         let out = self.out.get_mut();
         let got = self.server.handle_client(self.now, &self.flow, bytes, &mut self.sockets, out);
         let FromClient::Reply { length, authenticated: true } = got else { panic!("{got:?}") };
-        let key = self.key();
+        let (key, integrity) = (self.key(), self.expected_integrity());
         let reply = Message::parse(&self.out.get_mut()[..length]).unwrap();
-        let integrity = if self.algorithm.is_some() { Integrity::Sha256 } else { Integrity::Sha1 };
         assert_eq!(reply.integrity(), Some(integrity));
         assert!(reply.verify(integrity, key.as_bytes()));
         assert_eq!(reply.fingerprint(), Fingerprint::Right);
@@ -178,6 +189,25 @@ fn tenants() -> Tenants {
 
 fn udp(message: &mut Builder<'_>) {
     message.add(&RequestedTransport(17));
+}
+
+/// An attribute whose value is whatever a test wants.
+struct Raw<'a, const KIND: u16>(&'a [u8]);
+
+impl<'a, const KIND: u16> Value<'a> for Raw<'a, KIND> {
+    const TYPE: AttributeType = AttributeType(KIND);
+
+    fn read(bytes: &'a [u8], _: &TransactionId) -> Option<Self> {
+        Some(Self(bytes))
+    }
+
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    fn write(&self, out: &mut [u8], _: &TransactionId) {
+        out.copy_from_slice(self.0);
+    }
 }
 
 /// 0: success.
@@ -326,10 +356,10 @@ fn requests_are_refused_with_the_code_that_the_rfc_has() {
     );
     let reply = lab.ask(Method::ALLOCATE, &|m| {
         udp(m);
-        m.add(&MappedAddress(socket(PEER)));
+        m.add(&Raw::<0x24>(&[0; 4]));
     });
     assert_eq!(code(&reply), 420);
-    assert_eq!(reply.read(), Ok(Some(UnknownAttributes(&[0, 1]))));
+    assert_eq!(reply.read(), Ok(Some(UnknownAttributes(&[0, 0x24]))));
     assert_eq!(
         lab.code(Method::ALLOCATE, &|m| {
             udp(m);
@@ -369,7 +399,7 @@ fn requests_are_refused_with_the_code_that_the_rfc_has() {
         }),
         441
     );
-    let errors: BTreeMap<u16, u64> = lab.server.counters().errors().collect();
+    let errors: BTreeMap<u16, u64> = lab.server.counters().errors().map(|(error, count)| (error.code, count)).collect();
     assert_eq!((errors[&437], errors[&441], errors[&442], errors[&420]), (3, 3, 1, 1));
 }
 
@@ -464,7 +494,10 @@ fn trains_are_resolved_run_by_run() {
     }
     let mut told = Vec::new();
     lab.server.take_usage(|tenant, user, usage| told.push((tenant, user.to_owned(), *usage)));
-    assert_eq!(told, [(TenantId(1), "ann".into(), Usage { sent: 6, sent_bytes: 490, received: 0, received_bytes: 0 })]);
+    assert_eq!(
+        told,
+        [(TenantId(1), "ann".into(), Usage { sent: 6, sent_bytes: 490, framing_bytes: 24, ..Usage::default() })]
+    );
     lab.server.take_usage(|_, _, _| panic!("it was taken"));
 }
 
@@ -549,7 +582,7 @@ fn indications_are_forwarded_or_dropped_and_counted() {
     }
     assert_eq!((lab.count(Dropped::Unexpected), lab.count(Dropped::Malformed)), (3, 3));
     let mut unknown = indication(PEER, b"x", false);
-    unknown[21] = 0x01;
+    unknown[21] = 0x24;
     assert_eq!(lab.send(&unknown), FromClient::Dropped(Dropped::UnknownAttribute));
 }
 

@@ -1,10 +1,10 @@
-//! When each allocation expires: a binary heap that knows where each slot's entry is, so that it holds one for each
-//! allocation and never more, however often they are refreshed or ended.
+//! When each slot of a table is due: a binary heap that knows where each slot's entry is, so that it holds one for each and
+//! never more, however often they are refreshed or ended.
 
 const NOWHERE: u32 = u32::MAX;
 
 #[derive(Debug, Default)]
-pub(super) struct Deadlines {
+pub(crate) struct Deadlines {
     /// Time and slot, each not after its children.
     heap: Vec<(u64, u32)>,
     /// Of each slot, where in the heap it is.
@@ -13,12 +13,12 @@ pub(super) struct Deadlines {
 
 impl Deadlines {
     /// The earliest.
-    pub(super) fn first(&self) -> Option<(u64, u32)> {
+    pub(crate) fn first(&self) -> Option<(u64, u32)> {
         self.heap.first().copied()
     }
 
     /// Sets or moves a slot's deadline.
-    pub(super) fn set(&mut self, slot: u32, at: u64) {
+    pub(crate) fn set(&mut self, slot: u32, at: u64) {
         let index = slot as usize;
         if self.places.len() <= index {
             self.places.resize(index + 1, NOWHERE);
@@ -40,7 +40,7 @@ impl Deadlines {
     }
 
     /// Forgets a slot's deadline.
-    pub(super) fn remove(&mut self, slot: u32) {
+    pub(crate) fn remove(&mut self, slot: u32) {
         let Some(place) = self.places.get_mut(slot as usize) else { return };
         let at = std::mem::replace(place, NOWHERE);
         if at == NOWHERE {
@@ -52,6 +52,12 @@ impl Deadlines {
             self.note(at);
             self.settle(at);
         }
+    }
+
+    /// Entries in the heap, and slots that were ever in it.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> [usize; 2] {
+        [self.heap.len(), self.places.len()]
     }
 
     /// Moves the entry at `at` up or down to where it belongs.

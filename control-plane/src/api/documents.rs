@@ -1,0 +1,236 @@
+//! What channels and tenants have in common: create, read, replace, patch, delete, each against the revision that was read.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use schemars::JsonSchema;
+use serde_json::Value;
+
+use super::input::{Body, Document, IfMatch, if_match, parse};
+use super::openapi::BASE;
+use super::problem::Problem;
+use super::secrets::Secretive;
+use crate::app::App;
+use crate::field::FieldError;
+use crate::store::{self, ChangeError, Stored};
+use crate::validate::{Check, Valid};
+
+/// Documents on a page unless asked otherwise.
+const PAGE: u32 = 100;
+/// Most documents on a page.
+const MAX_PAGE: u32 = 1000;
+/// How often a change without If-Match is tried anew when another one came between.
+const ATTEMPTS: usize = 8;
+
+/// What the header is for.
+pub(super) const IF_MATCH: &str = "The ETag as read: change it only if it is still that one.";
+
+/// A document that the API serves.
+pub(super) trait Resource: store::Document + Check + Secretive + JsonSchema + Send + Sync + 'static {}
+
+impl<T: store::Document + Check + Secretive + JsonSchema + Send + Sync + 'static> Resource for T {}
+
+pub(super) async fn create<T: Resource>(
+    State(app): State<Arc<App>>,
+    Body(document): Body<T>,
+) -> Result<Response, Problem> {
+    let id = document.id().to_owned();
+    let valid = check(document, None)?;
+    let stored = app.change(move |store| store.create(&valid)).await.map_err(|error| changed::<T>(&id, error))?;
+    Ok(created(stored))
+}
+
+pub(super) async fn read<T: Resource>(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    Ok(answer(StatusCode::OK, must_find::<T>(&app, &id).await?))
+}
+
+pub(super) async fn replace<T: Resource>(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Document(mut document): Document,
+) -> Result<Response, Problem> {
+    let wanted = if_match(&headers)?;
+    // The path says it already.
+    if let Value::Object(fields) = &mut document {
+        fields.entry("id").or_insert_with(|| Value::String(id.clone()));
+    }
+    let document: T = parse(&document)?;
+    same_id(&document, &id)?;
+    for _ in 0..ATTEMPTS {
+        let Some(old) = find::<T>(&app, &id).await? else {
+            if wanted.is_some() {
+                let noun = T::NOUN;
+                let detail = format!("there is no {noun} `{id}` that could match; leave If-Match out to create it");
+                return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
+            }
+            let valid = check(document.clone(), None)?;
+            match app.change(move |store| store.create(&valid)).await {
+                Err(ChangeError::Exists) => continue,
+                result => return result.map(created).map_err(|error| changed::<T>(&id, error)),
+            }
+        };
+        precondition(&id, wanted.as_ref(), &old)?;
+        let valid = check(document.clone(), Some(&old.document))?;
+        match app.change(move |store| store.replace(&valid, Some(old.revision))).await {
+            Err(ChangeError::Stale { .. } | ChangeError::Missing) => {}
+            result => {
+                return result.map(|stored| answer(StatusCode::OK, stored)).map_err(|error| changed::<T>(&id, error));
+            }
+        }
+    }
+    Err(contended::<T>(&id))
+}
+
+pub(super) async fn patch<T: Resource>(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+    Document(patch): Document,
+) -> Result<Response, Problem> {
+    let wanted = if_match(&headers)?;
+    if !patch.is_object() {
+        return Err(Problem::field("", patch, "must be a JSON object with the fields to change"));
+    }
+    let stored = modify(&app, &id, wanted.as_ref(), |old: &T| {
+        let mut document = serde_json::to_value(old.clone().hide())
+            .map_err(|error| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        merge(&mut document, &patch);
+        let document: T = parse(&document)?;
+        same_id(&document, &id)?;
+        check(document, Some(old))
+    })
+    .await?;
+    Ok(answer(StatusCode::OK, stored))
+}
+
+pub(super) async fn delete<T: Resource>(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let wanted = if_match(&headers)?;
+    for _ in 0..ATTEMPTS {
+        let old = must_find::<T>(&app, &id).await?;
+        precondition(&id, wanted.as_ref(), &old)?;
+        let name = id.clone();
+        match app.change(move |store| store.delete::<T>(&name, Some(old.revision))).await {
+            Err(ChangeError::Stale { .. }) => {}
+            result => {
+                return result.map(|()| StatusCode::NO_CONTENT).map_err(|error| changed::<T>(&id, error));
+            }
+        }
+    }
+    Err(contended::<T>(&id))
+}
+
+/// Changes a document as it is now; again, when another change came between.
+pub(super) async fn modify<T: Resource>(
+    app: &App,
+    id: &str,
+    wanted: Option<&IfMatch>,
+    change: impl Fn(&T) -> Result<Valid<T>, Problem>,
+) -> Result<Stored<T>, Problem> {
+    for _ in 0..ATTEMPTS {
+        let old = must_find::<T>(app, id).await?;
+        precondition(id, wanted, &old)?;
+        let valid = change(&old.document)?;
+        match app.change(move |store| store.replace(&valid, Some(old.revision))).await {
+            Err(ChangeError::Stale { .. }) => {}
+            result => return result.map_err(|error| changed::<T>(id, error)),
+        }
+    }
+    Err(contended::<T>(id))
+}
+
+/// A document as stored, or 404.
+pub(super) async fn must_find<T: Resource>(app: &App, id: &str) -> Result<Stored<T>, Problem> {
+    find(app, id).await?.ok_or_else(|| Problem::missing(T::NOUN, id))
+}
+
+/// The door: everything behind it relies on a valid document.
+pub(super) fn check<T: Resource>(mut document: T, old: Option<&T>) -> Result<Valid<T>, Problem> {
+    document.keep(old).map_err(Problem::fields)?;
+    Valid::new(document).map_err(Problem::fields)
+}
+
+/// How many a page may have.
+pub(super) fn page(limit: Option<u32>) -> Result<u32, Problem> {
+    let limit = limit.unwrap_or(PAGE);
+    if !(1..=MAX_PAGE).contains(&limit) {
+        let error = FieldError::new("limit", limit, format!("must be from 1 to {MAX_PAGE}"));
+        return Err(Problem::parameter(error));
+    }
+    Ok(limit)
+}
+
+async fn find<T: Resource>(app: &App, id: &str) -> Result<Option<Stored<T>>, Problem> {
+    let id = id.to_owned();
+    Ok(app.db(move |store| store.find(&id)).await?)
+}
+
+fn precondition<T: Resource>(id: &str, wanted: Option<&IfMatch>, old: &Stored<T>) -> Result<(), Problem> {
+    match wanted {
+        Some(wanted) if !wanted.matches(old.revision) => Err(Problem::stale(T::NOUN, id, old.revision)),
+        _ => Ok(()),
+    }
+}
+
+fn same_id<T: Resource>(document: &T, id: &str) -> Result<(), Problem> {
+    if document.id() == id {
+        return Ok(());
+    }
+    let noun = T::NOUN;
+    let message = format!("must be `{id}`, as in the path; to rename a {noun}, create the new one and delete the old");
+    Err(Problem::field("id", document.id(), message))
+}
+
+fn changed<T: Resource>(id: &str, error: ChangeError) -> Problem {
+    Problem::change(T::NOUN, id, error)
+}
+
+fn contended<T: Resource>(id: &str) -> Problem {
+    let detail = format!("{} `{id}` is being changed by others all the time; try again", T::NOUN);
+    Problem::new(StatusCode::CONFLICT, detail)
+}
+
+fn created<T: Resource>(stored: Stored<T>) -> Response {
+    let location = format!("{BASE}/{}s/{}", T::NOUN, stored.document.id());
+    let mut response = answer(StatusCode::CREATED, stored);
+    // An id is visible ASCII.
+    if let Ok(location) = location.parse() {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    response
+}
+
+fn answer<T: Resource>(status: StatusCode, stored: Stored<T>) -> Response {
+    let etag = format!("\"{}\"", stored.revision);
+    (status, [(header::ETAG, etag)], Json(stored.document.hide())).into_response()
+}
+
+/// RFC 7396 section 2.
+fn merge(target: &mut Value, patch: &Value) {
+    let Value::Object(patch) = patch else {
+        target.clone_from(patch);
+        return;
+    };
+    if !target.is_object() {
+        *target = Value::Object(serde_json::Map::new());
+    }
+    if let Value::Object(target) = target {
+        for (name, value) in patch {
+            if value.is_null() {
+                target.remove(name);
+            } else {
+                merge(target.entry(name).or_insert(Value::Null), value);
+            }
+        }
+    }
+}

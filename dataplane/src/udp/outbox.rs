@@ -1,0 +1,196 @@
+//! What leaves at the end of a batch.
+//!
+//! Datagrams of one length from one socket to one place leave as one train (UDP_SEGMENT), also when they came one by one and
+//! with others between them: the kernel's way out costs about as much for a train as for a datagram. So what a batch has for one
+//! client, or for one peer, is put together here; between flows the order may change, within one it stays.
+
+use std::net::SocketAddr;
+
+use shoal_stun::turn::{RelayId, Way};
+use shoal_sys::udp::{MESSAGE_MAX, SEGMENTS_MAX, SendBatch};
+
+/// Longest datagrams that are put together: longer ones may not fit a path of Ethernet's 1500 bytes, with IPv6 and UDP in
+/// front, and the kernel refuses a train of what it would have to cut into fragments.
+const JOINED_MAX: usize = 1452;
+
+/// The socket that something leaves from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum From {
+    /// One that clients send to, by its place in the list.
+    Endpoint(usize),
+    /// A relay's.
+    Relay(RelayId),
+}
+
+/// What was relayed, so that it can be taken back.
+pub(super) type Relayed = Option<(RelayId, Way)>;
+
+struct Message {
+    from: From,
+    to: SocketAddr,
+    relayed: Relayed,
+    /// Bytes of each datagram but the last.
+    segment: usize,
+    datagrams: usize,
+    bytes: usize,
+    dont_fragment: bool,
+    /// The last datagram is shorter, or there is no room for another.
+    closed: bool,
+}
+
+struct Datagram<'b> {
+    message: u32,
+    parts: [&'b [u8]; 3],
+}
+
+/// The message that the last datagram of a relay went into, for each direction, by the relay's index. It outlives a batch, to
+/// be used again.
+#[derive(Default)]
+pub(super) struct Open {
+    places: Vec<[u32; 2]>,
+}
+
+/// Datagrams to send, in parts that are borrowed: from what came in, and from a buffer that is cut into pieces.
+pub(super) struct Outbox<'b> {
+    spare: &'b mut [u8],
+    messages: Vec<Message>,
+    datagrams: Vec<Datagram<'b>>,
+    open: &'b mut Open,
+}
+
+impl<'b> Outbox<'b> {
+    pub(super) fn new(buffer: &'b mut [u8], open: &'b mut Open, expected: usize) -> Self {
+        Self { spare: buffer, messages: Vec::with_capacity(expected), datagrams: Vec::with_capacity(expected), open }
+    }
+
+    /// Bytes that are left to write to.
+    pub(super) fn room(&self) -> usize {
+        self.spare.len()
+    }
+
+    /// Where a reply is written, before it is known how long it is.
+    pub(super) fn spare(&mut self) -> &mut [u8] {
+        self.spare
+    }
+
+    /// Keeps the first `length` bytes of what was written there.
+    pub(super) fn keep(&mut self, length: usize) -> &'b [u8] {
+        let spare = std::mem::take(&mut self.spare);
+        let (kept, rest) = spare.split_at_mut(length.min(spare.len()));
+        self.spare = rest;
+        kept
+    }
+
+    /// Keeps a copy of `bytes`.
+    pub(super) fn copy(&mut self, bytes: &[u8]) -> &'b [u8] {
+        let length = bytes.len().min(self.spare.len());
+        self.spare[..length].copy_from_slice(&bytes[..length]);
+        self.keep(length)
+    }
+
+    /// Adds a datagram that nobody relays.
+    pub(super) fn reply(&mut self, endpoint: usize, to: SocketAddr, datagram: &'b [u8]) {
+        let last = self.messages.len().wrapping_sub(1);
+        self.push(last, From::Endpoint(endpoint), to, None, [datagram, &[], &[]], false);
+    }
+
+    /// Adds a datagram of a relay: its head, its payload, its padding.
+    pub(super) fn relay(&mut self, from: From, to: SocketAddr, (relay, way): (RelayId, Way), parts: [&'b [u8]; 3]) {
+        if self.open.places.len() <= relay.index() {
+            self.open.places.resize(relay.index() + 1, [0; 2]);
+        }
+        let candidate = self.open.places[relay.index()][way as usize] as usize;
+        let message = self.push(candidate, from, to, Some((relay, way)), parts, false);
+        self.open.places[relay.index()][way as usize] = message;
+    }
+
+    /// The same by itself, and never in fragments.
+    pub(super) fn relay_whole(&mut self, from: From, to: SocketAddr, relayed: (RelayId, Way), payload: &'b [u8]) {
+        self.push(usize::MAX, from, to, Some(relayed), [payload, &[], &[]], true);
+    }
+
+    /// Adds it to the candidate if that is its train (it may be any number, also one of a batch before), else to a new one.
+    fn push(
+        &mut self,
+        candidate: usize,
+        from: From,
+        to: SocketAddr,
+        relayed: Relayed,
+        parts: [&'b [u8]; 3],
+        dont_fragment: bool,
+    ) -> u32 {
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let fits = |message: &Message| {
+            !message.closed
+                && message.from == from
+                && message.to == to
+                && message.relayed == relayed
+                && length <= message.segment
+                && message.bytes + length <= MESSAGE_MAX
+        };
+        let index = match self.messages.get_mut(candidate) {
+            Some(message) if length > 0 && fits(message) => {
+                message.datagrams += 1;
+                message.bytes += length;
+                message.closed = length < message.segment || message.datagrams == SEGMENTS_MAX;
+                candidate
+            }
+            _ => {
+                let closed = dont_fragment || length == 0 || length > JOINED_MAX;
+                let message =
+                    Message { from, to, relayed, segment: length, datagrams: 1, bytes: length, dont_fragment, closed };
+                self.messages.push(message);
+                self.messages.len() - 1
+            }
+        } as u32;
+        self.datagrams.push(Datagram { message: index, parts });
+        index
+    }
+
+    /// Hands everything out, sorted by socket: each socket's messages by one batch. A message that is not to be in fragments has a
+    /// batch of its own.
+    pub(super) fn send(self, mut each: impl FnMut(From, bool, &mut SendBatch<'b>, &dyn Fn(usize) -> Relayed)) {
+        let Self { messages, datagrams, .. } = self;
+        if messages.is_empty() {
+            return;
+        }
+        let mut order: Vec<u32> = (0..messages.len() as u32).collect();
+        order.sort_by_key(|index| messages[*index as usize].from);
+        // Where each message's datagrams begin when they are put in order.
+        let mut starts = vec![0; messages.len()];
+        let mut next = 0;
+        for (start, message) in starts.iter_mut().zip(&messages) {
+            *start = next;
+            next += message.datagrams;
+        }
+        let mut sorted: Vec<&[&'b [u8]; 3]> = vec![&[&[], &[], &[]]; datagrams.len()];
+        let mut filled = starts.clone();
+        for datagram in &datagrams {
+            let place = &mut filled[datagram.message as usize];
+            sorted[*place] = &datagram.parts;
+            *place += 1;
+        }
+        let mut batch = SendBatch::default();
+        let mut left = &order[..];
+        while let Some(first) = left.first().map(|index| &messages[*index as usize]) {
+            let same = |index: &&u32| {
+                let message = &messages[**index as usize];
+                message.from == first.from && message.dont_fragment == first.dont_fragment
+            };
+            let count = left.iter().take_while(same).count();
+            let (now, rest) = left.split_at(count);
+            for index in now {
+                let message = &messages[*index as usize];
+                let start = starts[*index as usize];
+                let parts = sorted[start..start + message.datagrams].iter().flat_map(|parts| parts.iter().copied());
+                // An empty datagram is one part of no bytes.
+                let empty = message.bytes == 0;
+                batch.push(message.to, parts.filter(|part| empty || !part.is_empty()), message.segment);
+            }
+            each(first.from, first.dont_fragment, &mut batch, &|nth| {
+                now.get(nth).and_then(|index| messages[*index as usize].relayed)
+            });
+            left = rest;
+        }
+    }
+}
