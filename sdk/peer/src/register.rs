@@ -84,6 +84,8 @@ pub struct Registrar {
     /// The last one, and whether it is still good.
     proof: Option<Registration>,
     known: bool,
+    /// Whether there is a ticket that the node has not seen.
+    newer_ticket: bool,
     nonce: Option<String>,
     open: Option<Open>,
     /// When to register next.
@@ -99,6 +101,7 @@ struct Open {
     /// What it tells.
     nat: Nat,
     relayed: Option<SocketAddr>,
+    ticket: bool,
 }
 
 impl Registrar {
@@ -112,6 +115,7 @@ impl Registrar {
             told: None,
             proof: None,
             known: false,
+            newer_ticket: false,
             nonce: None,
             open: None,
             due: Some(now),
@@ -151,6 +155,15 @@ impl Registrar {
         self.hurry(now);
     }
 
+    /// A newer ticket: a registration ends with the one that it has.
+    pub fn set_ticket(&mut self, ticket: String, now: u64) {
+        self.identity.ticket = Some(ticket);
+        self.newer_ticket = true;
+        if self.known && !self.leaving {
+            self.due = Some(now);
+        }
+    }
+
     /// The node does not know this registration any more: from the beginning.
     pub fn restart(&mut self, now: u64) {
         self.known = false;
@@ -181,7 +194,8 @@ impl Registrar {
         if self.open.is_none() && self.due.is_some_and(|due| due <= now) {
             self.due = None;
             let exchange = Exchange::new(random.transaction(), now);
-            self.open = Some(Open { exchange, nat: self.nat, relayed: self.relayed });
+            let ticket = std::mem::take(&mut self.newer_ticket) || !self.known;
+            self.open = Some(Open { exchange, nat: self.nat, relayed: self.relayed, ticket });
         }
         match self.open.as_mut()?.exchange.poll(now) {
             Next::Wait => None,
@@ -219,7 +233,7 @@ impl Registrar {
                 (self.challenges, self.waits) = (0, 0);
                 self.open = None;
                 // Half of it; and what has changed meanwhile, at once.
-                self.due = Some(now + u64::from(seconds) * 500);
+                self.due = Some(if self.newer_ticket { now } else { now + u64::from(seconds) * 500 });
                 self.hurry(now);
                 Some(Outcome::Registered { mapped })
             }
@@ -274,12 +288,12 @@ impl Registrar {
             }
         } else {
             builder.add(&Channel(&self.identity.channel)).add(&open.nat);
-            if let Some(ticket) = &self.identity.ticket {
-                builder.add(&Ticket(ticket));
-            }
             if let Some(nonce) = &self.nonce {
                 builder.add(&Nonce(nonce));
             }
+        }
+        if let Some(ticket) = self.identity.ticket.as_ref().filter(|_| open.ticket) {
+            builder.add(&Ticket(ticket));
         }
         if let Some(relayed) = open.relayed {
             builder.add(&XorRelayedAddress(relayed));
@@ -420,6 +434,17 @@ mod tests {
         let request = sent(&mut registrar, 15_120, &mut random);
         let read = Message::parse(&request).unwrap();
         assert_eq!((read.read::<Nat>().unwrap(), read.read().unwrap()), (None, relayed));
+    }
+
+    #[test]
+    fn a_newer_ticket_is_presented_once() {
+        let (mut registrar, mut random) = registered();
+        registrar.set_ticket("a-newer-one".to_owned(), 100);
+        let request = sent(&mut registrar, 100, &mut random);
+        assert_eq!(Message::parse(&request).unwrap().read().unwrap(), Some(Ticket("a-newer-one")));
+        handle(&mut registrar, 110, &granted(&request));
+        let request = sent(&mut registrar, 15_110, &mut random);
+        assert!(!Message::parse(&request).unwrap().has(Ticket::TYPE));
     }
 
     #[test]

@@ -232,6 +232,14 @@ impl Session {
         self.connect.as_ref().map_or(&[], |connect| &connect.refusals)
     }
 
+    /// Presents a newer ticket to the node: each lasts for a while only.
+    pub fn set_ticket(&mut self, ticket: String, now: u64) {
+        if let Some(registrar) = &mut self.registrar {
+            registrar.set_ticket(ticket.clone(), now);
+        }
+        self.settings.identity.ticket = Some(ticket);
+    }
+
     /// What happened since the last time.
     pub fn poll_event(&mut self) -> Option<Event> {
         self.events.pop_front()

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use shoal_ticket::{Claims, Key, mint};
 
 use super::server::Told;
@@ -122,6 +122,16 @@ pub fn nat_type(lab: &NatLab, side: &Side, told: &Told, dialect: &str) -> Value 
     lines(&text).pop().unwrap_or_else(|| panic!("{} says nothing that is JSON:\n{text}", side.kind()))
 }
 
+/// The two channels, as a snapshot has them. Nobody asks for their bytes.
+pub(super) fn channels(secret: &str) -> Value {
+    let origins = json!([{"id": "nowhere", "url": "http://127.0.0.1:9/"}]);
+    let access = json!({"ticket": {"keys": [{"id": TICKET_KEY, "secret": secret}]}});
+    json!([
+        {"id": CHANNEL, "prefix": "/films/", "origins": origins},
+        {"id": TICKETED, "prefix": "/club/", "origins": origins, "access": access},
+    ])
+}
+
 /// A ticket for [`TICKETED`], good for an hour; of another `session` it is somebody else's.
 pub fn ticket(secret: &str, session: &str) -> String {
     let expires = SystemTime::now() + Duration::from_secs(3600);
@@ -200,6 +210,6 @@ mod tests {
     #[test]
     fn only_lines_of_json_are_read() {
         let text = "warning: x\n{\"event\": \"found\"}\n3\n{\"event\": \"fin\n";
-        assert_eq!(lines(text), [serde_json::json!({"event": "found"})]);
+        assert_eq!(lines(text), [json!({"event": "found"})]);
     }
 }
