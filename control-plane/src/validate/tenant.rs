@@ -33,7 +33,7 @@ impl Check for Tenant {
 }
 
 fn check_relay(relay: &RelayPolicy, errors: &mut Errors) {
-    let RelayPolicy { secrets, allow, deny, allocations: _, allocations_per_user: _ } = relay;
+    let RelayPolicy { secrets, allow, deny, allocations: _, allocations_per_user: _, only: _ } = relay;
     check_secrets(secrets, errors);
     check_networks("relay.allow", allow, errors);
     check_networks("relay.deny", deny, errors);

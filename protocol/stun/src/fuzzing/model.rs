@@ -344,7 +344,7 @@ impl Allocation {
 }
 
 fn bind(allocation: &mut Allocation, now: u64, user: usize, number: u16, peer: SocketAddr) -> Expected {
-    if !(0x4000..=0x4fff).contains(&number) || peer.port() == 0 {
+    if !(0x4000..=0x7ffe).contains(&number) || peer.port() == 0 {
         return Expected::Error(400);
     }
     let known = allocation.channels.get(&number).map(|(peer, _)| *peer);

@@ -64,10 +64,10 @@ impl Script<'_> {
                 let count = self.byte() % 4;
                 Operation::Permit((0..count).map(|_| self.peer()).collect())
             }
-            3 => Operation::Bind([0x4000, 0x4001, 0x4fff, 0x5000][usize::from(self.byte() % 4)], self.peer()),
+            3 => Operation::Bind([0x4000, 0x4001, 0x7ffe, 0x7fff][usize::from(self.byte() % 4)], self.peer()),
             4 => Operation::Send(self.peer(), usize::from(self.byte())),
             _ => Operation::ChannelData(
-                [0x4000, 0x4001, 0x4fff, 0x4002][usize::from(self.byte() % 4)],
+                [0x4000, 0x4001, 0x7ffe, 0x4002][usize::from(self.byte() % 4)],
                 usize::from(self.byte()),
             ),
         })

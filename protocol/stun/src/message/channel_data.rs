@@ -4,8 +4,9 @@ use std::ops::RangeInclusive;
 
 /// Bytes in front of the data.
 pub const CHANNEL_DATA_HEADER: usize = 4;
-/// Channel numbers that may be bound (RFC 8656 section 12); those above are reserved.
-pub const CHANNELS: RangeInclusive<u16> = 0x4000..=0x4fff;
+/// Channel numbers that may be bound. RFC 8656 section 12 ends them at 0x4fff; clients made for RFC 5766, which there still are, choose
+/// among all of these, and nothing else that is spoken here begins so.
+pub const CHANNELS: RangeInclusive<u16> = 0x4000..=0x7ffe;
 
 /// A view of one ChannelData message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -376,7 +376,7 @@ impl Kind {
     pub const fn of(bytes: &[u8]) -> Self {
         match bytes.first() {
             Some(0x00..=0x3f) => Self::Stun,
-            Some(0x40..=0x4f) => Self::ChannelData,
+            Some(0x40..=0x7f) => Self::ChannelData,
             _ => Self::Other,
         }
     }

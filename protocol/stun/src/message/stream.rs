@@ -27,7 +27,7 @@ pub struct NotTurn;
 pub fn next_frame(bytes: &[u8]) -> Result<Frame, NotTurn> {
     let Some((&[k0, k1, l0, l1], rest)) = bytes.split_first_chunk() else {
         return match bytes.first() {
-            Some(0x50..) => Err(NotTurn),
+            Some(0x80..) => Err(NotTurn),
             _ => Ok(Frame::Partial(CHANNEL_DATA_HEADER)),
         };
     };

@@ -320,7 +320,7 @@ fn channel_data() {
     );
     assert_eq!(data(b"\x40\x00\x00\x00"), Some(ChannelData { channel: 0x4000, data: b"" }));
     for bad in
-        [&b"\x40\x00\x00\x04abc"[..], b"\x50\x00\x00\x00", b"\x3f\xff\x00\x00", b"\x40\x00\x00\x00abcd", b"\x40\0\0"]
+        [&b"\x40\x00\x00\x04abc"[..], b"\x80\x00\x00\x00", b"\x7f\xff\x00\x00", b"\x3f\xff\x00\x00", b"\x40\x00\x00\x00abcd", b"\x40\0\0"]
     {
         assert_eq!(ChannelData::parse(bad), None, "{bad:?}");
     }
@@ -338,9 +338,9 @@ fn streams_are_framed() {
     assert_eq!(next_frame(b"\x40\x00\x00\x05abcde"), Ok(Frame::Partial(12)), "padding is part of the frame");
     assert_eq!(next_frame(b"\x40\x00\x00\x05abcde\0\0\0\x40"), Ok(Frame::Whole(12)));
     assert_eq!(next_frame(b"\x40\x00\x00\x00"), Ok(Frame::Whole(4)));
-    // A GET begins like channel 0x4745; it ends as one that is not bound.
+    // A GET or POST begins like a channel; it ends as one that is not bound.
     for bad in
-        [&b"POST / HTTP/1.1"[..], b"\x50", b"\x16\x03\x01\x00\x55", b"\x00\x01\x00\x03", b"\x00\x01\x00\x00\x21\x13"]
+        [&b"\x80"[..], b"\x16\x03\x01\x00\x55", b"\x00\x01\x00\x03", b"\x00\x01\x00\x00\x21\x13"]
     {
         assert_eq!(next_frame(bad), Err(NotTurn), "{bad:?}");
     }
@@ -350,7 +350,7 @@ fn streams_are_framed() {
 fn kinds_of_datagrams() {
     assert_eq!(Kind::of(&[0, 1]), Kind::Stun);
     assert_eq!(Kind::of(&[0x40]), Kind::ChannelData);
-    assert_eq!(Kind::of(&[0x50]), Kind::Other);
+    assert_eq!(Kind::of(&[0x7f]), Kind::ChannelData);
     assert_eq!(Kind::of(&[0x80]), Kind::Other);
     assert_eq!(Kind::of(&[]), Kind::Other);
 }

@@ -117,7 +117,7 @@ pub struct ChangeRequest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ResponsePort(pub u16);
 
-/// A channel; those in use are 0x4000 to 0x4fff.
+/// A channel; those in use are 0x4000 to 0x7ffe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChannelNumber(pub u16);
 

@@ -1,7 +1,29 @@
 //! Who can connect (docs/punch.md, "Who can connect").
 
+use std::net::SocketAddr;
+
 use crate::message::Nat;
 use crate::nat::Behaviour;
+
+/// Where a peer can be reached.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Reach {
+    pub(super) address: SocketAddr,
+    pub(super) nat: Nat,
+    pub(super) relayed: Option<SocketAddr>,
+}
+
+/// Whether there is any way between two peers: straight, through one relay, or through both. If `relayed_only`, the last.
+pub(super) fn has_way(a: &Reach, b: &Reach, relayed_only: bool) -> bool {
+    let through = |relayed: Option<SocketAddr>, other: SocketAddr| {
+        relayed.is_some_and(|relayed| relayed.is_ipv4() == other.is_ipv4())
+    };
+    if b.relayed.is_some_and(|relayed| through(a.relayed, relayed)) {
+        return true;
+    }
+    let straight = a.address.is_ipv4() == b.address.is_ipv4() && can_connect(&a.nat, &b.nat);
+    !relayed_only && (straight || through(a.relayed, b.address) || through(b.relayed, a.address))
+}
 
 /// Whether two peers behind these NATs can talk without a relay: one of them can reach the other. Unknown counts as
 /// endpoint-independent.
@@ -42,6 +64,31 @@ mod tests {
             ("symmetric", &[nat(Some(Port), Some(Port), 0), nat(Some(Address), Some(Port), 0)]),
         ]
     };
+
+    #[test]
+    fn a_relay_is_a_way_for_addresses_of_its_family() {
+        let reach = |address: &str, relayed: &str, symmetric: bool| Reach {
+            address: address.parse().unwrap(),
+            nat: KINDS[if symmetric { 4 } else { 0 }].1[0],
+            relayed: relayed.parse().ok(),
+        };
+        let ways = |a: &Reach, b: &Reach| {
+            assert_eq!(has_way(a, b, false), has_way(b, a, false));
+            assert_eq!(has_way(a, b, true), has_way(b, a, true));
+            [has_way(a, b, false), has_way(a, b, true)]
+        };
+        let (v4, v6) = ("192.0.2.1:1000", "[2001:db8::1]:1000");
+        let symmetric = reach(v4, "", true);
+        assert_eq!(ways(&reach(v4, "", false), &symmetric), [true, false]);
+        assert_eq!(ways(&symmetric, &symmetric), [false, false]);
+        assert_eq!(ways(&reach(v4, v4, true), &symmetric), [true, false]);
+        assert_eq!(ways(&reach(v4, v6, true), &symmetric), [false, false]);
+        assert_eq!(ways(&reach(v6, v4, true), &symmetric), [true, false]);
+        assert_eq!(ways(&reach(v6, "", false), &reach(v4, "", false)), [false, false], "two families");
+        assert_eq!(ways(&reach(v4, v4, true), &reach(v4, v4, true)), [true, true]);
+        assert_eq!(ways(&reach(v6, v4, true), &reach(v6, v4, true)), [true, true]);
+        assert_eq!(ways(&reach(v4, v6, true), &reach(v6, v4, true)), [true, false], "one relay, not both");
+    }
 
     #[test]
     fn it_is_the_table_of_the_documentation() {

@@ -63,6 +63,8 @@ reasons! {
     Gate = "gate",
     /// The channel is gone. 403.
     Channel = "channel",
+    /// The relayed address is on no relay that is known. 403.
+    Relay = "relay",
     /// The peer id is somebody else's. 403.
     Taken = "taken",
     /// Too many registrations of one address in a short time. 429.
@@ -73,7 +75,7 @@ reasons! {
     AddressFull = "address_full",
     /// The target is not registered in the channel. 404.
     NotFound = "not_found",
-    /// The channel wants no address told. 409.
+    /// The channel wants relayed addresses only, and one of the two has none. 409.
     RelayOnly = "relay_only",
     /// One address is IPv4, the other IPv6. 409.
     Family = "family",
@@ -98,7 +100,7 @@ impl Refusal {
             Self::UnknownAttribute => ErrorCode::UNKNOWN_ATTRIBUTE,
             Self::Unproven | Self::Unregistered => ErrorCode::UNAUTHORIZED,
             Self::StaleNonce => ErrorCode::STALE_NONCE,
-            Self::Gate | Self::Channel | Self::Taken => ErrorCode::FORBIDDEN,
+            Self::Gate | Self::Channel | Self::Relay | Self::Taken => ErrorCode::FORBIDDEN,
             Self::NotFound => ErrorCode::NOT_FOUND,
             Self::RelayOnly | Self::Family | Self::CannotConnect => ErrorCode::CONFLICT,
             Self::RegistrationRate | Self::PeerRate | Self::AddressRate | Self::TargetRate => {

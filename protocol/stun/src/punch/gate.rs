@@ -1,9 +1,9 @@
 //! Who may register, which the caller knows.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-/// The caller's channels and tickets.
+/// The caller's channels, tickets and relays.
 pub trait Gate {
     /// Whether a peer may register in a channel. Asked when a registration is made or moved, and when a renewal brings a ticket.
     ///
@@ -13,6 +13,10 @@ pub trait Gate {
 
     /// What a channel that was admitted to allows now. Asked with each renewal and introduction.
     fn standing(&self, channel: &str) -> Standing;
+
+    /// Whether an address may be told as a peer's relayed one: it is on a relay that is known, such as the node's own.
+    /// Peers send their checks there, so it must be nobody else's.
+    fn is_relay(&self, address: SocketAddr) -> bool;
 }
 
 /// What was found out about who registers.
@@ -35,7 +39,7 @@ pub struct Refused(pub &'static str);
 pub enum Standing {
     /// Peers are introduced to one another.
     Open,
-    /// No peer is told another's address.
+    /// Peers are told relayed addresses of one another, and no others.
     RelayOnly,
     /// It is not served any more.
     Gone,

@@ -1,5 +1,7 @@
 //! Introductions under way: which two peers, by what key, from when on; and what the target is to be told next.
 
+use std::net::SocketAddr;
+
 use hashbrown::HashTable;
 
 use super::slots::{Id, Slots};
@@ -8,11 +10,29 @@ use crate::deadlines::Deadlines;
 use crate::message::{Punch, Role, TransactionId};
 use crate::random::Random;
 
+/// What the two are told beside the key. When it is another, the introduction is another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Terms {
+    /// Of the asker and of the target, or the other way round: that of the one whose [`Id`] is less comes first.
+    relayed: [Option<SocketAddr>; 2],
+    /// Whether they are told no other address.
+    pub(super) relayed_only: bool,
+}
+
+impl Terms {
+    pub(super) fn new(a: (Id, Option<SocketAddr>), b: (Id, Option<SocketAddr>), relayed_only: bool) -> Self {
+        let (first, second) = if a.0 <= b.0 { (a, b) } else { (b, a) };
+        Self { relayed: [first.1, second.1], relayed_only }
+    }
+}
+
 /// Two registrations on the way to each other.
 #[derive(Debug)]
 pub(super) struct Introduction {
     pub(super) asker: Id,
     pub(super) target: Id,
+    /// What it was made with.
+    pub(super) terms: Terms,
     key: [u8; 16],
     /// Of the Introduced requests: the unguessable part of their transaction id.
     nonce: [u8; 6],
@@ -75,7 +95,7 @@ impl Introductions {
     }
 
     /// The introduction of two registrations, whoever asked. One that is over is none, and is gone with that.
-    pub(super) fn find(&mut self, now_ms: u64, a: Id, b: Id) -> Option<&Introduction> {
+    pub(super) fn find(&mut self, now_ms: u64, a: Id, b: Id) -> Option<Id> {
         let same = |slot: &u32| {
             let known = self.slots.at(*slot).map(|(_, known)| (known.asker, known.target));
             known == Some((a, b)) || known == Some((b, a))
@@ -84,16 +104,25 @@ impl Introductions {
         let (id, known) = self.slots.at(slot)?;
         if known.ends <= now_ms {
             self.remove(id);
+            return None;
         }
-        self.slots.get(id)
+        Some(id)
     }
 
     /// Begins one, unless there are too many. The target is due to be told at once.
-    pub(super) fn insert(&mut self, now_ms: u64, asker: Id, target: Id, random: &mut Random) -> Option<Id> {
+    pub(super) fn insert(
+        &mut self,
+        now_ms: u64,
+        asker: Id,
+        target: Id,
+        terms: Terms,
+        random: &mut Random,
+    ) -> Option<Id> {
         let [_, _, nonce @ ..] = random.bits().to_be_bytes();
         let id = self.slots.insert(Introduction {
             asker,
             target,
+            terms,
             key: random.key(),
             nonce,
             starts: now_ms + START_MS,
@@ -152,7 +181,8 @@ impl Introductions {
         Some(Due::Tell(id))
     }
 
-    fn remove(&mut self, id: Id) {
+    /// Ends one.
+    pub(super) fn remove(&mut self, id: Id) {
         self.deadlines.remove(id.slot);
         let Some(introduction) = self.slots.remove(id) else { return };
         let key = hash(self.seed, introduction.asker, introduction.target);

@@ -15,7 +15,8 @@
 //!
 //! **Who may do what.** An address is proven by a nonce that needs no memory, then by REGISTRATION: 80 random bits that only
 //! the peer at that address was told, and that tell the peer in turn that an Introduced request is the node's. Who may
-//! register in a channel, the caller's [`Gate`] knows. A peer is told of those of its own channel only.
+//! register in a channel, the caller's [`Gate`] knows. A peer is told of those of its own channel only, and of relayed
+//! addresses only if they are on a relay that the gate knows.
 //!
 //! **Nothing is amplified.** No answer is longer than its request ([`MIN_REQUEST`]). Without a request only Introduced requests
 //! are sent, to proven addresses, four for an introduction at most, and introductions have a [`Rate`] for each asker, each
@@ -42,18 +43,20 @@ use std::net::SocketAddr;
 pub use connect::can_connect;
 pub use counters::{Counters, Dropped, Refusal};
 pub use gate::{Admission, Gate, Refused, Standing};
-use introductions::{Due, Introductions};
+use introductions::{Due, Introductions, Terms};
 pub use observations::Observation;
 use observations::Observations;
 use rates::AddressRates;
 pub use rates::Rate;
-use registrations::Registrations;
-pub use requests::{MAX_REPLY, MIN_REQUEST};
+use registrations::{Registration, Registrations};
+pub use requests::{MAX_REPLY, MIN_INTRODUCE, MIN_REQUEST};
 use slots::Id;
 pub use steer::{is_punch, shard_of, shard_of_channel};
 
 use crate::credentials::Nonces;
-use crate::message::{Builder, Class, Fingerprint, Message, Method, Target, TransactionId, XorPeerAddress};
+use crate::message::{
+    Builder, Class, Fingerprint, Message, Method, Punch, Target, TransactionId, XorPeerAddress, XorRelayedAddress,
+};
 use crate::random::Random;
 pub use crate::turn::Now;
 
@@ -66,7 +69,7 @@ pub const INTRODUCTION_MS: u64 = 4_000;
 /// Milliseconds from each Introduced request to its repetition.
 pub const REPEATS_MS: [u64; 3] = [100, 100, 200];
 /// Bytes of an Introduced request at most.
-pub const MAX_INTRODUCED: usize = 20 + 20 + 24 + 24 + 12 + 24 + 8;
+pub const MAX_INTRODUCED: usize = 20 + 20 + 24 + 24 + 24 + 12 + 24 + 8;
 const _: () = assert!(START_MS <= u16::MAX as u64 && MAX_INTRODUCED <= MAX_REPLY);
 
 /// Bounds of one shard.
@@ -236,7 +239,7 @@ impl Server {
         while let Some(due) = self.introductions.poll(now_ms) {
             match due {
                 Due::Tell(id) => {
-                    // One of the two may be gone, or have moved: then there is nobody to tell, or nothing.
+                    // One of the two may be gone, or have moved, or be on another relay: there is nobody to tell, or nothing.
                     if let Some(transmit) = self.write_introduced(now_ms, id, out) {
                         self.counters.introduced += 1;
                         return Some(transmit);
@@ -325,15 +328,22 @@ impl Server {
         let introduction = self.introductions.get(id)?;
         let target = self.registrations.get(introduction.target)?;
         let asker = self.registrations.get(introduction.asker)?;
+        let relayed_only = introduction.terms.relayed_only;
+        if self.terms(introduction.asker, introduction.target, relayed_only) != Some(introduction.terms) {
+            return None;
+        }
         let mut request = Builder::new(out, Method::INTRODUCED, Class::Request, self.introductions.transaction(id)?);
-        request
-            .add(&self.registrations.secret(introduction.target)?)
-            .add(&Target(asker.peer))
-            .add(&XorPeerAddress(asker.client))
-            .add(&asker.nat)
-            .add(&introduction.punch(now_ms, introduction.target))
-            .fingerprint();
-        Some(Transmit { from: target.server, to: target.client, length: request.finish().ok()? })
+        request.add(&self.registrations.secret(introduction.target)?).add(&Target(asker.peer));
+        let punch = introduction.punch(now_ms, introduction.target);
+        tell(&mut request, asker, relayed_only, &punch);
+        let length = request.fingerprint().finish().ok()?;
+        Some(Transmit { from: target.server, to: target.client, length })
+    }
+
+    /// What two would be introduced with now.
+    fn terms(&self, a: Id, b: Id, relayed_only: bool) -> Option<Terms> {
+        let relayed = |id| self.registrations.get(id).map(|known| known.relayed);
+        Some(Terms::new((a, relayed(a)?), (b, relayed(b)?), relayed_only))
     }
 
     fn end(&mut self, id: Id) {
@@ -350,6 +360,17 @@ impl Server {
             self.observations.change(id.slot);
         }
     }
+}
+
+/// What one of two peers is told of the other.
+fn tell(message: &mut Builder<'_>, other: &Registration, relayed_only: bool, punch: &Punch) {
+    if !relayed_only {
+        message.add(&XorPeerAddress(other.client));
+    }
+    if let Some(relayed) = other.relayed {
+        message.add(&XorRelayedAddress(relayed));
+    }
+    message.add(&other.nat).add(punch);
 }
 
 /// An IPv4 address as such, however it is written.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 use subtle::ConstantTimeEq;
 
+use super::connect::Reach;
 use super::slots::{Id, Slots};
 use crate::deadlines::Deadlines;
 use crate::message::{self, Nat};
@@ -22,6 +23,8 @@ pub(super) struct Registration {
     /// Where it sent to last, and expects to hear from.
     pub(super) server: SocketAddr,
     pub(super) nat: Nat,
+    /// Where it can be reached through a relay.
+    pub(super) relayed: Option<SocketAddr>,
     pub(super) tenant: Arc<str>,
     pub(super) session: Option<Box<str>>,
     /// The unguessable part of its REGISTRATION.
@@ -35,6 +38,12 @@ pub(super) struct Registration {
     /// Whether its last state has been observed, and whether any has.
     pub(super) told: bool,
     pub(super) ever_told: bool,
+}
+
+impl Registration {
+    pub(super) fn reach(&self) -> Reach {
+        Reach { address: self.client, nat: self.nat, relayed: self.relayed }
+    }
 }
 
 #[derive(Debug)]

@@ -2,27 +2,30 @@
 
 use std::net::SocketAddr;
 
+use super::connect::has_way;
+use super::introductions::Terms;
 use super::registrations::Registration as Registered;
 use super::slots::Id;
-use super::{Admission, Dropped, Gate, LIFETIME_MS, Now, Outcome, Refusal, Server, Standing, can_connect};
+use super::{Admission, Dropped, Gate, LIFETIME_MS, Now, Outcome, Refusal, Server, Standing, canonical, tell};
 use crate::credentials::NONCE;
 use crate::message::{
     AttributeType, Builder, ChannelId, Class, ErrorCode, HEADER, Lifetime, Malformed, Message, Method, Nat, Nonce,
-    PeerId, Punch, Registration, Target, Ticket, UnknownAttributes, XorMappedAddress, XorPeerAddress,
+    PeerId, Punch, Registration, Target, Ticket, UnknownAttributes, XorMappedAddress, XorRelayedAddress,
 };
 
-/// Bytes of a request at least: as many as a challenge needs, and any other answer. Shorter ones are filled up with PADDING.
+/// Bytes of a request at least: as many as a challenge needs, and any answer to Register. Shorter ones are filled up with
+/// PADDING.
 pub const MIN_REQUEST: usize = HEADER + 8 + (4 + NONCE) + FINGERPRINT;
+/// The same of Introduce: XOR-PEER-ADDRESS, XOR-RELAYED-ADDRESS, NAT and PUNCH come back.
+pub const MIN_INTRODUCE: usize = HEADER + 24 + 24 + 12 + 24 + FINGERPRINT;
 /// Bytes of a reply at most: a challenge with its reason phrase, an error with the gate's.
 pub const MAX_REPLY: usize = 192;
 
 const FINGERPRINT: usize = 8;
-/// XOR-MAPPED-ADDRESS, LIFETIME, REGISTRATION; and XOR-PEER-ADDRESS, NAT, PUNCH, for PEER-ID, REGISTRATION, TARGET.
+/// XOR-MAPPED-ADDRESS, LIFETIME, REGISTRATION.
 const REGISTER_SUCCESS: usize = HEADER + 24 + 8 + 20 + FINGERPRINT;
-const INTRODUCE_SUCCESS: usize = HEADER + 24 + 12 + 24 + FINGERPRINT;
-const INTRODUCE_REQUEST: usize = HEADER + 24 + 20 + 24 + FINGERPRINT;
-const _: () = assert!(REGISTER_SUCCESS <= MIN_REQUEST && INTRODUCE_SUCCESS <= INTRODUCE_REQUEST);
-const _: () = assert!(MIN_REQUEST == 80 && NONCE.is_multiple_of(4), "docs/punch.md says it");
+const _: () = assert!(REGISTER_SUCCESS <= MIN_REQUEST && MIN_REQUEST <= MIN_INTRODUCE);
+const _: () = assert!(MIN_REQUEST == 80 && MIN_INTRODUCE == 112 && NONCE.is_multiple_of(4), "docs/punch.md says it");
 
 /// Unknown types that are listed at most.
 const MAX_UNKNOWN: usize = 16;
@@ -35,6 +38,7 @@ const KNOWN: &[AttributeType] = &[
     AttributeType::TICKET,
     AttributeType::NAT,
     AttributeType::REGISTRATION,
+    AttributeType::XOR_RELAYED_ADDRESS,
     AttributeType::LIFETIME,
     AttributeType::NONCE,
     AttributeType::PADDING,
@@ -44,7 +48,7 @@ const KNOWN: &[AttributeType] = &[
 enum Granted {
     Registered { registration: Registration, lifetime_s: u32 },
     Ended,
-    Introduced { peer: SocketAddr, nat: Nat, punch: Punch },
+    Introduced { other: Id, relayed_only: bool, punch: Punch },
 }
 
 /// Why not; with a phrase of its own, where the gate has said it.
@@ -68,6 +72,7 @@ struct Asked<'m> {
     channel: Option<&'m str>,
     ticket: Option<&'m str>,
     nat: Option<Nat>,
+    relayed: Option<SocketAddr>,
     registration: Option<Registration>,
     ends: bool,
     nonce: Option<&'m str>,
@@ -84,6 +89,7 @@ impl<'m> Asked<'m> {
             channel: request.read::<ChannelId<'m>>().map_err(malformed)?.map(|channel| channel.0),
             ticket: request.read::<Ticket<'m>>().map_err(malformed)?.map(|ticket| ticket.0),
             nat: request.read().map_err(malformed)?,
+            relayed: request.read::<XorRelayedAddress>().map_err(malformed)?.map(|relayed| canonical(relayed.0)),
             registration: request.read().map_err(malformed)?,
             ends: request.read().map_err(malformed)? == Some(Lifetime(0)),
             nonce: request.read::<Nonce<'m>>().map_err(malformed)?.map(|nonce| nonce.0),
@@ -101,7 +107,8 @@ impl Server {
         gate: &impl Gate,
         out: &mut [u8],
     ) -> Result<Outcome, Dropped> {
-        let result = if request.as_bytes().len() < MIN_REQUEST {
+        let least = if request.method() == Method::INTRODUCE { MIN_INTRODUCE } else { MIN_REQUEST };
+        let result = if request.as_bytes().len() < least {
             Err(Refusal::TooShort.into())
         } else if request.unknown_required(KNOWN).next().is_some() {
             Err(Refusal::UnknownAttribute.into())
@@ -113,7 +120,7 @@ impl Server {
             }
         };
         match result {
-            Ok(granted) => grant(request, &granted, client, out),
+            Ok(granted) => self.grant(request, &granted, client, out),
             Err(denied) => self.deny(now, request, &denied, client, out),
         }
     }
@@ -124,6 +131,7 @@ impl Server {
                 self.end(id);
                 return Ok(Granted::Ended);
             }
+            check_relay(asked, gate)?;
             let admission = match asked.ticket {
                 Some(_) => Some(self.admit(now, id, asked, gate)?),
                 None => None,
@@ -140,6 +148,7 @@ impl Server {
         }
         let missing = if asked.registration.is_some() { Refusal::Unregistered } else { Refusal::Malformed };
         let channel = asked.channel.ok_or(missing)?;
+        check_relay(asked, gate)?;
         let admission = self.ask(now, channel, asked, gate)?;
         let Some(id) = self.registrations.find(channel, &asked.peer) else {
             return self.begin(now, channel, asked, admission, false);
@@ -227,6 +236,7 @@ impl Server {
             client: asked.client,
             server: asked.server,
             nat: asked.nat.unwrap_or_default(),
+            relayed: asked.relayed,
             tenant: admission.tenant,
             session: admission.session.filter(|session| !session.is_empty()),
             secret,
@@ -250,6 +260,7 @@ impl Server {
     fn renew(&mut self, now: Now, id: Id, asked: &Asked<'_>, admission: Option<Admission>) -> Result<Granted, Denied> {
         let known = self.registrations.get_mut(id).ok_or(Refusal::Unregistered)?;
         known.server = asked.server;
+        known.relayed = asked.relayed;
         if let Some(Admission { tenant, session, expires_unix }) = admission {
             known.tenant = tenant;
             known.session = session.filter(|session| !session.is_empty());
@@ -275,54 +286,100 @@ impl Server {
         let target = asked.target.filter(|target| target.0 != asked.peer).ok_or(Refusal::Malformed)?;
         let id = self.find_own(asked).ok_or(Refusal::Unregistered)?;
         let standing = self.check_standing(id, gate)?;
+        let relayed_only = standing == Standing::RelayOnly;
         let own = self.registrations.get(id).ok_or(Refusal::Unregistered)?;
         let found = self.registrations.find(&own.channel, &target.0);
-        if standing == Standing::Open
+        let old = found.and_then(|other| self.introductions.find(now.ms, id, other));
+        let terms = found.and_then(|other| self.terms(id, other, relayed_only));
+        if let Some(introduction) = old.and_then(|old| self.introductions.get(old))
             && let Some(other) = found
-            && let Some(introduction) = self.introductions.find(now.ms, id, other)
+            && Some(introduction.terms) == terms
         {
-            let punch = introduction.punch(now.ms, id);
-            return self.introduced(other, punch);
+            return Ok(Granted::Introduced { other, relayed_only, punch: introduction.punch(now.ms, id) });
         }
-        let (per_peer, per_target) = (self.limits.introductions_per_peer, self.limits.introductions_per_target);
-        if !per_peer.allows(own.asked_us, now.ms) {
-            return Err(Refusal::PeerRate.into());
-        }
-        if !self.asks.admit(asked.client.ip(), now.ms) {
-            return Err(Refusal::AddressRate.into());
-        }
-        let nat = own.nat;
-        if let Some(own) = self.registrations.get_mut(id) {
-            per_peer.take(&mut own.asked_us, now.ms);
-        }
-        if standing == Standing::RelayOnly {
-            return Err(Refusal::RelayOnly.into());
-        }
-        let other = found.ok_or(Refusal::NotFound)?;
-        let registered = self.registrations.get_mut(other).ok_or(Refusal::NotFound)?;
-        if registered.client.is_ipv4() != asked.client.is_ipv4() {
-            return Err(Refusal::Family.into());
-        }
-        if !can_connect(&nat, &registered.nat) {
-            return Err(Refusal::CannotConnect.into());
-        }
-        if !per_target.allows(registered.introduced_us, now.ms) {
-            return Err(Refusal::TargetRate.into());
-        }
-        if self.introductions.is_full() {
-            return Err(Refusal::IntroductionsFull.into());
-        }
-        per_target.take(&mut registered.introduced_us, now.ms);
-        let made = self.introductions.insert(now.ms, id, other, &mut self.random);
-        let introduction = made.and_then(|made| self.introductions.get(made)).ok_or(Refusal::IntroductionsFull)?;
-        let punch = introduction.punch(now.ms, id);
-        self.counters.introductions += 1;
-        self.introduced(other, punch)
+        self.count_ask(now, id, asked.client)?;
+        let (other, terms) = found.zip(terms).ok_or(Refusal::NotFound)?;
+        self.check_way(id, other, relayed_only)?;
+        let punch = self.begin_introduction(now, id, other, terms, old)?;
+        Ok(Granted::Introduced { other, relayed_only, punch })
     }
 
-    fn introduced(&self, other: Id, punch: Punch) -> Result<Granted, Denied> {
-        let other = self.registrations.get(other).ok_or(Refusal::NotFound)?;
-        Ok(Granted::Introduced { peer: other.client, nat: other.nat, punch })
+    /// Whoever asks is counted, whatever comes of it.
+    fn count_ask(&mut self, now: Now, id: Id, client: SocketAddr) -> Result<(), Refusal> {
+        let rate = self.limits.introductions_per_peer;
+        let own = self.registrations.get_mut(id).ok_or(Refusal::Unregistered)?;
+        if !rate.allows(own.asked_us, now.ms) {
+            return Err(Refusal::PeerRate);
+        }
+        if !self.asks.admit(client.ip(), now.ms) {
+            return Err(Refusal::AddressRate);
+        }
+        rate.take(&mut own.asked_us, now.ms);
+        Ok(())
+    }
+
+    fn check_way(&self, id: Id, other: Id, relayed_only: bool) -> Result<(), Refusal> {
+        let own = self.registrations.get(id).ok_or(Refusal::Unregistered)?.reach();
+        let other = self.registrations.get(other).ok_or(Refusal::NotFound)?.reach();
+        if has_way(&own, &other, relayed_only) {
+            return Ok(());
+        }
+        Err(match (relayed_only, own.address.is_ipv4() == other.address.is_ipv4()) {
+            (true, _) => Refusal::RelayOnly,
+            (false, false) => Refusal::Family,
+            (false, true) => Refusal::CannotConnect,
+        })
+    }
+
+    /// Begins an introduction, in the place of an old one of the same two.
+    fn begin_introduction(
+        &mut self,
+        now: Now,
+        id: Id,
+        other: Id,
+        terms: Terms,
+        old: Option<Id>,
+    ) -> Result<Punch, Refusal> {
+        let rate = self.limits.introductions_per_target;
+        let target = self.registrations.get_mut(other).ok_or(Refusal::NotFound)?;
+        if !rate.allows(target.introduced_us, now.ms) {
+            return Err(Refusal::TargetRate);
+        }
+        if old.is_none() && self.introductions.is_full() {
+            return Err(Refusal::IntroductionsFull);
+        }
+        rate.take(&mut target.introduced_us, now.ms);
+        if let Some(old) = old {
+            self.introductions.remove(old);
+        }
+        let made = self.introductions.insert(now.ms, id, other, terms, &mut self.random);
+        let introduction = made.and_then(|made| self.introductions.get(made)).ok_or(Refusal::IntroductionsFull)?;
+        self.counters.introductions += 1;
+        Ok(introduction.punch(now.ms, id))
+    }
+
+    fn grant(
+        &self,
+        request: &Message<'_>,
+        granted: &Granted,
+        client: SocketAddr,
+        out: &mut [u8],
+    ) -> Result<Outcome, Dropped> {
+        let mut response = Builder::new(out, request.method(), Class::Success, *request.transaction_id());
+        match granted {
+            Granted::Registered { registration, lifetime_s } => {
+                response.add(&XorMappedAddress(client)).add(&Lifetime(*lifetime_s)).add(registration);
+            }
+            Granted::Ended => {
+                response.add(&Lifetime(0));
+            }
+            Granted::Introduced { other, relayed_only, punch } => {
+                if let Some(other) = self.registrations.get(*other) {
+                    tell(&mut response, other, *relayed_only, punch);
+                }
+            }
+        }
+        finish(request, &mut response, true)
     }
 
     /// Writes an error that is no longer than its request: if need be, without the phrase.
@@ -369,20 +426,9 @@ impl Server {
     }
 }
 
-fn grant(request: &Message<'_>, granted: &Granted, client: SocketAddr, out: &mut [u8]) -> Result<Outcome, Dropped> {
-    let mut response = Builder::new(out, request.method(), Class::Success, *request.transaction_id());
-    match granted {
-        Granted::Registered { registration, lifetime_s } => {
-            response.add(&XorMappedAddress(client)).add(&Lifetime(*lifetime_s)).add(registration);
-        }
-        Granted::Ended => {
-            response.add(&Lifetime(0));
-        }
-        Granted::Introduced { peer, nat, punch } => {
-            response.add(&XorPeerAddress(*peer)).add(nat).add(punch);
-        }
-    }
-    finish(request, &mut response, true)
+fn check_relay(asked: &Asked<'_>, gate: &impl Gate) -> Result<(), Refusal> {
+    let known = asked.relayed.is_none_or(|relayed| gate.is_relay(relayed));
+    if known { Ok(()) } else { Err(Refusal::Relay) }
 }
 
 fn finish(request: &Message<'_>, response: &mut Builder<'_>, proven: bool) -> Result<Outcome, Dropped> {

@@ -44,6 +44,10 @@ impl Gate for Channels {
     fn standing(&self, _: &str) -> Standing {
         *self.0.borrow()
     }
+
+    fn is_relay(&self, address: SocketAddr) -> bool {
+        address.port() == 50_000
+    }
 }
 
 fn nonces() -> Nonces {
@@ -95,6 +99,13 @@ impl Got {
     fn peer(&self) -> SocketAddr {
         self.message().read::<XorPeerAddress>().unwrap().unwrap().0
     }
+
+    /// XOR-PEER-ADDRESS and XOR-RELAYED-ADDRESS.
+    fn addresses(&self) -> [Option<SocketAddr>; 2] {
+        let peer = self.message().read::<XorPeerAddress>().unwrap();
+        let relayed = self.message().read::<XorRelayedAddress>().unwrap();
+        [peer.map(|peer| peer.0), relayed.map(|relayed| relayed.0)]
+    }
 }
 
 /// A request, filled up as it must be.
@@ -111,7 +122,8 @@ fn request(method: Method, transaction: u8, add: Add<'_>) -> Vec<u8> {
         out
     };
     let bare = write(None);
-    match MIN_REQUEST.checked_sub(bare.len()) {
+    let least = if method == Method::INTRODUCE { MIN_INTRODUCE } else { MIN_REQUEST };
+    match least.checked_sub(bare.len()) {
         None | Some(0) => bare,
         Some(missing) => write(Some(missing - 4)),
     }
@@ -529,6 +541,24 @@ fn both_are_told_by_one_key() {
 }
 
 #[test]
+fn the_longest_answers_are_no_longer_than_the_shortest_requests() {
+    let mut lab = Lab::new();
+    let (a, b, relay) = ("[2001:db8::1]:1000", "[2001:db8::2]:1000", socket("[2001:db8:9::9]:50000"));
+    let mut registrations = Vec::new();
+    for (from, peer) in [(a, ANN), (b, BOB)] {
+        let got = lab.prove(from, peer, &|m| {
+            m.add(&ChannelId("f")).add(&XorRelayedAddress(relay));
+        });
+        registrations.push(got.registration());
+    }
+    // Lab::answer has compared the lengths.
+    let got = lab.introduce(a, ANN, registrations[0], BOB);
+    assert_eq!(got.0.len(), MIN_INTRODUCE);
+    assert_eq!(lab.poll().remove(0).1.0.len(), MAX_INTRODUCED);
+    assert_eq!(lab.renew(b, BOB, registrations[1]).0.len(), MIN_REQUEST);
+}
+
+#[test]
 fn whoever_answers_is_not_told_again() {
     let mut lab = Lab::new();
     let (ann, _) = (lab.register(A, ANN), lab.register(B, BOB));
@@ -616,13 +646,61 @@ fn who_cannot_be_introduced_is_told_why() {
     assert!(lab.poll().is_empty());
     lab.gate.0.replace(Standing::RelayOnly);
     assert_eq!(lab.introduce(A, ANN, ann, peer(4)).code(), 409);
-    assert_eq!(lab.introduce(A, ANN, ann, BOB).code(), 409, "whoever is there");
+    assert_eq!(lab.introduce(A, ANN, ann, BOB).code(), 404);
     lab.gate.0.replace(Standing::Open);
     assert_eq!(lab.introduce(A, ANN, ann, peer(4)).code(), 0);
     lab.gate.0.replace(Standing::Gone);
     assert_eq!(lab.introduce(A, ANN, ann, peer(4)).code(), 403);
     assert_eq!(lab.renew(A, ANN, ann).code(), 401, "it was ended");
     assert_eq!(lab.server.registrations(), 4);
+}
+
+#[test]
+fn who_cannot_connect_is_introduced_with_a_relayed_address() {
+    let mut lab = Lab::new();
+    let symmetric = Nat {
+        mapping: Some(Behaviour::AddressAndPortDependent),
+        filtering: Some(Behaviour::AddressAndPortDependent),
+        ..Nat::default()
+    };
+    let ann = lab.register_in("free", A, ANN, symmetric);
+    let bob = lab.register_in("free", B, BOB, symmetric);
+    let relay = socket("198.51.100.9:50000");
+    let tell = |lab: &mut Lab, from: &str, peer: [u8; 20], registration: Registration, relayed: Option<SocketAddr>| {
+        let got = lab.ask(from, Method::REGISTER, &|m| {
+            m.add(&PeerId(peer)).add(&registration);
+            if let Some(relayed) = relayed {
+                m.add(&XorRelayedAddress(relayed));
+            }
+        });
+        got.code()
+    };
+    assert_eq!(lab.introduce(A, ANN, ann, BOB).code(), 409);
+    assert_eq!(tell(&mut lab, A, ANN, ann, Some(socket("192.0.2.9:80"))), 403, "anybody's");
+    assert_eq!(tell(&mut lab, A, ANN, ann, Some(relay)), 0);
+    let first = lab.introduce(A, ANN, ann, BOB);
+    assert_eq!(first.addresses(), [Some(socket(B)), None]);
+    assert_eq!(lab.poll().remove(0).1.addresses(), [Some(socket(A)), Some(relay)]);
+    assert_eq!(tell(&mut lab, A, ANN, ann, Some(relay)), 0);
+    assert_eq!(lab.introduce(A, ANN, ann, BOB).punch(), first.punch(), "nothing has changed");
+
+    // The other has one too: that is another introduction, and the first is over.
+    assert_eq!(tell(&mut lab, B, BOB, bob, Some(relay)), 0);
+    lab.pass(100);
+    assert!(lab.poll().is_empty(), "the first one's terms are not those of now");
+    let second = lab.introduce(B, BOB, bob, ANN);
+    assert_ne!(second.punch().key, first.punch().key);
+    assert_eq!((second.punch().role, second.addresses()), (Role::Controlling, [Some(socket(A)), Some(relay)]));
+    assert_eq!(lab.server.introductions(), 1);
+    lab.gate.0.replace(Standing::RelayOnly);
+    let third = lab.introduce(A, ANN, ann, BOB);
+    assert_eq!((third.code(), third.addresses()), (0, [None, Some(relay)]));
+    let introduced = lab.poll().remove(0).1;
+    assert_eq!(introduced.addresses(), [None, Some(relay)]);
+    assert_eq!(introduced.punch().key, third.punch().key);
+    // Without it in the next Register it is none any more.
+    assert_eq!(tell(&mut lab, B, BOB, bob, None), 0);
+    assert_eq!(lab.introduce(A, ANN, ann, BOB).code(), 409);
 }
 
 #[test]

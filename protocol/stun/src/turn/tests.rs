@@ -374,7 +374,7 @@ fn requests_are_refused_with_the_code_that_the_rfc_has() {
     assert_eq!(lab.permit("6.6.6.6:1"), 403, "the node's own");
     assert_eq!(lab.permit("10.0.0.5:1"), 403, "what it is bound to");
     assert_eq!(lab.bind(0x3fff, PEER), 400);
-    assert_eq!(lab.bind(0x5000, PEER), 400);
+    assert_eq!(lab.bind(0x7fff, PEER), 400);
     assert_eq!(lab.bind(0x4000, "8.8.8.8:0"), 400);
     assert_eq!(
         lab.code(Method::CHANNEL_BIND, &|m| {

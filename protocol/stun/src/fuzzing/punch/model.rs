@@ -4,10 +4,10 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
-use super::world::{LIMITS, Rules, SHARDS, shard};
+use super::world::{LIMITS, Rules, SHARDS, is_relay, shard};
 use crate::message::{
     AttributeType, ChannelId, Class, Fingerprint, Lifetime, Message, Method, Nat, Nonce, PeerId, Registration, Role,
-    Target, Ticket, TransactionId,
+    Target, Ticket, TransactionId, XorRelayedAddress,
 };
 use crate::punch::{INTRODUCTION_MS, LIFETIME_MS, MIN_REQUEST, Now, Rate, Standing, can_connect};
 use crate::turn::address_key;
@@ -31,6 +31,7 @@ struct Attributes {
     channel: Option<String>,
     ticket: Option<String>,
     nat: Option<Nat>,
+    relayed: Option<SocketAddr>,
     registration: Option<[u8; 16]>,
     ends: bool,
     nonce: Option<String>,
@@ -53,7 +54,9 @@ pub enum Expected {
     /// A success response to Introduce.
     Introduced {
         /// XOR-PEER-ADDRESS.
-        peer: SocketAddr,
+        peer: Option<SocketAddr>,
+        /// XOR-RELAYED-ADDRESS.
+        relayed: Option<SocketAddr>,
         /// NAT.
         nat: Nat,
         /// Of PUNCH.
@@ -100,6 +103,8 @@ pub struct Peer {
     pub server: SocketAddr,
     /// What it is behind.
     pub nat: Nat,
+    /// On a relay.
+    pub relayed: Option<SocketAddr>,
     /// What it was given.
     pub registration: [u8; 16],
     /// When it is over.
@@ -117,6 +122,8 @@ pub struct Peer {
 struct Introduction {
     asker: (Name, u64),
     target: (Name, u64),
+    /// Relayed addresses of the two, and whether they are told no others.
+    terms: (Option<SocketAddr>, Option<SocketAddr>, bool),
     key: [u8; 16],
     starts: u64,
     ends: u64,
@@ -138,7 +145,9 @@ pub struct Telling {
     /// TARGET.
     pub target: [u8; 20],
     /// XOR-PEER-ADDRESS.
-    pub peer: SocketAddr,
+    pub peer: Option<SocketAddr>,
+    /// XOR-RELAYED-ADDRESS.
+    pub relayed: Option<SocketAddr>,
     /// NAT.
     pub nat: Nat,
     /// Of PUNCH.
@@ -158,9 +167,10 @@ pub struct Model {
 
 impl Request {
     fn read(message: &Message<'_>) -> Self {
-        const KNOWN: [AttributeType; 9] = [
+        const KNOWN: [AttributeType; 10] = [
             AttributeType(0x000d),
             AttributeType(0x0015),
+            AttributeType(0x0016),
             AttributeType(0x0026),
             AttributeType(0x7a01),
             AttributeType(0x7a02),
@@ -186,6 +196,10 @@ impl Attributes {
             channel: message.read::<ChannelId<'_>>().ok()?.map(|channel| channel.0.into()),
             ticket: message.read::<Ticket<'_>>().ok()?.map(|ticket| ticket.0.into()),
             nat: message.read().ok()?,
+            relayed: message
+                .read::<XorRelayedAddress>()
+                .ok()?
+                .map(|XorRelayedAddress(relayed)| SocketAddr::new(relayed.ip().to_canonical(), relayed.port())),
             registration: message.read::<Registration>().ok()?.map(|registration| registration.0),
             ends: message.read::<Lifetime>().ok()?.is_some_and(|lifetime| lifetime.0 == 0),
             nonce: message.read::<Nonce<'_>>().ok()?.map(|nonce| nonce.0.into()),
@@ -254,7 +268,7 @@ impl Model {
         rules: &Rules,
         nonce_is_good: impl Fn(&str) -> bool,
     ) -> Expected {
-        if request.length < 80 {
+        if request.length < if request.introduces { 112 } else { 80 } {
             return Expected::Error(400);
         }
         if request.unknown > 0 {
@@ -281,6 +295,9 @@ impl Model {
         if asked.ends {
             self.peers.remove(&name);
             return Expected::Ended;
+        }
+        if !asked.relayed.is_none_or(is_relay) {
+            return Expected::Error(403);
         }
         let admission = match &asked.ticket {
             None => None,
@@ -316,6 +333,9 @@ impl Model {
         let Some(channel) = &asked.channel else {
             return Expected::Error(if asked.registration.is_some() { 401 } else { 400 });
         };
+        if !asked.relayed.is_none_or(is_relay) {
+            return Expected::Error(403);
+        }
         let Ok(admission) = rules.admit(channel, asked.ticket.as_deref(), now.unix) else {
             return Expected::Error(403);
         };
@@ -342,6 +362,7 @@ impl Model {
             client,
             server,
             nat: asked.nat.unwrap_or_default(),
+            relayed: asked.relayed,
             registration: [0; 16],
             expires,
             session,
@@ -365,6 +386,7 @@ impl Model {
         let Some(peer) = self.peers.get_mut(&name) else { return Expected::Nothing };
         peer.server = server;
         peer.nat = asked.nat.unwrap_or(peer.nat);
+        peer.relayed = asked.relayed;
         if let Some((session, last)) = admission {
             peer.session = session;
             peer.ticket_ends = ends(now, last);
@@ -380,23 +402,28 @@ impl Model {
             self.peers.remove(name);
             return Expected::Error(403);
         }
+        let only = standing == Standing::RelayOnly;
         let other = (name.0.clone(), target);
-        let serial = |name: &Name| self.peers.get(name).map(|peer| peer.serial);
-        let (asker, asked) = (serial(name).map(|serial| (name.clone(), serial)), serial(&other));
-        let (Some(asker), target) = (asker, asked.map(|serial| (other.clone(), serial))) else {
+        let (Some(own), found) = (self.peers.get(name).cloned(), self.peers.get(&other).cloned()) else {
             return Expected::Nothing;
         };
-        if let Some(target) = &target
-            && standing == Standing::Open
-        {
+        let asker = (name.clone(), own.serial);
+        let mut old = None;
+        if let Some(peer) = &found {
+            let target = (other.clone(), peer.serial);
+            let forth = (own.relayed, peer.relayed, only);
+            let back = (peer.relayed, own.relayed, only);
             let same = |known: &Introduction| {
-                known.asker == asker && known.target == *target || known.asker == *target && known.target == asker
+                known.asker == asker && known.target == target || known.asker == target && known.target == asker
             };
             self.introductions.retain(|known| !same(known) || known.ends > now.ms);
-            if let Some(known) = self.introductions.iter().find(|known| same(known)) {
-                let Some(peer) = self.peers.get(&other) else { return Expected::Nothing };
+            old = self.introductions.iter().position(same);
+            if let Some(known) = old.map(|at| &self.introductions[at])
+                && known.terms == if known.asker == asker { forth } else { back }
+            {
                 return Expected::Introduced {
-                    peer: peer.client,
+                    peer: Some(peer.client).filter(|_| !only),
+                    relayed: peer.relayed,
                     nat: peer.nat,
                     start_ms: known.starts.saturating_sub(now.ms),
                     role: if known.asker == asker { Role::Controlling } else { Role::Controlled },
@@ -404,30 +431,30 @@ impl Model {
                 };
             }
         }
-        let Some(own) = self.peers.get_mut(name) else { return Expected::Nothing };
-        if !own.asked.has_room(LIMITS.introductions_per_peer, now.ms) {
+        let Some(counted) = self.peers.get_mut(name) else { return Expected::Nothing };
+        if !counted.asked.has_room(LIMITS.introductions_per_peer, now.ms) {
             return Expected::Error(429);
         }
-        own.asked.add(LIMITS.introductions_per_peer);
-        let own = own.clone();
-        if standing == Standing::RelayOnly {
-            return Expected::Error(409);
-        }
+        counted.asked.add(LIMITS.introductions_per_peer);
         let under_way = self.introductions.iter().filter(|known| shard(&known.asker.0.0) == shard(&name.0)).count();
-        let (Some(target), Some(peer)) = (target, self.peers.get_mut(&other)) else { return Expected::Error(404) };
-        if peer.client.is_ipv4() != own.client.is_ipv4() || !can_connect(&own.nat, &peer.nat) {
+        let Some(peer) = self.peers.get_mut(&other) else { return Expected::Error(404) };
+        if !has_way(&own, peer, only) {
             return Expected::Error(409);
         }
         if !peer.introduced.has_room(LIMITS.introductions_per_target, now.ms) {
             return Expected::Error(429);
         }
-        if under_way >= LIMITS.introductions {
+        if old.is_none() && under_way >= LIMITS.introductions {
             return Expected::Error(508);
         }
         peer.introduced.add(LIMITS.introductions_per_target);
+        if let Some(old) = old {
+            self.introductions.remove(old);
+        }
         self.introductions.push(Introduction {
             asker,
-            target,
+            target: (other, peer.serial),
+            terms: (own.relayed, peer.relayed, only),
             key: [0; 16],
             starts: now.ms + 200,
             ends: now.ms + INTRODUCTION_MS,
@@ -436,8 +463,9 @@ impl Model {
             answered: false,
             transaction: None,
         });
-        let (peer, nat) = (peer.client, peer.nat);
-        Expected::Introduced { peer, nat, start_ms: 200, role: Role::Controlling, key: None }
+        let (client, relayed, nat) = (peer.client, peer.relayed, peer.nat);
+        let peer = Some(client).filter(|_| !only);
+        Expected::Introduced { peer, relayed, nat, start_ms: 200, role: Role::Controlling, key: None }
     }
 
     /// The node has made a REGISTRATION.
@@ -472,12 +500,17 @@ impl Model {
             known.sent += 1;
             let live = |(name, serial): &(Name, u64)| self.peers.get(name).filter(|peer| peer.serial == *serial);
             let (Some(asker), Some(target)) = (live(&known.asker), live(&known.target)) else { continue };
+            let (_, _, only) = known.terms;
+            if known.terms != (asker.relayed, target.relayed, only) {
+                continue;
+            }
             all.push(Telling {
                 from: target.server,
                 to: target.client,
                 registration: target.registration,
                 target: known.asker.0.1,
-                peer: asker.client,
+                peer: Some(asker.client).filter(|_| !only),
+                relayed: asker.relayed,
                 nat: asker.nat,
                 key: known.key,
                 start_ms: known.starts.saturating_sub(now_ms),
@@ -500,6 +533,19 @@ impl Model {
         let due = self.introductions.iter().map(|known| known.due.unwrap_or(known.ends));
         self.peers.values().map(|peer| peer.expires).chain(due).min()
     }
+}
+
+/// Through two relays, one, or none.
+fn has_way(a: &Peer, b: &Peer, only: bool) -> bool {
+    let ends = |peer: &Peer| {
+        let own = Some(peer.client).filter(|_| !only);
+        own.into_iter().chain(peer.relayed).map(|end| (end, Some(end) == peer.relayed)).collect::<Vec<_>>()
+    };
+    ends(a).iter().any(|(one, relayed)| {
+        ends(b)
+            .iter()
+            .any(|(other, also)| one.is_ipv4() == other.is_ipv4() && (*relayed || *also || can_connect(&a.nat, &b.nat)))
+    })
 }
 
 fn ends(now: Now, last: Option<u64>) -> u64 {

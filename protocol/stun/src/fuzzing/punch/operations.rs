@@ -6,10 +6,10 @@ use std::net::SocketAddr;
 use super::world::{NODE, World};
 use crate::message::{
     Builder, ChannelId, Class, HEADER, Lifetime, Message, Method, Nat, Nonce, Padding, PeerId, Registration, Target,
-    Ticket, TransactionId,
+    Ticket, TransactionId, XorRelayedAddress,
 };
 use crate::nat::Behaviour;
-use crate::punch::{MIN_REQUEST, Standing};
+use crate::punch::{MIN_INTRODUCE, MIN_REQUEST, Standing};
 
 /// Where peers are: three in one place, two in one network.
 const CLIENTS: [&str; 8] = [
@@ -24,6 +24,8 @@ const CLIENTS: [&str; 8] = [
 ];
 /// The free ones are of one shard, the paid ones of another.
 const CHANNELS: [&str; 5] = ["free", "paid", "free-6", "paid-2", "nowhere"];
+/// Two of the node's, and a stranger's.
+const RELAYED: [&str; 4] = ["", "198.51.100.1:50000", "[2001:db8:9::1]:50000", "192.0.2.9:50000"];
 const SESSIONS: [&str; 3] = ["", "s", "t"];
 const STEPS_MS: [u64; 16] =
     [1, 20, 99, 100, 199, 200, 400, 999, 1_000, 3_999, 4_000, 14_999, 15_000, 29_999, 30_000, 600_000];
@@ -79,7 +81,8 @@ impl Peers {
             out
         };
         let first = write(None);
-        match MIN_REQUEST.checked_sub(first.len()) {
+        let least = if method == Method::INTRODUCE { MIN_INTRODUCE } else { MIN_REQUEST };
+        match least.checked_sub(first.len()) {
             Some(missing) if missing >= 4 && !bare => write(Some(missing - 4)),
             _ => first,
         }
@@ -87,8 +90,9 @@ impl Peers {
 
     fn register(&mut self, script: &mut Script<'_>, world: &World, client: SocketAddr) -> Vec<u8> {
         let (who, what, flags) = (script.byte(), script.byte(), script.byte());
+        let (who, relayed) = (who & 0x3f, RELAYED[usize::from(who >> 6)].parse::<SocketAddr>().ok());
         let id = peer(who);
-        let own = self.registrations.get(&peer(if what & 0x80 != 0 { who.wrapping_add(1) } else { who })).copied();
+        let own = self.registrations.get(&peer(who + (what >> 7))).copied();
         let nonce = match flags & 3 {
             0 => None,
             3 => self.nonces.values().next().cloned(),
@@ -112,6 +116,9 @@ impl Peers {
             if let Some(ticket) = &ticket {
                 m.add(&Ticket(ticket));
             }
+            if let Some(relayed) = relayed {
+                m.add(&XorRelayedAddress(relayed));
+            }
             if let Some(nonce) = &nonce {
                 m.add(&Nonce(nonce));
             }
@@ -127,9 +134,9 @@ impl Peers {
 
     fn introduce(&mut self, script: &mut Script<'_>) -> Vec<u8> {
         let (who, whom) = (script.byte(), script.byte());
-        let own = self.registrations.get(&peer(who)).copied();
-        self.request(Method::INTRODUCE, false, &|m| {
-            m.add(&PeerId(peer(if who & 0x80 != 0 { who.wrapping_add(1) } else { who })));
+        let own = self.registrations.get(&peer(who & 0x3f)).copied();
+        self.request(Method::INTRODUCE, who & 0x40 != 0, &|m| {
+            m.add(&PeerId(peer((who & 0x3f) + (who >> 7))));
             if let Some(own) = own {
                 m.add(&own);
             }

@@ -8,7 +8,7 @@ use super::model::{Expected, Model, Name, Telling};
 use crate::credentials::{NonceKey, Nonces};
 use crate::message::{
     Class, ErrorCode, Fingerprint, Lifetime, Message, Method, Nat, Nonce, Punch, Registration, Role, Target,
-    TransactionId, XorMappedAddress, XorPeerAddress,
+    TransactionId, XorMappedAddress, XorPeerAddress, XorRelayedAddress,
 };
 use crate::punch::{
     Admission, Config, Gate, Limits, MAX_INTRODUCED, MAX_REPLY, Now, Outcome, Rate, Refused, Server, Standing,
@@ -36,6 +36,13 @@ pub const LIMITS: Limits = Limits {
 pub const NONCE_MS: u64 = 600_000;
 
 const UNIX: u64 = 1_800_000_000;
+
+/// Whether it is on the node's relay.
+#[must_use]
+pub fn is_relay(address: SocketAddr) -> bool {
+    let node = |text: &str| text.parse::<SocketAddr>().is_ok_and(|node| node.ip() == address.ip());
+    NODE.into_iter().any(node) && address.port() >= 50_000
+}
 
 /// The shard of a channel.
 #[must_use]
@@ -89,6 +96,10 @@ impl Gate for Rules {
 
     fn standing(&self, channel: &str) -> Standing {
         self.standing(channel)
+    }
+
+    fn is_relay(&self, address: SocketAddr) -> bool {
+        is_relay(address)
     }
 }
 
@@ -215,9 +226,10 @@ impl World {
                     None => self.model.learn_registration(name, made),
                 }
             }
-            Expected::Introduced { peer, nat, start_ms, role, key } => {
+            Expected::Introduced { peer, relayed, nat, start_ms, role, key } => {
                 assert_eq!(code, None);
-                assert_eq!(reply.read(), Ok(Some(XorPeerAddress(*peer))));
+                assert_eq!(reply.read(), Ok(peer.map(XorPeerAddress)));
+                assert_eq!(reply.read(), Ok(relayed.map(XorRelayedAddress)));
                 assert_eq!(reply.read(), Ok(Some(*nat)));
                 let punch = reply.read::<Punch>().expect("well-formed").expect("a PUNCH");
                 assert_eq!((u64::from(punch.start_ms), punch.role), (*start_ms, *role));
@@ -315,7 +327,8 @@ fn read_introduced(from: SocketAddr, to: SocketAddr, bytes: &[u8]) -> (Telling, 
         to,
         registration: message.read::<Registration>().expect("well-formed").expect("a REGISTRATION").0,
         target: message.read::<Target>().expect("well-formed").expect("a TARGET").0,
-        peer: message.read::<XorPeerAddress>().expect("well-formed").expect("an XOR-PEER-ADDRESS").0,
+        peer: message.read::<XorPeerAddress>().expect("well-formed").map(|peer| peer.0),
+        relayed: message.read::<XorRelayedAddress>().expect("well-formed").map(|relayed| relayed.0),
         nat: message.read::<Nat>().expect("well-formed").expect("a NAT"),
         key: punch.key,
         start_ms: punch.start_ms.into(),
