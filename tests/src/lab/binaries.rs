@@ -21,7 +21,7 @@ fn build() -> PathBuf {
     let dir = tool::target_dir();
     let target = dir.parent().expect("a target folder has a name");
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    command.args(["build", "--quiet", "-p", "shoal-dataplane", "-p", "shoal-control", "--bins"]);
+    command.args(["build", "--quiet", "-p", "shoal-dataplane", "-p", "shoal-control", "-p", "shoal-peer", "--bins"]);
     command.arg("--target-dir").arg(target).current_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
     if dir.ends_with("release") {
         command.arg("--release");

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use shoal_stun::credentials::time_limited_password;
 
-use super::NatLab;
+use super::{NatLab, peers};
 use crate::lab::binary;
 use crate::process::Process;
 use crate::snapshot;
@@ -99,7 +99,8 @@ impl Server {
         );
         let secrets = json!([{"id": "one", "secret": told.secret}]);
         let tenants = json!([{"id": "default", "relay": {"secrets": secrets}}]);
-        snapshot::write(&lab.dir().join("shoal"), &json!({"version": 1, "channels": [], "tenants": tenants}));
+        let channels = peers::channels(&told.secret);
+        snapshot::write(&lab.dir().join("shoal"), &json!({"version": 1, "channels": channels, "tenants": tenants}));
         fs::write(&config, text).expect("the lab's own folder is writable");
         let mut command = lab.hub().command(binary("shoal-dataplane"));
         command.arg("--config").arg(config);

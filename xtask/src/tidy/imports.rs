@@ -9,7 +9,7 @@ use crate::workspace::array;
 
 pub(super) const DIRECTION: Rule = Rule {
     name: "dependency-direction",
-    demands: "protocol imports only protocol; dataplane and control-plane import protocol and config, never each other; perf imports of the planes only dataplane/sys; nobody imports xtask.",
+    demands: "protocol imports only protocol; dataplane and control-plane import protocol and config, never each other; perf imports of the planes only dataplane/sys; sdk imports only protocol; nobody imports xtask.",
     because: "the planes must be able to live, die and be released apart.",
 };
 
@@ -32,6 +32,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("dataplane", &["protocol", "config", "dataplane"]),
     ("control-plane", &["protocol", "config", "control-plane"]),
     ("perf", &["protocol", "dataplane/sys"]),
+    ("sdk", &["protocol"]),
     ("tests", &["protocol", "config", "perf"]),
     ("xtask", &[]),
 ];
@@ -167,6 +168,9 @@ mod tests {
         assert_eq!(problems("elsewhere", &[]), [DIRECTION.name]);
         assert_eq!(problems("perf", &[("shoal-dataplane", Some("dataplane"))]), [DIRECTION.name]);
         assert!(problems("perf", &[("shoal-sys", Some("dataplane/sys"))]).is_empty());
+        assert_eq!(problems("sdk/peer", &[("shoal-sys", Some("dataplane/sys"))]), [DIRECTION.name]);
+        assert_eq!(problems("dataplane", &[("shoal-peer", Some("sdk/peer"))]), [DIRECTION.name]);
+        assert!(problems("sdk/peer", &[("shoal-stun", Some("protocol/stun")), ("clap", None)]).is_empty());
         let fine = [("shoal-sys", Some("dataplane/sys")), ("shoal-http", Some("protocol/http")), ("glommio", None)];
         assert!(problems("dataplane", &fine).is_empty());
     }
