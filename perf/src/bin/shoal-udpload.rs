@@ -21,12 +21,16 @@ use shoal_perf::udp::lanes::Lanes;
 use shoal_perf::udp::search::search;
 use shoal_perf::udp::server::Watched;
 use shoal_perf::udp::stamp::{PAYLOAD_MAX, STAMP};
+use shoal_stun::credentials::time_limited_password;
 
 /// Seconds of a run at most: permissions last for five minutes, and are not renewed.
 const SECONDS_MAX: f64 = 20.0;
 
 /// Allocations made before those whose memory is measured: what a server sets up once is not theirs.
 const FIRST: usize = 64;
+
+/// How long a time-limited name is good for: longer than any run.
+const NAME_LASTS: Duration = Duration::from_secs(3600);
 
 /// Load generator for STUN and TURN over UDP, one core. Prints JSON.
 #[derive(Parser, Debug)]
@@ -43,6 +47,9 @@ struct Cli {
     /// And the password.
     #[arg(long, global = true, default_value = "password")]
     password: String,
+    /// Instead of the password, what the server makes those of time-limited names with (`EXPIRY:USER`, coturn's REST API).
+    #[arg(long, global = true)]
+    secret: Option<String>,
     /// The server's process, to tell its time and memory.
     #[arg(long, global = true)]
     server_pid: Option<u32>,
@@ -172,8 +179,14 @@ fn more_descriptors() {
 }
 
 impl Cli {
-    fn server(&self) -> Server {
-        Server { address: self.server, username: self.user.clone(), password: self.password.clone() }
+    fn server(&self) -> anyhow::Result<Server> {
+        let (mut username, mut password) = (self.user.clone(), self.password.clone());
+        if let Some(secret) = &self.secret {
+            let expiry = SystemTime::now().duration_since(UNIX_EPOCH)? + NAME_LASTS;
+            username = format!("{}:{username}", expiry.as_secs());
+            password = String::from_utf8(time_limited_password(secret.as_bytes(), &username).to_vec())?;
+        }
+        Ok(Server { address: self.server, username, password })
     }
 
     /// For messages of so many datagrams.
@@ -193,7 +206,7 @@ impl Cli {
         let paired = shape != Shape::Pairs || allocations.is_multiple_of(2);
         anyhow::ensure!(paired, "--allocations {allocations}: pairs need an even number");
         let pattern = relay.pace.pattern(train)?;
-        let mut field = Field::new(self.server(), allocations, self.sending(train))?;
+        let mut field = Field::new(self.server()?, allocations, self.sending(train))?;
         if shape != Shape::Direct {
             field.allocate(0..allocations).context("allocate")?;
             field.bind(0..allocations, shape).context("bind channels")?;
@@ -231,7 +244,7 @@ impl Cli {
     }
 
     fn binding(&self, binding: &Binding) -> anyhow::Result<Value> {
-        let mut field = Field::new(self.server(), binding.clients, self.sending(1))?;
+        let mut field = Field::new(self.server()?, binding.clients, self.sending(1))?;
         let load = Bindings::new(self.server, field.ends().clients().to_vec());
         let mut report = self.measure(&mut field, &load, binding.pace.pattern(1)?, 0, false)?;
         report["clients"] = json!(binding.clients);
@@ -241,7 +254,7 @@ impl Cli {
     fn allocate(&self, allocate: &Allocate) -> anyhow::Result<Value> {
         let n = allocate.allocations;
         anyhow::ensure!((1..=CLIENTS_MAX - FIRST).contains(&n), "--allocations {n}: too many, or none");
-        let mut field = Field::new(self.server(), FIRST + n, self.sending(1))?;
+        let mut field = Field::new(self.server()?, FIRST + n, self.sending(1))?;
         let watched = self.watched();
         field.allocate(0..FIRST)?;
         field.bind(0..FIRST, Shape::Peer)?;
