@@ -6,12 +6,14 @@
 //! - [`ring`]: one io_uring per shard, driven from inside the shard's executor
 //! - [`net`]: sockets with the options the data plane needs
 //! - [`udp`]: UDP sockets, and sending trains of datagrams
+//! - [`frames`]: sending Ethernet frames of our own making, for load generators
 //! - [`arena`]: the RAM tier's memory, shared by reference count
 //! - [`doorbell`]: how another thread wakes a sleeping shard
 //! - [`heap`]: the allocator, on huge pages
 
 pub mod arena;
 pub mod doorbell;
+pub mod frames;
 pub mod heap;
 pub mod net;
 pub mod ring;

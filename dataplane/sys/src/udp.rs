@@ -11,7 +11,7 @@ use crate::net::SocketAddress;
 
 mod receive;
 
-pub use receive::{ReceiveBatch, Train};
+pub use receive::{ReceiveBatch, Train, everywhere_socket};
 
 /// Segments of a message at most: the kernel's UDP_MAX_SEGMENTS was 64 before Linux 6.9.
 pub const SEGMENTS_MAX: usize = 64;

@@ -14,18 +14,23 @@ use rustix::thread::{CpuSet, sched_setaffinity};
 use serde_json::{Value, json};
 use shoal_perf::report::SERVER_FREE;
 use shoal_perf::udp::bindings::Bindings;
+use shoal_perf::udp::ends::{CLIENTS_MAX, Sending};
 use shoal_perf::udp::engine::{Engine, Load, Pace, Pattern};
-use shoal_perf::udp::field::{ALLOCATIONS_MAX, Direction, Field, Server, Shape};
+use shoal_perf::udp::field::{Direction, Field, Server, Shape};
 use shoal_perf::udp::lanes::Lanes;
 use shoal_perf::udp::search::search;
 use shoal_perf::udp::server::Watched;
 use shoal_perf::udp::stamp::{PAYLOAD_MAX, STAMP};
+use shoal_stun::credentials::time_limited_password;
 
 /// Seconds of a run at most: permissions last for five minutes, and are not renewed.
 const SECONDS_MAX: f64 = 20.0;
 
 /// Allocations made before those whose memory is measured: what a server sets up once is not theirs.
 const FIRST: usize = 64;
+
+/// How long a time-limited name is good for: longer than any run.
+const NAME_LASTS: Duration = Duration::from_secs(3600);
 
 /// Load generator for STUN and TURN over UDP, one core. Prints JSON.
 #[derive(Parser, Debug)]
@@ -42,6 +47,9 @@ struct Cli {
     /// And the password.
     #[arg(long, global = true, default_value = "password")]
     password: String,
+    /// Instead of the password, what the server makes those of time-limited names with (`EXPIRY:USER`, coturn's REST API).
+    #[arg(long, global = true)]
+    secret: Option<String>,
     /// The server's process, to tell its time and memory.
     #[arg(long, global = true)]
     server_pid: Option<u32>,
@@ -51,6 +59,9 @@ struct Cli {
     /// Core to run on.
     #[arg(long, global = true)]
     cpu: Option<usize>,
+    /// Send from the clients' sockets also where frames could be sent for all of them.
+    #[arg(long, global = true)]
+    sockets: bool,
 }
 
 #[derive(Subcommand, Debug)]
@@ -114,9 +125,6 @@ struct Paced {
     /// Datagrams per second on schedule instead, whether or not they come.
     #[arg(long)]
     rate: Option<f64>,
-    /// Send from the clients' sockets also where one raw socket could send for all of them.
-    #[arg(long)]
-    sockets: bool,
     /// Seconds to measure.
     #[arg(short, long, default_value_t = 2.0)]
     duration: f64,
@@ -171,8 +179,19 @@ fn more_descriptors() {
 }
 
 impl Cli {
-    fn server(&self) -> Server {
-        Server { address: self.server, username: self.user.clone(), password: self.password.clone() }
+    fn server(&self) -> anyhow::Result<Server> {
+        let (mut username, mut password) = (self.user.clone(), self.password.clone());
+        if let Some(secret) = &self.secret {
+            let expiry = SystemTime::now().duration_since(UNIX_EPOCH)? + NAME_LASTS;
+            username = format!("{}:{username}", expiry.as_secs());
+            password = String::from_utf8(time_limited_password(secret.as_bytes(), &username).to_vec())?;
+        }
+        Ok(Server { address: self.server, username, password })
+    }
+
+    /// For messages of so many datagrams.
+    fn sending(&self, train: usize) -> Sending {
+        if self.sockets || train > 1 { Sending::Sockets } else { Sending::Frames }
     }
 
     fn watched(&self) -> Watched {
@@ -187,14 +206,13 @@ impl Cli {
         let paired = shape != Shape::Pairs || allocations.is_multiple_of(2);
         anyhow::ensure!(paired, "--allocations {allocations}: pairs need an even number");
         let pattern = relay.pace.pattern(train)?;
-        let mut field = Field::new(self.server(), allocations)?;
+        let mut field = Field::new(self.server()?, allocations, self.sending(train))?;
         if shape != Shape::Direct {
             field.allocate(0..allocations).context("allocate")?;
             field.bind(0..allocations, shape).context("bind channels")?;
         }
         let lanes = Lanes::new(field.lanes(shape, direction)?, payload, key());
-        let mut engine = Engine::new(field.sockets()?)?;
-        let measured = self.measure(&mut engine, &lanes, pattern, payload, relay.search);
+        let measured = self.measure(&mut field, &lanes, pattern, payload, relay.search);
         if shape != Shape::Direct {
             // Else the next run would find the server's tables full of these.
             field.release(0..allocations).context("end the allocations")?;
@@ -208,33 +226,35 @@ impl Cli {
 
     fn measure(
         &self,
-        engine: &mut Engine,
+        field: &mut Field,
         load: &impl Load,
         pattern: Pattern,
         payload: usize,
         to_search: bool,
     ) -> io::Result<Value> {
+        let frames = field.ends().sending() == Sending::Frames;
+        let mut engine = Engine::new(field.ends());
         let outcome = engine.run(load, pattern, self.watched())?;
         let mut report = outcome.to_json(payload);
         if to_search {
-            report["search"] = search(engine, load, pattern, outcome.per_s(), self.watched())?.to_json();
+            report["search"] = search(&mut engine, load, pattern, outcome.per_s(), self.watched())?.to_json();
         }
+        report["sent_by"] = json!(if frames { "frames" } else { "sockets" });
         Ok(report)
     }
 
     fn binding(&self, binding: &Binding) -> anyhow::Result<Value> {
-        let field = Field::new(self.server(), binding.clients)?;
-        let load = Bindings::new(self.server, field.locals().to_vec());
-        let mut engine = Engine::new(field.sockets()?)?;
-        let mut report = self.measure(&mut engine, &load, binding.pace.pattern(1)?, 0, false)?;
+        let mut field = Field::new(self.server()?, binding.clients, self.sending(1))?;
+        let load = Bindings::new(self.server, field.ends().clients().to_vec());
+        let mut report = self.measure(&mut field, &load, binding.pace.pattern(1)?, 0, false)?;
         report["clients"] = json!(binding.clients);
         Ok(report)
     }
 
     fn allocate(&self, allocate: &Allocate) -> anyhow::Result<Value> {
         let n = allocate.allocations;
-        anyhow::ensure!((1..=ALLOCATIONS_MAX - FIRST).contains(&n), "--allocations {n}: too many, or none");
-        let mut field = Field::new(self.server(), FIRST + n)?;
+        anyhow::ensure!((1..=CLIENTS_MAX - FIRST).contains(&n), "--allocations {n}: too many, or none");
+        let mut field = Field::new(self.server()?, FIRST + n, self.sending(1))?;
         let watched = self.watched();
         field.allocate(0..FIRST)?;
         field.bind(0..FIRST, Shape::Peer)?;
@@ -262,7 +282,7 @@ impl Cli {
 
 impl Paced {
     fn pattern(self, train: usize) -> anyhow::Result<Pattern> {
-        let Self { burst, window, rate, sockets, duration, warmup } = self;
+        let Self { burst, window, rate, duration, warmup } = self;
         let fine = |seconds: f64| seconds.is_finite() && (0.0..=SECONDS_MAX).contains(&seconds);
         anyhow::ensure!(fine(duration) && duration > 0.0, "--duration {duration}: at most {SECONDS_MAX} s");
         anyhow::ensure!(fine(warmup), "--warmup {warmup}: at most {SECONDS_MAX} s");
@@ -274,7 +294,6 @@ impl Paced {
             pace: rate.map_or(Pace::Window(window), Pace::Rate),
             warmup: Duration::from_secs_f64(warmup),
             duration: Duration::from_secs_f64(duration),
-            raw: !sockets,
         })
     }
 }

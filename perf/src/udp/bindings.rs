@@ -7,16 +7,16 @@ use shoal_stun::message::{Builder, Class, HEADER, Message, Method, TransactionId
 use super::engine::Load;
 use super::stamp::Stamp;
 
-/// Requests from each of some sockets to a server.
+/// Requests from each of some clients to a server.
 #[derive(Debug)]
 pub struct Bindings {
     server: SocketAddr,
-    /// Of the sockets, in their order.
+    /// In the order of their ends.
     clients: Vec<SocketAddr>,
 }
 
 impl Bindings {
-    /// `clients` are the addresses of the engine's sockets, in their order.
+    /// `clients` are the addresses of the first ends, in their order.
     pub fn new(server: SocketAddr, clients: Vec<SocketAddr>) -> Self {
         Self { server, clients }
     }
@@ -61,7 +61,7 @@ impl Load for Bindings {
         let _ = Builder::new(out, Method::BINDING, Class::Request, id(stamp)).finish();
     }
 
-    fn read(&self, socket: usize, source: SocketAddr, datagram: &[u8]) -> Result<Stamp, String> {
+    fn read(&self, end: usize, source: SocketAddr, datagram: &[u8]) -> Result<Stamp, String> {
         let message = Message::parse(datagram).map_err(|error| error.to_string())?;
         let [_, _, _, _, a, b, c, d, e, f, g, h, i, j, k, l] = *message.transaction_id().as_bytes();
         let stamp = Stamp {
@@ -71,12 +71,12 @@ impl Load for Bindings {
             at: 0,
         };
         let ours = u32::from_be_bytes([i, j, k, l]) == sum(stamp) && !message.transaction_id().is_classic();
-        if !ours || stamp.lane as usize != socket || source != self.server {
+        if !ours || stamp.lane as usize != end || source != self.server {
             return Err(format!("{message:?} from {source} answers nothing that was asked from there"));
         }
         let mapped = message.read::<XorMappedAddress>().ok().flatten().map(|mapped| mapped.0);
         let granted = (message.method(), message.class()) == (Method::BINDING, Class::Success);
-        if !granted || mapped.is_none() || mapped != self.clients.get(socket).copied() {
+        if !granted || mapped.is_none() || mapped != self.clients.get(end).copied() {
             return Err(format!("{message:?} does not say our address, but {mapped:?}"));
         }
         Ok(stamp)

@@ -4,20 +4,22 @@ use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::ops::Range;
-use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-use shoal_sys::net::local_address;
-use shoal_sys::udp::{MESSAGE_MAX, ReceiveBatch, SEGMENTS_MAX, SendBatch, queues};
+use shoal_sys::frames::FRAMES;
+use shoal_sys::udp::{MESSAGE_MAX, ReceiveBatch, SEGMENTS_MAX, SendBatch};
 
 use super::account::{Account, Arrival};
-use super::raw::{self, HEADERS};
+use super::ends::{Ends, Sending};
 use super::report::Outcome;
 use super::server::Watched;
 use super::stamp::Stamp;
 
 /// Messages sent in one turn of the loop.
 const MESSAGES_PER_TURN: usize = 64;
+
+// A turn is one batch of frames.
+const _: () = assert!(MESSAGES_PER_TURN <= FRAMES);
 
 /// Trains received by one system call.
 const TRAINS: usize = 64;
@@ -39,13 +41,13 @@ pub trait Load {
     /// How many lanes there are, at least one.
     fn lanes(&self) -> usize;
 
-    /// The socket it is sent from.
+    /// The end it is sent from.
     fn from(&self, lane: usize) -> usize;
 
     /// To whom.
     fn to(&self, lane: usize) -> SocketAddr;
 
-    /// The socket where it, or its answer, is to arrive.
+    /// The end where it, or its answer, is to arrive.
     fn at(&self, lane: usize) -> usize;
 
     /// Bytes of a datagram as it is sent.
@@ -58,7 +60,7 @@ pub trait Load {
     ///
     /// # Errors
     /// What is wrong with it.
-    fn read(&self, socket: usize, source: SocketAddr, datagram: &[u8]) -> Result<Stamp, String>;
+    fn read(&self, end: usize, source: SocketAddr, datagram: &[u8]) -> Result<Stamp, String>;
 }
 
 /// When to send.
@@ -83,8 +85,6 @@ pub struct Pattern {
     pub warmup: Duration,
     /// Measured.
     pub duration: Duration,
-    /// One by one, by one call for all clients where the system lets us ([`raw`]); else each from its socket.
-    pub raw: bool,
 }
 
 impl Pattern {
@@ -96,21 +96,17 @@ impl Pattern {
     }
 }
 
-/// Runs one load after the other over the same sockets.
-pub struct Engine {
-    sockets: Vec<OwnedFd>,
-    locals: Vec<SocketAddr>,
-    raw: Option<OwnedFd>,
+/// Runs one load after the other between the same ends.
+pub struct Engine<'a> {
+    ends: &'a mut Ends,
     received: ReceiveBatch,
-    runs: u32,
 }
 
 /// A run under way.
 struct Run<'a, L> {
     load: &'a L,
-    sockets: &'a [OwnedFd],
-    /// What sends for all sockets, and their addresses.
-    raw: Option<(&'a OwnedFd, &'a [SocketAddr])>,
+    ends: &'a mut Ends,
+    sending: Sending,
     number: u32,
     pattern: Pattern,
     accounts: Vec<Account>,
@@ -137,52 +133,42 @@ struct Inbox {
     waiting: Vec<u64>,
 }
 
-impl Engine {
-    /// Over sockets that are named by their place.
-    ///
-    /// # Errors
-    /// One of them is none, or not bound.
-    pub fn new(sockets: Vec<OwnedFd>) -> io::Result<Self> {
-        let locals = sockets.iter().map(local_address).collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { raw: raw::open(&locals), locals, sockets, received: ReceiveBatch::new(TRAINS), runs: 0 })
+impl<'a> Engine<'a> {
+    /// Between the ends of a field.
+    pub fn new(ends: &'a mut Ends) -> Self {
+        Self { ends, received: ReceiveBatch::new(TRAINS) }
     }
 
     /// One run. Whether its figures say anything of the server is for the outcome to tell.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's; or trains are to be sent by frames, which have one datagram each.
     pub fn run(&mut self, load: &impl Load, pattern: Pattern, server: Watched) -> io::Result<Outcome> {
-        self.runs += 1;
-        let drops = |sockets: &[OwnedFd]| {
-            sockets.iter().try_fold(0u64, |sum, socket| Ok::<_, io::Error>(sum + u64::from(queues(socket)?.drops)))
-        };
-        let dropped = drops(&self.sockets)?;
-        let raw = self.raw.as_ref().filter(|_| pattern.raw && pattern.train == 1);
-        let mut run = Run::new(load, &self.sockets, self.runs, pattern);
-        run.raw = raw.map(|socket| (socket, &self.locals[..]));
+        if pattern.train > 1 && self.ends.sending() == Sending::Frames {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "trains are sent by sockets, not by frames"));
+        }
+        let dropped = self.ends.drops()?;
+        let mut run = Run::new(load, self.ends, pattern);
         run.go(&mut self.received, server)?;
         let mut outcome = run.outcome;
-        outcome.own_drops = drops(&self.sockets)? - dropped;
+        outcome.own_drops = self.ends.drops()? - dropped;
         Ok(outcome)
     }
 }
 
 impl<'a, L: Load> Run<'a, L> {
-    fn new(load: &'a L, sockets: &'a [OwnedFd], number: u32, pattern: Pattern) -> Self {
+    fn new(load: &'a L, ends: &'a mut Ends, pattern: Pattern) -> Self {
         let longest = (0..load.lanes()).map(|lane| load.len(lane)).max().unwrap_or(1);
+        let sockets = ends.sockets().len();
         Self {
             load,
-            sockets,
-            raw: None,
-            number,
+            number: ends.next_run(),
+            sending: ends.sending(),
+            ends,
             pattern: pattern.fitted(longest),
             accounts: vec![Account::default(); load.lanes()],
             in_flight: 0,
-            inbox: Inbox {
-                queue: VecDeque::new(),
-                queued: vec![false; sockets.len()],
-                waiting: vec![0; sockets.len()],
-            },
+            inbox: Inbox { queue: VecDeque::new(), queued: vec![false; sockets], waiting: vec![0; sockets] },
             turn: (0, 0),
             outbox: Vec::with_capacity(MESSAGES_PER_TURN),
             from: 0,
@@ -215,8 +201,8 @@ impl<'a, L: Load> Run<'a, L> {
                 progress = now;
             }
             let sent = match (self.pattern.pace, interval) {
-                (Pace::Rate(_), Some(interval)) => self.send_due(&mut due, now, interval),
-                (Pace::Window(window), _) => self.send_within(window, now),
+                (Pace::Rate(_), Some(interval)) => self.send_due(&mut due, now, interval)?,
+                (Pace::Window(window), _) => self.send_within(window, now)?,
                 (Pace::Rate(_), None) => 0,
             };
             let came = self.receive(received)?;
@@ -248,82 +234,88 @@ impl<'a, L: Load> Run<'a, L> {
     }
 
     /// Sends what is due by `now`, stamped with the time when it was.
-    fn send_due(&mut self, due: &mut Instant, now: Instant, interval: Duration) -> usize {
+    fn send_due(&mut self, due: &mut Instant, now: Instant, interval: Duration) -> io::Result<usize> {
         let mut messages = 0;
         while *due <= now && messages < MESSAGES_PER_TURN {
-            self.push(*due);
+            self.push(*due)?;
             *due += interval;
             messages += 1;
         }
-        self.flush();
-        messages
+        self.flush()?;
+        Ok(messages)
     }
 
-    fn send_within(&mut self, window: u64, now: Instant) -> usize {
+    fn send_within(&mut self, window: u64, now: Instant) -> io::Result<usize> {
         let mut messages = 0;
         let train = self.pattern.train as u64;
         // A window smaller than a train lets one through.
         while (self.in_flight + train <= window || self.in_flight == 0) && messages < MESSAGES_PER_TURN {
-            self.push(now);
+            self.push(now)?;
             messages += 1;
         }
-        self.flush();
-        messages
+        self.flush()?;
+        Ok(messages)
     }
 
-    /// Writes a message of the next lane, and sends what was written before if that is from another socket.
-    fn push(&mut self, at: Instant) {
+    /// Writes a message of the next lane.
+    fn push(&mut self, at: Instant) -> io::Result<()> {
         let (lane, had) = self.turn;
-        let (from, to) = (self.load.from(lane), self.load.to(lane));
-        let len = self.load.len(lane);
-        let mut begin = self.outbox.last().map_or(0, |(_, range, _)| range.end);
-        let mut first = begin;
-        if let Some((_, locals)) = self.raw {
-            // There is one only if all are on IPv4.
-            if let (SocketAddr::V4(from), SocketAddr::V4(to)) = (locals[from], to) {
-                begin += HEADERS;
-                self.bytes.resize(self.bytes.len().max(begin), 0);
-                self.bytes[first..begin].copy_from_slice(&raw::headers(from, to, len));
-            }
-        } else if from != self.from {
-            self.flush();
-            self.from = from;
-            (first, begin) = (0, 0);
+        let at = at.saturating_duration_since(self.start).as_nanos() as u64;
+        let stamp = Stamp { run: self.number, lane: lane as u32, number: self.accounts[lane].sent, at };
+        match self.sending {
+            Sending::Frames => self.write_frame(lane, stamp),
+            Sending::Sockets => self.write_message(lane, stamp)?,
         }
+        let train = self.pattern.train as u64;
+        self.accounts[lane].sent += train;
+        self.outcome.sent += train;
+        self.in_flight += train;
+        self.inbox.expect(self.ends.socket(self.load.at(lane)), train);
+        self.turn = if had + 1 < self.pattern.burst { (lane, had + 1) } else { ((lane + 1) % self.accounts.len(), 0) };
+        Ok(())
+    }
+
+    fn write_frame(&mut self, lane: usize, stamp: Stamp) {
+        let load = self.load;
+        match self.ends.frame(load.from(lane), load.to(lane), load.len(lane)) {
+            Some(payload) => load.write(stamp, payload),
+            None => self.outcome.not_sent += 1,
+        }
+    }
+
+    /// Sends what was written before if that is from another socket.
+    fn write_message(&mut self, lane: usize, first: Stamp) -> io::Result<()> {
+        let (from, to, len) = (self.load.from(lane), self.load.to(lane), self.load.len(lane));
+        if from != self.from {
+            self.flush()?;
+            self.from = from;
+        }
+        let begin = self.outbox.last().map_or(0, |(_, range, _)| range.end);
         let end = begin + len * self.pattern.train;
         if self.bytes.len() < end {
             self.bytes.resize(end, 0);
         }
-        let account = &mut self.accounts[lane];
-        let at = at.saturating_duration_since(self.start).as_nanos() as u64;
-        for datagram in self.bytes[begin..end].chunks_exact_mut(len) {
-            let stamp = Stamp { run: self.number, lane: lane as u32, number: account.sent, at };
-            self.load.write(stamp, datagram);
-            account.sent += 1;
+        for (n, datagram) in self.bytes[begin..end].chunks_exact_mut(len).enumerate() {
+            self.load.write(Stamp { number: first.number + n as u64, ..first }, datagram);
         }
-        let train = self.pattern.train as u64;
-        self.outcome.sent += train;
-        self.in_flight += train;
-        self.inbox.expect(self.load.at(lane), train);
-        // With headers of our own there is one datagram, and they are a part of it.
-        self.outbox.push((to, first..end, len + (begin - first)));
-        self.turn = if had + 1 < self.pattern.burst { (lane, had + 1) } else { ((lane + 1) % self.accounts.len(), 0) };
-        if self.outbox.len() == MESSAGES_PER_TURN {
-            self.flush();
-        }
+        self.outbox.push((to, begin..end, len));
+        Ok(())
     }
 
     /// Hands what was written to the kernel.
-    fn flush(&mut self) {
-        if self.outbox.is_empty() {
-            return;
+    fn flush(&mut self) -> io::Result<()> {
+        if self.sending == Sending::Frames {
+            self.outcome.not_sent += self.ends.send_frames()?;
         }
-        let mut batch = SendBatch::default();
-        for (to, range, len) in self.outbox.drain(..) {
-            batch.push(to, [&self.bytes[range]], len);
+        if !self.outbox.is_empty() {
+            let mut batch = SendBatch::default();
+            for (to, range, len) in self.outbox.drain(..) {
+                batch.push(to, [&self.bytes[range]], len);
+            }
+            let sent = batch.send(&self.ends.sockets()[self.from]);
+            self.outcome.not_sent += sent.no_room + sent.refused;
         }
-        let sent = batch.send(self.raw.map_or(&self.sockets[self.from], |(raw, _)| raw));
-        self.outcome.not_sent += sent.no_room + sent.refused;
+        Ok(())
     }
 
     /// Takes what has come, as far as one turn does. How many datagrams that were.
@@ -331,7 +323,7 @@ impl<'a, L: Load> Run<'a, L> {
         let (mut came, mut misses) = (0, 0);
         for _ in 0..self.inbox.queue.len() {
             let Some(socket) = self.inbox.queue.pop_front() else { break };
-            let trains = received.receive(&self.sockets[socket])?;
+            let trains = received.receive(&self.ends.sockets()[socket])?;
             if trains > 0 {
                 came += self.count(received, socket, self.start.elapsed().as_nanos() as u64);
             }
@@ -350,8 +342,12 @@ impl<'a, L: Load> Run<'a, L> {
         let mut came = 0;
         for train in received.trains() {
             let source = train.source();
+            let Some(end) = self.ends.end(socket, &train) else {
+                self.outcome.wrong(|| format!("{:?} is nobody's address", train.destination()));
+                continue;
+            };
             for datagram in train.datagrams() {
-                match self.load.read(socket, source, datagram) {
+                match self.load.read(end, source, datagram) {
                     Ok(stamp) if stamp.run != self.number => self.outcome.stale += 1,
                     Ok(stamp) => {
                         came += 1;
@@ -373,7 +369,7 @@ impl<'a, L: Load> Run<'a, L> {
         let arrival = account.arrive(stamp.number);
         let settled = before - account.in_flight();
         self.in_flight -= settled;
-        let waiting = &mut self.inbox.waiting[self.load.at(lane)];
+        let waiting = &mut self.inbox.waiting[self.ends.socket(self.load.at(lane))];
         *waiting = waiting.saturating_sub(settled);
         match arrival {
             Arrival::New | Arrival::Reordered => {
@@ -411,13 +407,14 @@ impl<'a, L: Load> Run<'a, L> {
     fn drain(&mut self, received: &mut ReceiveBatch) -> io::Result<()> {
         let end = Instant::now() + GRACE;
         let mut last = Instant::now();
-        let mut at: Vec<usize> = (0..self.accounts.len()).map(|lane| self.load.at(lane)).collect();
+        let socket = |lane| self.ends.socket(self.load.at(lane));
+        let mut at: Vec<usize> = (0..self.accounts.len()).map(socket).collect();
         at.sort_unstable();
         at.dedup();
         while self.outcome.received < self.outcome.sent {
             let mut came = 0;
             for &socket in &at {
-                received.receive(&self.sockets[socket])?;
+                received.receive(&self.ends.sockets()[socket])?;
                 came += self.count(received, socket, 0);
             }
             let now = Instant::now();

@@ -1,20 +1,15 @@
 //! Many clients with an allocation each, a peer, and the lanes between them.
 
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use shoal_stun::message::CHANNELS;
-use shoal_sys::net::local_address;
-use shoal_sys::udp::{Buffers, ReceiveBatch, SendBatch, own_socket};
+use shoal_sys::udp::ReceiveBatch;
 
 use super::dance::{Ask, Client, Step};
+use super::ends::{Ends, Sending};
 use super::lanes::Lane;
-
-/// Allocations at most: relay ports of one address, with some room.
-pub const ALLOCATIONS_MAX: usize = 12_000;
 
 /// Clients that ask at the same time.
 const ASKING: usize = 128;
@@ -25,14 +20,8 @@ const AGAIN: Duration = Duration::from_millis(250);
 /// See [`AGAIN`].
 const TRIES: u32 = 12;
 
-/// The peer takes what comes of all allocations.
-const PEER: Buffers = Buffers { receive: 32 << 20, send: 8 << 20 };
-
-/// A client has one allocation.
-const CLIENT: Buffers = Buffers { receive: 8 << 20, send: 8 << 20 };
-
-/// Clients at one address of 127.0.0.0/8: they come from many.
-const PER_ADDRESS: usize = 100;
+/// Answers taken at once from the socket of one client, and from that of all.
+const ANSWERS: [usize; 2] = [4, ASKING];
 
 /// Where the server is, and as whom to ask.
 #[derive(Debug, Clone)]
@@ -67,12 +56,13 @@ pub enum Direction {
     Both,
 }
 
-/// Clients in the order of their sockets, and a peer's socket behind those.
+/// Clients, and what they know of the server.
 pub struct Field {
     server: Server,
     clients: Vec<Client>,
-    sockets: Vec<OwnedFd>,
-    locals: Vec<SocketAddr>,
+    /// What came of the last answer to each, until it is looked at.
+    steps: Vec<Step>,
+    ends: Ends,
     received: ReceiveBatch,
 }
 
@@ -81,27 +71,22 @@ impl Field {
     ///
     /// # Errors
     /// There are too many, or the kernel has no more.
-    pub fn new(server: Server, clients: usize) -> anyhow::Result<Self> {
-        anyhow::ensure!((1..=ALLOCATIONS_MAX).contains(&clients), "between 1 and {ALLOCATIONS_MAX} allocations");
-        let ip = local_ip(server.address)?;
-        let open = |ip, buffers| own_socket(SocketAddr::new(ip, 0), buffers).context("cannot open a socket");
-        let clients_at = |n| open(client_ip(ip, std::process::id(), n), CLIENT);
-        let mut sockets = (0..clients).map(clients_at).collect::<anyhow::Result<Vec<_>>>()?;
-        sockets.push(open(ip, PEER)?);
-        let locals = sockets.iter().map(local_address).collect::<io::Result<Vec<_>>>()?;
+    pub fn new(server: Server, clients: usize, sending: Sending) -> anyhow::Result<Self> {
+        let ends = Ends::open(server.address, clients, sending)?;
         let client = |seed| Client::new(&server.username, &server.password, seed as u32);
+        let [one, all] = ANSWERS;
         Ok(Self {
             clients: (0..clients).map(client).collect(),
             server,
-            sockets,
-            locals,
-            received: ReceiveBatch::new(4),
+            steps: vec![Step::Other; clients],
+            received: ReceiveBatch::new(if ends.sending() == Sending::Frames { all } else { one }),
+            ends,
         })
     }
 
-    /// The clients' addresses.
-    pub fn locals(&self) -> &[SocketAddr] {
-        &self.locals[..self.clients.len()]
+    /// Where lanes begin and end.
+    pub fn ends(&mut self) -> &mut Ends {
+        &mut self.ends
     }
 
     /// Makes the clients in `range` ask, [`ASKING`] at a time. How long it took.
@@ -120,27 +105,32 @@ impl Field {
         let mut open: Vec<(usize, Ask, Instant, u32)> = Vec::with_capacity(ASKING);
         let mut next = |field: &mut Self, open: &mut Vec<_>| {
             if let Some((n, ask)) = waiting.next() {
-                field.send(n, ask);
+                field.send(n, ask)?;
                 open.push((n, ask, Instant::now(), 1));
             }
+            Ok::<_, anyhow::Error>(())
         };
         for _ in 0..ASKING {
-            next(self, &mut open);
+            next(self, &mut open)?;
         }
         let mut place = 0;
         while !open.is_empty() {
             place %= open.len();
             let (n, ask, since, tries) = open[place];
-            let step = self.take(n).with_context(|| format!("client {n}"))?;
+            // Where one socket is that of all clients, one look at it is one for all.
+            if place == 0 || self.ends.sending() == Sending::Sockets {
+                self.receive(n)?;
+            }
+            let step = std::mem::replace(&mut self.steps[n], Step::Other);
             if step == Step::Granted {
                 open.swap_remove(place);
-                next(self, &mut open);
+                next(self, &mut open)?;
                 continue;
             }
             let late = since.elapsed() > AGAIN;
             anyhow::ensure!(!late || tries < TRIES, "client {n}: {ask:?} was not granted in {:?}", AGAIN * TRIES);
             if step == Step::Again || late {
-                self.send(n, ask);
+                self.send(n, ask)?;
                 open[place] = (n, ask, Instant::now(), tries + 1);
             }
             place += 1;
@@ -170,11 +160,11 @@ impl Field {
     /// # Errors
     /// A client has no allocation, or its partner has none.
     pub fn lanes(&self, shape: Shape, direction: Direction) -> anyhow::Result<Vec<Lane>> {
-        let peer = self.clients.len();
+        let peer = self.ends.peer();
         let server = self.server.address;
         let mut lanes = Vec::new();
         for n in 0..self.clients.len() {
-            let (mine, others) = (self.locals[n], self.other_end(n, shape)?);
+            let (mine, others) = (self.ends.address(n), self.other_end(n, shape)?);
             let (up, down) = match shape {
                 Shape::Direct => (
                     Lane { from: n, to: others, out: None, at: peer, into: None, source: mine },
@@ -214,14 +204,6 @@ impl Field {
         self.ask(range, |_, _| Ok(Ask::Release)).map(drop)
     }
 
-    /// Duplicates of the sockets, for an engine.
-    ///
-    /// # Errors
-    /// The kernel has no more descriptors.
-    pub fn sockets(&self) -> io::Result<Vec<OwnedFd>> {
-        self.sockets.iter().map(OwnedFd::try_clone).collect()
-    }
-
     fn relayed(&self, n: usize) -> anyhow::Result<SocketAddr> {
         let client = self.clients.get(n).with_context(|| format!("client {n} has no partner"))?;
         client.relayed().with_context(|| format!("client {n} has no allocation"))
@@ -229,29 +211,32 @@ impl Field {
 
     fn other_end(&self, n: usize, shape: Shape) -> anyhow::Result<SocketAddr> {
         match shape {
-            Shape::Peer | Shape::Direct => Ok(self.locals[self.clients.len()]),
+            Shape::Peer | Shape::Direct => Ok(self.ends.address(self.ends.peer())),
             Shape::Pairs => self.relayed(n ^ 1),
         }
     }
 
-    fn send(&mut self, n: usize, ask: Ask) {
+    /// What is lost on the way is sent again.
+    fn send(&mut self, n: usize, ask: Ask) -> anyhow::Result<()> {
         let request = self.clients[n].request(ask);
-        let mut batch = SendBatch::default();
-        batch.push(self.server.address, [&request[..]], request.len());
-        // What the kernel does not take is sent again, like what is lost.
-        batch.send(&self.sockets[n]);
+        Ok(self.ends.send(n, self.server.address, &request)?)
     }
 
-    fn take(&mut self, n: usize) -> anyhow::Result<Step> {
-        self.received.receive(&self.sockets[n])?;
-        let mut step = Step::Other;
-        for datagram in self.received.trains().flat_map(|train| train.datagrams()) {
-            match self.clients[n].handle(datagram)? {
-                Step::Other => {}
-                answer => step = answer,
+    /// Takes what has come to the socket of client `n`.
+    fn receive(&mut self, n: usize) -> anyhow::Result<()> {
+        let socket = self.ends.socket(n);
+        self.received.receive(&self.ends.sockets()[socket])?;
+        for train in self.received.trains() {
+            let Some(n) = self.ends.end(socket, &train) else { continue };
+            let (Some(client), Some(last)) = (self.clients.get_mut(n), self.steps.get_mut(n)) else { continue };
+            for datagram in train.datagrams() {
+                match client.handle(datagram).with_context(|| format!("client {n}"))? {
+                    Step::Other => {}
+                    step => *last = step,
+                }
             }
         }
-        Ok(step)
+        Ok(())
     }
 }
 
@@ -261,25 +246,6 @@ fn channel(client: usize) -> u16 {
     CHANNELS.start() + (client % many) as u16
 }
 
-/// On loopback each process has other addresses than those before it, whose five-tuples a server may still remember.
-fn client_ip(ip: IpAddr, process: u32, client: usize) -> IpAddr {
-    match ip {
-        IpAddr::V4(Ipv4Addr::LOCALHOST) => {
-            let address = process.wrapping_mul(251).wrapping_add((client / PER_ADDRESS) as u32);
-            Ipv4Addr::new(127, 1 + (address >> 8 & 0x7f) as u8, address as u8, 1).into()
-        }
-        other => other,
-    }
-}
-
-/// The address of ours from which the server is reached.
-fn local_ip(server: SocketAddr) -> io::Result<IpAddr> {
-    let any: IpAddr = if server.is_ipv4() { [0, 0, 0, 0].into() } else { [0u16; 8].into() };
-    let probe = std::net::UdpSocket::bind((any, 0))?;
-    probe.connect(server)?;
-    Ok(probe.local_addr()?.ip())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -287,16 +253,20 @@ mod tests {
     fn field(clients: usize) -> Field {
         let server =
             Server { address: "127.0.0.1:9".parse().unwrap(), username: String::new(), password: String::new() };
-        Field::new(server, clients).unwrap()
+        Field::new(server, clients, Sending::Sockets).unwrap()
     }
 
     #[test]
     fn direct_lanes_lead_from_each_client_to_the_peer_and_back() {
         let field = field(3);
         let up = field.lanes(Shape::Direct, Direction::Up).unwrap();
-        assert!(up.iter().enumerate().all(|(n, lane)| (lane.from, lane.at, lane.source) == (n, 3, field.locals[n])));
+        assert!(
+            up.iter().enumerate().all(|(n, lane)| (lane.from, lane.at, lane.source) == (n, 3, field.ends.address(n)))
+        );
         let down = field.lanes(Shape::Direct, Direction::Down).unwrap();
-        assert!(down.iter().enumerate().all(|(n, lane)| (lane.from, lane.at, lane.to) == (3, n, field.locals[n])));
+        assert!(
+            down.iter().enumerate().all(|(n, lane)| (lane.from, lane.at, lane.to) == (3, n, field.ends.address(n)))
+        );
         assert_eq!(field.lanes(Shape::Direct, Direction::Both).unwrap().len(), 6);
     }
 
@@ -304,26 +274,5 @@ mod tests {
     fn without_allocations_there_are_no_lanes_through_a_server() {
         assert!(field(2).lanes(Shape::Peer, Direction::Up).is_err());
         assert!(field(3).lanes(Shape::Pairs, Direction::Up).is_err());
-    }
-
-    #[test]
-    fn clients_of_two_processes_have_other_addresses() {
-        let ip = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        let of = |process| (0..ALLOCATIONS_MAX).map(move |n| client_ip(ip, process, n)).collect::<Vec<_>>();
-        let (mut first, second) = (of(1000), of(1001));
-        assert!(first.iter().all(|ip| ip.is_loopback() && !second.contains(ip)));
-        assert_eq!(first[0], first[PER_ADDRESS - 1]);
-        first.dedup();
-        assert_eq!(first.len(), ALLOCATIONS_MAX / PER_ADDRESS);
-        let other: IpAddr = "192.0.2.1".parse().unwrap();
-        assert_eq!(client_ip(other, 1, 500), other);
-    }
-
-    #[test]
-    fn too_many_clients_are_refused() {
-        let server =
-            Server { address: "127.0.0.1:9".parse().unwrap(), username: String::new(), password: String::new() };
-        assert!(Field::new(server.clone(), ALLOCATIONS_MAX + 1).is_err());
-        assert!(Field::new(server, 0).is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Payloads through a relay: from a socket to another, as ChannelData on a client's side.
+//! Payloads through a relay: from an end to another, as ChannelData on a client's side.
 
 use std::net::SocketAddr;
 
@@ -10,13 +10,13 @@ use super::stamp::{Stamp, Stamper};
 /// One way for payloads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lane {
-    /// The socket that sends.
+    /// The end that sends.
     pub from: usize,
     /// To whom.
     pub to: SocketAddr,
     /// In which channel, where a client sends.
     pub out: Option<u16>,
-    /// The socket that receives.
+    /// The end that receives.
     pub at: usize,
     /// In which channel, where a client receives.
     pub into: Option<u16>,
@@ -78,7 +78,7 @@ impl Load for Lanes {
         self.stamper.write(stamp, payload);
     }
 
-    fn read(&self, socket: usize, source: SocketAddr, datagram: &[u8]) -> Result<Stamp, String> {
+    fn read(&self, end: usize, source: SocketAddr, datagram: &[u8]) -> Result<Stamp, String> {
         // Which lane it is only the stamp says; all else has to fit to that.
         let framed = ChannelData::parse(datagram);
         let found = framed.and_then(|data| Some((self.stamper.read(data.data)?, Some(data.channel))));
@@ -87,7 +87,7 @@ impl Load for Lanes {
             return Err(format!("{} bytes from {source} are damaged, or none of ours", datagram.len()));
         };
         let Some(lane) = self.of(stamp) else { return Err(format!("lane {} does not exist", stamp.lane)) };
-        if (lane.at, lane.into, lane.source) != (socket, channel, source) {
+        if (lane.at, lane.into, lane.source) != (end, channel, source) {
             let Stamp { lane, number, .. } = stamp;
             return Err(format!("datagram {number} of lane {lane} came to the wrong place, {channel:?} from {source}"));
         }
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn another_socket_source_or_channel_is_wrong_and_so_are_other_bytes() {
+    fn another_end_source_or_channel_is_wrong_and_so_are_other_bytes() {
         let lanes = lanes();
         let (up, down) = (written(&lanes, 0), written(&lanes, 1));
         let [of_up, of_down] = [0, 1].map(|lane| lanes.lanes[lane].source);

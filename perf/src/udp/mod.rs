@@ -6,10 +6,11 @@
 //! - [`stamp`]: what is in a payload, and whether it is still the same when it has come out
 //! - [`account`]: what was sent, what came, and what did not
 //! - [`dance`]: a TURN client's requests, without I/O
-//! - [`field`]: many clients, their sockets and the lanes between them
+//! - [`ends`]: addresses of clients and of a peer, and the sockets behind them
+//! - [`field`]: many clients, and the lanes between them
 //! - [`lanes`], [`bindings`]: the two kinds of load
 //! - [`engine`]: sends at a rate or within a window, and receives
-//! - [`raw`]: one by one, but all clients' by one system call
+//! - `frames`: one by one, but all clients' by one system call
 //! - [`report`]: what a run measured, and whether it says anything of the server
 //! - [`search`]: the highest rate at which nothing is lost
 //! - [`server`]: what the server's process and core used
@@ -17,10 +18,11 @@
 pub mod account;
 pub mod bindings;
 pub mod dance;
+pub mod ends;
 pub mod engine;
 pub mod field;
+mod frames;
 pub mod lanes;
-pub mod raw;
 pub mod report;
 pub mod search;
 pub mod server;

@@ -44,7 +44,7 @@ enum Verdict {
 /// # Errors
 /// The kernel's.
 pub fn search(
-    engine: &mut Engine,
+    engine: &mut Engine<'_>,
     load: &impl Load,
     pattern: Pattern,
     peak: f64,

@@ -1,34 +1,30 @@
 //! Long slices where the device takes long packets: `gso_max_size` raised for both servers.
 //!
 //! The raised limit is that of a loopback device in a network namespace of its own, where both servers and the load
-//! generator run; the machine's own is left alone. The namespace lasts as long as there are processes in it. The servers
-//! are reached by IPv6, whose limit is the older one (Linux 5.19; that of IPv4 came with 6.3, and `ip` learnt it later
-//! than that).
+//! generator run; the machine's own is left alone. The servers are reached by IPv6, whose limit is the older one (Linux 5.19;
+//! that of IPv4 came with 6.3, and `ip` learnt it later than that).
 //!
 //! Both send with Reno there. BBR, where it is the default, sends about a millisecond's worth in one packet if it may, and then
 //! waits for a timer: with 16 connections on loopback that timer takes most of a core, and no server gets faster.
 
-use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
+use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread;
+use std::process::Command;
 
 use anyhow::Context;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::SERVER_CPU;
 use super::case::Case;
 use super::edge::Edge;
 use super::http::{Bench, Group};
+use super::namespace::Namespace;
 use super::nginx::{Nginx, Setup};
 use super::ram;
 use super::table::Row;
 use crate::node::{Place, free};
 use crate::signals::Stop;
-use crate::{tools, workspace};
+use crate::workspace;
 
 /// Bytes of the longest packet that the device takes.
 const GSO_MAX: &str = "500000";
@@ -71,46 +67,11 @@ pub(super) fn start(bin: &Path, dir: &Path, case: &Case, stop: &Stop) -> anyhow:
 
 /// Runs `work`, and all processes that it starts, in a network namespace with such a device.
 pub(super) fn within<T: Send>(work: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
-    tools::require(&[("ip", "iproute2"), ("unshare", "util-linux")])?;
-    let holder = Holder::start().context("a network namespace is needed, so root")?;
-    thread::scope(|scope| {
-        let inside = scope.spawn(|| {
-            let namespace = File::open(format!("/proc/{}/ns/net", holder.0.id()))?;
-            // Of this thread, and of what it starts.
-            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
-            workspace::run(Command::new("ip").args(["link", "set", "dev", "lo", "up"]))?;
-            let mut raise = Command::new("ip");
-            raise.args(["link", "set", "dev", "lo", "gso_max_size", GSO_MAX, "gro_max_size", GSO_MAX]);
-            workspace::run(&mut raise).context("gso_max_size cannot be raised here")?;
-            fs::write(CONGESTION_CONTROL, "reno").with_context(|| format!("cannot write {CONGESTION_CONTROL}"))?;
-            work()
-        });
-        inside.join().unwrap_or_else(|_| Err(anyhow::anyhow!("the thread in the namespace panicked")))
+    Namespace::create()?.within(|| {
+        let mut raise = Command::new("ip");
+        raise.args(["link", "set", "dev", "lo", "gso_max_size", GSO_MAX, "gro_max_size", GSO_MAX]);
+        workspace::run(&mut raise).context("gso_max_size cannot be raised here")?;
+        fs::write(CONGESTION_CONTROL, "reno").with_context(|| format!("cannot write {CONGESTION_CONTROL}"))?;
+        work()
     })
-}
-
-/// The first process of the namespace. It ends with its input, so also when we are killed.
-struct Holder(Child);
-
-impl Holder {
-    fn start() -> anyhow::Result<Self> {
-        let mut command = Command::new("unshare");
-        command.args(["--net", "sh", "-c", "echo ready; exec cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut holder = Holder(command.spawn().context("cannot run unshare")?);
-        let output = holder.0.stdout.take().context("a piped child has an output")?;
-        let mut line = String::new();
-        BufReader::new(output).read_line(&mut line)?;
-        anyhow::ensure!(line == "ready\n", "unshare --net failed");
-        let of = |process: &str| fs::read_link(format!("/proc/{process}/ns/net"));
-        anyhow::ensure!(of(&holder.0.id().to_string())? != of("self")?, "unshare --net made no namespace");
-        Ok(holder)
-    }
-}
-
-impl Drop for Holder {
-    fn drop(&mut self) {
-        // Both fail when it has ended, which is what we want.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }

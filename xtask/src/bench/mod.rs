@@ -12,6 +12,7 @@ mod idle;
 mod load;
 mod machine;
 mod memory;
+mod namespace;
 mod nginx;
 mod p99;
 mod ram;

@@ -2,10 +2,10 @@
 //! woken: a socket that a ring or an epoll set watches costs its sender a call into them for every packet.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::{AsFd, AsRawFd};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
-use super::MESSAGE_MAX;
+use super::{Buffers, MESSAGE_MAX, own_socket, set_int};
 use crate::net::SocketAddress;
 use crate::ring::segment_length;
 
@@ -14,10 +14,11 @@ const STRIDE: usize = 65_536 + 192;
 
 const _: () = assert!(STRIDE > MESSAGE_MAX);
 
-/// Control data of a message: the length of a train's segments (CMSG_SPACE(4)), aligned as a cmsghdr is.
+/// Control data of a message: the length of a train's segments (CMSG_SPACE(4)) and where it was sent to (CMSG_SPACE(12)), aligned
+/// as a cmsghdr is.
 #[derive(Clone, Copy)]
 #[repr(C, align(8))]
-struct Control([u8; 32]);
+struct Control([u8; 56]);
 
 /// Buffers for so many trains, and what was last received into them.
 pub struct ReceiveBatch {
@@ -32,8 +33,19 @@ pub struct ReceiveBatch {
 #[derive(Debug, Clone, Copy)]
 pub struct Train<'a> {
     source: SocketAddr,
+    destination: Option<Ipv4Addr>,
     payload: &'a [u8],
     segment: usize,
+}
+
+/// A socket at all IPv4 addresses of this host, on a port that the system chooses. Its trains say which address they were sent to.
+///
+/// # Errors
+/// The kernel's.
+pub fn everywhere_socket(buffers: Buffers) -> io::Result<OwnedFd> {
+    let socket = own_socket((Ipv4Addr::UNSPECIFIED, 0).into(), buffers)?;
+    set_int(&socket, libc::IPPROTO_IP, libc::IP_PKTINFO, 1)?;
+    Ok(socket)
 }
 
 impl ReceiveBatch {
@@ -44,7 +56,7 @@ impl ReceiveBatch {
         Self {
             buffers: vec![0; trains * STRIDE].into_boxed_slice(),
             names: vec![name; trains].into_boxed_slice(),
-            controls: vec![Control([0; 32]); trains].into_boxed_slice(),
+            controls: vec![Control([0; 56]); trains].into_boxed_slice(),
             received: Vec::with_capacity(trains),
         }
     }
@@ -108,17 +120,39 @@ impl ReceiveBatch {
                 std::slice::from_raw_parts((name as *const libc::sockaddr_in6).cast::<u8>(), size_of_val(name))
             };
             let source = SocketAddress::parse(&name[..name_len.min(name.len())])?;
-            let joined = segment_length(&control.0[..control_len.min(control.0.len())]);
+            let control = &control.0[..control_len.min(control.0.len())];
+            let joined = segment_length(control);
             let segment = joined.and_then(|length| usize::try_from(length).ok()).unwrap_or(bytes);
-            Some(Train { source, payload, segment: segment.max(1) })
+            Some(Train { source, destination: destination(control), payload, segment: segment.max(1) })
         })
     }
+}
+
+/// The address of an IP_PKTINFO (ip(7)), wherever it is in a message's control data.
+fn destination(mut control: &[u8]) -> Option<Ipv4Addr> {
+    // Length, level, type: a cmsghdr. What follows is aligned as it is.
+    while let Some((header, _)) = control.split_first_chunk::<16>() {
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *header;
+        let len = usize::from_ne_bytes([a, b, c, d, e, f, g, h]).max(header.len());
+        let kind = (libc::c_int::from_ne_bytes([i, j, k, l]), libc::c_int::from_ne_bytes([m, n, o, p]));
+        if kind == (libc::IPPROTO_IP, libc::IP_PKTINFO) {
+            // The device's index, the address of ours that would answer, the one that is in the packet.
+            return control.get(header.len() + 8..)?.first_chunk::<4>().map(|octets| Ipv4Addr::from(*octets));
+        }
+        control = control.get(len.next_multiple_of(8)..)?;
+    }
+    None
 }
 
 impl<'a> Train<'a> {
     /// Who sent it.
     pub fn source(&self) -> SocketAddr {
         self.source
+    }
+
+    /// The address it was sent to, at an [`everywhere_socket`].
+    pub fn destination(&self) -> Option<Ipv4Addr> {
+        self.destination
     }
 
     /// Each datagram; an empty one is one too.
@@ -133,11 +167,11 @@ impl<'a> Train<'a> {
 mod tests {
     use super::*;
     use crate::net::local_address;
-    use crate::udp::{Buffers, SendBatch, own_socket};
+    use crate::udp::SendBatch;
 
     const BUFFERS: Buffers = Buffers { receive: 4 << 20, send: 1 << 20 };
 
-    fn sockets(host: &str) -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
+    fn sockets(host: &str) -> (OwnedFd, OwnedFd) {
         let socket = || own_socket(format!("{host}:0").parse().unwrap(), BUFFERS).unwrap();
         (socket(), socket())
     }
@@ -176,5 +210,27 @@ mod tests {
             got.extend(received.trains().flat_map(|train| train.datagrams()).map(<[u8]>::to_vec));
         }
         assert_eq!(got, texts);
+    }
+
+    #[test]
+    fn a_socket_at_all_addresses_says_which_one_was_meant() {
+        let (sender, other) = sockets("127.0.0.1");
+        let receiver = everywhere_socket(BUFFERS).unwrap();
+        let port = local_address(&receiver).unwrap().port();
+        let payload = [7; 300];
+        let mut batch = SendBatch::default();
+        // A train has the length of its segments before its address, a single datagram the address alone.
+        batch.push(SocketAddr::from(([127, 3, 2, 1], port)), [&payload[..]], 100);
+        batch.push(SocketAddr::from(([127, 4, 5, 6], port)), [&payload[..]], 300);
+        batch.push(local_address(&other).unwrap(), [&payload[..]], 300);
+        assert_eq!(batch.send(&sender).datagrams, 5);
+        let mut received = ReceiveBatch::new(4);
+        let mut take = |socket: &OwnedFd| {
+            received.receive(socket).unwrap();
+            received.trains().map(|train| (train.destination(), train.datagrams().len())).collect::<Vec<_>>()
+        };
+        let [first, second] = [[127, 3, 2, 1], [127, 4, 5, 6]].map(|octets| Some(Ipv4Addr::from(octets)));
+        assert_eq!(take(&receiver), [(first, 3), (second, 1)]);
+        assert_eq!(take(&other), [(None, 1)]);
     }
 }

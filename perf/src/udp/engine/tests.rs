@@ -5,19 +5,18 @@ use crate::udp::field::{Direction, Field, Server, Shape};
 use crate::udp::lanes::Lanes;
 
 fn pattern(train: usize, pace: Pace) -> Pattern {
-    let warmup = Duration::from_millis(20);
-    Pattern { train, burst: 2, pace, warmup, duration: Duration::from_millis(150), raw: true }
+    Pattern { train, burst: 2, pace, warmup: Duration::from_millis(20), duration: Duration::from_millis(150) }
 }
 
 fn field(clients: usize) -> Field {
     let server = Server { address: "127.0.0.1:9".parse().unwrap(), username: String::new(), password: String::new() };
-    Field::new(server, clients).unwrap()
+    Field::new(server, clients, Sending::Sockets).unwrap()
 }
 
 fn direct(clients: usize, direction: Direction, pattern: Pattern) -> Outcome {
-    let field = field(clients);
+    let mut field = field(clients);
     let lanes = Lanes::new(field.lanes(Shape::Direct, direction).unwrap(), 160, 1);
-    Engine::new(field.sockets().unwrap()).unwrap().run(&lanes, pattern, Watched::default()).unwrap()
+    Engine::new(field.ends()).run(&lanes, pattern, Watched::default()).unwrap()
 }
 
 #[test]
@@ -25,11 +24,10 @@ fn what_is_sent_comes_in_every_direction_and_pattern() {
     for (clients, direction) in [(1, Direction::Up), (5, Direction::Down), (70, Direction::Both)] {
         let patterns =
             [(1, Pace::Window(64)), (16, Pace::Window(256)), (4, Pace::Rate(5000.0)), (1, Pace::Rate(5000.0))];
-        // A raw socket for all, where the test may have one, and each its own.
-        for ((train, pace), raw) in patterns.into_iter().flat_map(|pattern| [(pattern, true), (pattern, false)]) {
-            let outcome = direct(clients, direction, Pattern { raw, ..pattern(train, pace) });
+        for (train, pace) in patterns {
+            let outcome = direct(clients, direction, pattern(train, pace));
             let wrong = outcome.wrong + outcome.not_sent + outcome.own_drops;
-            assert_eq!(wrong, 0, "{clients} {direction:?} {train} {pace:?} {raw}: {outcome:?}");
+            assert_eq!(wrong, 0, "{clients} {direction:?} {train} {pace:?}: {outcome:?}");
             assert!(outcome.is_whole() && outcome.sent == outcome.received, "{outcome:?}");
             assert_eq!((outcome.duplicates, outcome.reordered, outcome.late, outcome.stale), (0, 0, 0, 0));
             assert!(outcome.received_measured > 0 && outcome.sent.is_multiple_of(train as u64), "{outcome:?}");
@@ -53,15 +51,13 @@ fn a_rate_is_kept_and_latencies_are_known() {
 
 #[test]
 fn runs_of_one_engine_do_not_take_each_others_datagrams() {
-    let field = field(1);
+    let mut field = field(1);
     let lanes = Lanes::new(field.lanes(Shape::Direct, Direction::Up).unwrap(), 160, 1);
-    let mut engine = Engine::new(field.sockets().unwrap()).unwrap();
+    let mut engine = Engine::new(field.ends());
     // Of a run that never was: as one would be left over.
     let mut old = [0; 160];
     lanes.write(Stamp { run: 0, lane: 0, number: 0, at: 0 }, &mut old);
-    let mut batch = SendBatch::default();
-    batch.push(lanes.to(0), [&old[..]], 160);
-    batch.send(&engine.sockets[0]);
+    engine.ends.send(0, lanes.to(0), &old).unwrap();
     for stale in [1, 0] {
         let outcome = engine.run(&lanes, pattern(1, Pace::Window(8)), Watched::default()).unwrap();
         assert_eq!((outcome.stale, outcome.lost, outcome.wrong), (stale, 0, 0), "{outcome:?}");
@@ -75,7 +71,7 @@ type Hand = fn(u64, &mut [u8]) -> usize;
 fn relayed(hand: Hand) -> Outcome {
     let relay = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
     relay.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-    let field = field(1);
+    let mut field = field(1);
     let mut lane = field.lanes(Shape::Direct, Direction::Up).unwrap().remove(0);
     let peer = std::mem::replace(&mut lane.to, relay.local_addr().unwrap());
     lane.source = lane.to;
@@ -90,7 +86,7 @@ fn relayed(hand: Hand) -> Outcome {
         }
     });
     let lanes = Lanes::new(vec![lane], 100, 1);
-    let mut engine = Engine::new(field.sockets().unwrap()).unwrap();
+    let mut engine = Engine::new(field.ends());
     // No more than any socket's queue holds, however long the thread has to wait for its turn.
     let outcome = engine.run(&lanes, pattern(1, Pace::Rate(1000.0)), Watched::default()).unwrap();
     thread.join().unwrap();
@@ -127,12 +123,12 @@ fn duplicates_and_damage_are_wrong() {
 
 #[test]
 fn in_a_window_loss_does_not_stop_the_run() {
-    let field = field(1);
+    let mut field = field(1);
     let mut lane = field.lanes(Shape::Direct, Direction::Up).unwrap().remove(0);
     // Nobody is there.
     lane.to = std::net::UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let lanes = Lanes::new(vec![lane], 100, 1);
-    let mut engine = Engine::new(field.sockets().unwrap()).unwrap();
+    let mut engine = Engine::new(field.ends());
     let outcome = engine.run(&lanes, pattern(1, Pace::Window(8)), Watched::default()).unwrap();
     assert!(outcome.stalls >= 2 && outcome.lost == outcome.sent && outcome.sent >= 24, "{outcome:?}");
     assert_eq!(outcome.invalid().as_deref(), Some("nothing came"));

@@ -37,6 +37,13 @@ pub(super) struct Line {
     pub(super) first: bool,
 }
 
+impl Case {
+    /// Whether the generator sends trains.
+    pub(super) fn has_trains(&self) -> bool {
+        self.words.contains(" --train ")
+    }
+}
+
 const COTURN: &[Kind] = &[Kind::Coturn];
 const BOTH: &[Kind] = &[Kind::Coturn, Kind::TurnServer];
 

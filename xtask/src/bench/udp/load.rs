@@ -7,7 +7,7 @@ use anyhow::Context;
 use serde_json::Value;
 
 use super::super::SERVER_CPU;
-use super::servers::Access;
+use super::servers::{Access, Proof};
 
 /// The load generator, on its core.
 pub(super) struct Load {
@@ -25,9 +25,12 @@ impl Load {
         let mut command = Command::new(&self.program);
         command.args(words).args(["--cpu", &self.cpu.to_string()]);
         if let Some(access) = access {
-            command.args(["--server", &access.address.to_string(), "--user", access.user]);
-            command.args(["--password", access.password, "--server-pid", &access.pid.to_string()]);
-            command.args(["--server-cpu", &SERVER_CPU.to_string()]);
+            command.args(["--server", &access.address.to_string(), "--user", &access.user]);
+            match &access.proof {
+                Proof::Password(password) => command.args(["--password", password]),
+                Proof::Secret(secret) => command.args(["--secret", secret]),
+            };
+            command.args(["--server-pid", &access.pid.to_string(), "--server-cpu", &SERVER_CPU.to_string()]);
         }
         let output = command.stdin(Stdio::null()).output().context("cannot run shoal-udpload")?;
         let said = String::from_utf8_lossy(&output.stderr);
@@ -48,6 +51,11 @@ impl Report {
     pub(super) fn figure(&self, path: &str) -> anyhow::Result<f64> {
         let value = path.split('.').fold(&self.0, |value, name| &value[name]);
         value.as_f64().with_context(|| format!("the load generator's report has no {path}"))
+    }
+
+    /// Whether it was sent from sockets.
+    pub(super) fn is_by_sockets(&self) -> bool {
+        self.0["sent_by"] == "sockets"
     }
 
     /// Why it is no measure of the server.

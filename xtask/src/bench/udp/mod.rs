@@ -3,6 +3,7 @@
 mod cases;
 mod load;
 mod servers;
+mod shoal;
 
 use std::fs;
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use std::thread::available_parallelism;
 
 use anyhow::Context;
 
+use super::namespace::Namespace;
 use super::table::{self, MISSING, Row, median};
 use super::{LOAD_CPU, Options, QUIET, SERVER_CPU, machine};
 use crate::signals::Stop;
@@ -19,8 +21,13 @@ use cases::{CASES, Case, Line, Pace};
 use load::{Load, Report};
 use servers::{Kind, Server};
 
+/// Lets packets with loopback addresses in that come by no route, as the load generator's frames do.
+const ROUTE_LOCALNET: &str = "/proc/sys/net/ipv4/conf/lo/route_localnet";
+
 /// What all cases share.
 struct Bench {
+    /// Where our programs are.
+    bin: PathBuf,
     dir: PathBuf,
     load: Load,
     length: Length,
@@ -41,11 +48,23 @@ struct Length {
 const QUICK: Length = Length { runs: 1, seconds: 0.4, search_seconds: 0.2, warmup: 0.1 };
 const FULL: Length = Length { runs: 5, seconds: 2.0, search_seconds: 1.0, warmup: 0.3 };
 
-/// A server under test, and what its runs reported. Without a server: it cannot do the case.
+/// A server under test, and what its runs reported.
 struct Column {
     kind: Kind,
-    server: Option<Server>,
+    server: Server,
     reports: Vec<Report>,
+    /// Why it has no figures.
+    failed: Option<anyhow::Error>,
+}
+
+/// What came of cases.
+#[derive(Default)]
+struct Found {
+    rows: Vec<Row>,
+    /// What could not be measured, and why.
+    failures: Vec<String>,
+    /// Whether the load generator had to send one by one from sockets.
+    by_sockets: bool,
 }
 
 /// Runs the cases that the options name on all servers.
@@ -58,14 +77,15 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     }
     tools::require(&[("turnserver", "coturn"), ("taskset", "util-linux")])?;
     let stop = Stop::listen()?;
+    let bin = workspace::build_planes(true)?;
     workspace::build_load()?;
-    let target = workspace::target_dir()?;
-    let dir = target.join("bench-udp");
+    let dir = workspace::target_dir()?.join("bench-udp");
     drop(fs::remove_dir_all(&dir));
     fs::create_dir_all(&dir)?;
     let bench = Bench {
+        load: Load { program: bin.join("shoal-udpload"), cpu: LOAD_CPU },
+        bin,
         dir,
-        load: Load { program: target.join("release/shoal-udpload"), cpu: LOAD_CPU },
         length: if options.quick { QUICK } else { FULL },
         stop,
         only: options.only.clone(),
@@ -76,51 +96,43 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         false => Ok(()),
     };
     let others = machine::busy();
-
-    let (mut rows, mut notes) = (Vec::new(), String::new());
-    if let Err(error) = &turn_server {
-        notes.push_str(&format!("\nCOULD NOT MEASURE, and so failed: turn-server: {error:#}\n"));
-    }
-    for case in cases {
-        let peers = case.peers.iter().copied().filter(|kind| *kind != Kind::TurnServer || turn_server.is_ok());
-        let peers: Vec<Kind> = peers.collect();
-        match bench.measure(case, &peers) {
-            Ok(measured) => {
-                measured.iter().for_each(|row| println!("{}", row.line()));
-                rows.extend(measured);
-            }
-            Err(error) => {
-                bench.go_on()?;
-                let wanted: Vec<&str> = case.lines.iter().map(|line| line.name).collect();
-                let note = format!("COULD NOT MEASURE, and so failed: {}: {error:#}", wanted.join(", "));
-                println!("{note}");
-                notes.push_str(&format!("\n{note}\n"));
-            }
+    let without = if turn_server.is_ok() { None } else { Some(Kind::TurnServer) };
+    let mut found = match Namespace::create() {
+        Ok(namespace) => namespace.within(|| {
+            fs::write(ROUTE_LOCALNET, "1").with_context(|| format!("cannot write {ROUTE_LOCALNET}"))?;
+            bench.measure_all(&cases, without)
+        }),
+        Err(error) => {
+            println!("{error:#}; so the load generator sends from sockets, and offers less");
+            bench.measure_all(&cases, without)
         }
-    }
-    let failed = !notes.is_empty();
-    let left: Vec<&str> = names
-        .into_iter()
-        .filter(|name| !options.only.is_empty() && !options.only.iter().any(|only| only == name))
-        .collect();
-    if !left.is_empty() {
-        notes.push_str(&format!("\nLeft out by --only: {}.\n", left.join(", ")));
-    }
+    }?;
     drop(fs::remove_dir_all(&bench.dir));
+    if let Err(error) = turn_server {
+        found.failures.push(format!("turn-server: {error:#}"));
+    }
 
-    let text = table::markdown(&rows) + &notes;
-    let about = about(options, bench.length, others);
+    let mut text = table::markdown(&found.rows);
+    for failure in &found.failures {
+        text.push_str(&format!("\nCOULD NOT MEASURE, and so failed: {failure}\n"));
+    }
+    let is_left = |name: &&str| !options.only.is_empty() && !options.only.iter().any(|only| only == name);
+    let left: Vec<&str> = names.into_iter().filter(is_left).collect();
+    if !left.is_empty() {
+        text.push_str(&format!("\nLeft out by --only: {}.\n", left.join(", ")));
+    }
+    let about = about(options, bench.length, others, found.by_sockets);
     println!("{about}\n\n{text}");
     if options.record {
         table::record(&workspace::root().join("perf/RESULTS.md"), "udp", &format!("{about}\n\n{text}"))?;
     }
     if let Some(file) = &options.json {
-        fs::write(file, table::to_json(&rows).to_string())
+        fs::write(file, table::to_json(&found.rows).to_string())
             .with_context(|| format!("--json {}: cannot write it", file.display()))?;
     }
     // A case that the generator bounded was not measured, and what we cannot do we have not reached.
-    let valid = rows.iter().all(|row| row.invalid.is_none() && !row.ours.is_nan() && !row.peer.is_nan());
-    Ok(if valid && !failed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let valid = found.rows.iter().all(|row| row.invalid.is_none() && !row.ours.is_nan() && !row.peer.is_nan());
+    Ok(if valid && found.failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 impl Bench {
@@ -134,12 +146,29 @@ impl Bench {
         Ok(())
     }
 
+    /// All of these cases, on all their peers but one that cannot be had.
+    fn measure_all(&self, cases: &[&Case], without: Option<Kind>) -> anyhow::Result<Found> {
+        let mut found = Found::default();
+        for case in cases {
+            let peers: Vec<Kind> = case.peers.iter().copied().filter(|kind| Some(*kind) != without).collect();
+            let (rows, failures) = (found.rows.len(), found.failures.len());
+            if let Err(error) = self.measure(case, &peers, &mut found) {
+                self.go_on()?;
+                let wanted: Vec<&str> = case.lines.iter().map(|line| line.name).collect();
+                found.failures.push(format!("{}: {error:#}", wanted.join(", ")));
+            }
+            found.rows[rows..].iter().for_each(|row| println!("{}", row.line()));
+            found.failures[failures..].iter().for_each(|failure| println!("COULD NOT MEASURE: {failure}"));
+        }
+        Ok(found)
+    }
+
     /// A case on the data plane and on its peers, in turn.
-    fn measure(&self, case: &Case, peers: &[Kind]) -> anyhow::Result<Vec<Row>> {
+    fn measure(&self, case: &Case, peers: &[Kind], found: &mut Found) -> anyhow::Result<()> {
         let mut columns = Vec::new();
         for kind in std::iter::once(Kind::Shoal).chain(peers.iter().copied()) {
-            let server = kind.start(&self.dir.join(kind.name()))?;
-            columns.push(Column { kind, server, reports: Vec::new() });
+            let server = kind.start(&self.bin, &self.dir.join(kind.name()))?;
+            columns.push(Column { kind, server, reports: Vec::new(), failed: None });
         }
         let (mut rate, mut direct) = (None, Vec::new());
         if let Pace::Share(percent) = case.pace {
@@ -148,40 +177,44 @@ impl Bench {
         }
         let words = self.words(case, rate);
         for _ in 0..self.length.runs {
-            for column in &mut columns {
+            for column in columns.iter_mut().filter(|column| column.failed.is_none()) {
                 self.go_on()?;
-                let Some(server) = &column.server else { continue };
-                let report = self.load.run(&words, Some(&server.access)).context(column.kind.name())?;
-                column.reports.push(report);
+                match self.load.run(&words, Some(&column.server.access)) {
+                    Ok(report) => column.reports.push(report),
+                    Err(error) => column.failed = Some(error),
+                }
             }
             if rate.is_some() {
                 direct.push(self.load.run(&with(&words, &["--to", "direct"]), None).context("without a server")?);
             }
         }
-        for column in &mut columns {
-            column
-                .server
-                .take()
-                .map_or(Ok(()), Server::stop)
-                .with_context(|| format!("stop {}", column.kind.name()))?;
+        let mut measured = Vec::new();
+        for Column { kind, server, reports, failed } in columns {
+            let stopped = server.stop().with_context(|| format!("stop {}", kind.name()));
+            // Half of the runs are no measure.
+            let reports = if failed.is_some() { Vec::new() } else { reports };
+            let names = case.lines[0].name;
+            let failure = |error| format!("{names} on {}: {error:#}", kind.name());
+            found.failures.extend(failed.into_iter().chain(stopped.err()).map(failure));
+            found.by_sockets |= !case.has_trains() && reports.iter().any(Report::is_by_sockets);
+            measured.push((kind, reports));
         }
-        let mut rows = Vec::new();
         for line in case.lines.iter().filter(|line| self.wants(line)) {
             let without = if direct.is_empty() { 0.0 } else { self::figure(line, &direct)? };
-            let figure = |column: &Column| match column.reports.is_empty() {
+            let figure = |reports: &[Report]| match reports.is_empty() {
                 true => Ok(MISSING),
-                false => Ok::<_, anyhow::Error>(self::figure(line, &column.reports)? - without),
+                false => Ok::<_, anyhow::Error>(self::figure(line, reports)? - without),
             };
-            let Some((ours, peers)) = columns.split_first() else { continue };
-            for peer in peers {
-                let runs = ours.reports.iter().chain(&peer.reports).chain(&direct);
-                rows.push(Row {
+            let Some(((_, ours), peers)) = measured.split_first() else { continue };
+            for (kind, peer) in peers {
+                let runs = ours.iter().chain(peer).chain(&direct);
+                found.rows.push(Row {
                     case: line.name.to_owned(),
                     ours: figure(ours)?,
                     peer: figure(peer)?,
                     peer_name: match rate {
-                        Some(rate) => format!("{}, both at {rate:.0} packets/s", peer.kind.name()),
-                        None => peer.kind.name().to_owned(),
+                        Some(rate) => format!("{}, both at {rate:.0} packets/s", kind.name()),
+                        None => kind.name().to_owned(),
                     },
                     unit: line.unit,
                     target: line.target,
@@ -189,12 +222,12 @@ impl Bench {
                 });
             }
         }
-        Ok(rows)
+        Ok(())
     }
 
     /// What the first peer relays at most.
     fn peak(&self, case: &Case, columns: &[Column]) -> anyhow::Result<f64> {
-        let server = columns.iter().skip(1).find_map(|column| column.server.as_ref()).context("there is no peer")?;
+        let server = &columns.get(1).context("there is no peer")?.server;
         let words = self.words(&Case { pace: Pace::Peak, ..*case }, None);
         let mut peaks = Vec::new();
         for _ in 0..self.length.runs {
@@ -233,16 +266,17 @@ fn figure(line: &Line, reports: &[Report]) -> anyhow::Result<f64> {
 }
 
 /// What was run, on what, and how.
-fn about(options: &Options, length: Length, others: f64) -> String {
+fn about(options: &Options, length: Length, others: f64, by_sockets: bool) -> String {
     let peers = [format!("coturn {}", servers::coturn_version()), "turn-server 4.1.5".to_owned()];
     format!(
         "`{}`, {}; server on core {SERVER_CPU}, load on core {LOAD_CPU}, loopback; median of {} interleaved runs of {} s \
-         ({} s for each rate of a search){}",
+         ({} s for each rate of a search){}{}",
         options.command("udp"),
         machine::describe(&peers),
         length.runs,
         length.seconds,
         length.search_seconds,
+        if by_sockets { "; ONE BY ONE SENT FROM SOCKETS, which costs the load generator twice as much" } else { "" },
         if others > QUIET {
             format!("; NOT QUIET: other processes used {:.0} % of the cores just before", others * 100.0)
         } else {

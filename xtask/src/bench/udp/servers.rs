@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::super::{SERVER_CPU, machine};
+use super::shoal;
 use crate::process::Process;
 use crate::{tools, workspace};
 
@@ -20,6 +21,12 @@ const STOP: Duration = Duration::from_secs(5);
 
 const USER: &str = "bench";
 const PASSWORD: &str = "bench-password";
+
+/// What names' passwords are made with, of those servers that have such names.
+const SECRET: &str = "bench-secret-of-many-characters";
+
+/// Of all servers' credentials.
+pub(super) const REALM: &str = "bench";
 
 /// The Rust TURN server, by its name and version at crates.io. Without its gRPC interface, which nobody calls here.
 const TURN_SERVER: [&str; 3] = ["turn-server", "--version", "4.1.5"];
@@ -39,9 +46,18 @@ pub(super) enum Kind {
 #[derive(Debug, Clone)]
 pub(super) struct Access {
     pub(super) address: SocketAddr,
-    pub(super) user: &'static str,
-    pub(super) password: &'static str,
+    pub(super) user: String,
+    pub(super) proof: Proof,
     pub(super) pid: u32,
+}
+
+/// How a user shows who it is.
+#[derive(Debug, Clone)]
+pub(super) enum Proof {
+    /// By this password.
+    Password(String),
+    /// By a name with a time and a password that is made of both with this.
+    Secret(String),
 }
 
 /// A running server; stops when dropped.
@@ -59,23 +75,37 @@ impl Kind {
         }
     }
 
-    /// Starts it. `None`: it cannot do any of this yet.
-    pub(super) fn start(self, dir: &Path) -> anyhow::Result<Option<Server>> {
+    /// An address for each, so that none takes relay ports from another.
+    fn ip(self) -> Ipv4Addr {
+        match self {
+            Self::Shoal => Ipv4Addr::new(127, 0, 0, 1),
+            Self::Coturn => Ipv4Addr::new(127, 0, 0, 2),
+            Self::TurnServer => Ipv4Addr::new(127, 0, 0, 3),
+        }
+    }
+
+    /// Starts it; ours is among the programs in `bin`.
+    pub(super) fn start(self, bin: &Path, dir: &Path) -> anyhow::Result<Server> {
+        // Fresh: what a server before it has learnt is not its own.
+        drop(fs::remove_dir_all(dir));
         fs::create_dir_all(dir)?;
-        let address = free()?;
+        let address = free(self.ip())?;
         let mut command = Command::new("taskset");
         command.arg("--cpu-list").arg(SERVER_CPU.to_string());
+        let mut proof = Proof::Password(PASSWORD.to_owned());
         match self {
-            // The data plane has no UDP half.
-            Self::Shoal => return Ok(None),
+            Self::Shoal => {
+                shoal::command(&mut command, &bin.join("shoal-dataplane"), address, SECRET, dir)?;
+                proof = Proof::Secret(SECRET.to_owned());
+            }
             Self::Coturn => coturn(&mut command, address, dir),
             Self::TurnServer => turn_server(&mut command, address, dir)?,
         }
         let process = Process::start(self.name(), &mut command, &dir.join(format!("{}.log", self.name())))?;
-        let access = Access { address, user: USER, password: PASSWORD, pid: process.id() };
+        let access = Access { address, user: USER.to_owned(), proof, pid: process.id() };
         let mut server = Server { access, process };
         server.wait().with_context(|| format!("start {}", self.name()))?;
-        Ok(Some(server))
+        Ok(server)
     }
 }
 
@@ -116,7 +146,7 @@ fn coturn(command: &mut Command, address: SocketAddr, dir: &Path) {
     let ip = address.ip().to_string();
     command.arg(coturn_program());
     command.args(["-n", "-m", "1", "-L", &ip, "-E", &ip, "-p", &address.port().to_string()]);
-    command.args(["-a", "-u", &format!("{USER}:{PASSWORD}"), "-r", "bench"]);
+    command.args(["-a", "-u", &format!("{USER}:{PASSWORD}"), "-r", REALM]);
     command.args(["--no-tls", "--no-dtls", "--no-tcp", "--no-tcp-relay", "--no-cli", "--no-stdout-log"]);
     // Peers are on loopback, as everything here is.
     command.args(["--simple-log", "--log-file", "/dev/null", "--allow-loopback-peers"]);
@@ -126,7 +156,7 @@ fn coturn(command: &mut Command, address: SocketAddr, dir: &Path) {
 fn turn_server(command: &mut Command, address: SocketAddr, dir: &Path) -> anyhow::Result<()> {
     let config = dir.join("turn-server.toml");
     let text = format!(
-        "[server]\nport-range = \"49152..65535\"\nmax-threads = 1\nrealm = \"bench\"\n\n\
+        "[server]\nport-range = \"49152..65535\"\nmax-threads = 1\nrealm = \"{REALM}\"\n\n\
          [[server.interfaces]]\ntransport = \"udp\"\nlisten = \"{address}\"\nexternal = \"{address}\"\n\
          idle-timeout = 60\nmtu = 1500\n\n\
          [log]\nlevel = \"error\"\nstdout = true\n\n\
@@ -162,7 +192,7 @@ pub(super) fn coturn_version() -> String {
     machine::said(Command::new(coturn_program()).arg("--version"))
 }
 
-/// An address with a UDP port that is free now.
-fn free() -> anyhow::Result<SocketAddr> {
-    Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+/// A UDP port of this address that is free now.
+fn free(ip: Ipv4Addr) -> anyhow::Result<SocketAddr> {
+    Ok(UdpSocket::bind((ip, 0))?.local_addr()?)
 }
