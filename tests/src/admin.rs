@@ -92,9 +92,32 @@ impl Admin {
 
     /// What the ledger says about a channel; kind is `client` or `upstream`.
     pub fn ledger(&self, channel: &str, kind: &str) -> Usage {
-        let report = self.call("GET", &format!("/api/v1/ledger?channel={channel}&kind={kind}&group="), None);
+        self.sum(&format!("channel={channel}&kind={kind}"))
+    }
+
+    /// What the ledger says of what a tenant's users had relayed.
+    pub fn relayed(&self, tenant: &str) -> Usage {
+        self.sum(&format!("tenant={tenant}&kind=relay"))
+    }
+
+    fn sum(&self, filter: &str) -> Usage {
+        let report = self.call("GET", &format!("/api/v1/ledger?{filter}&group="), None);
         let sum = |name: &str| report["items"][0][name].as_u64().unwrap_or(0);
         Usage { requests: sum("requests"), body_bytes: sum("body_bytes"), wire_bytes: sum("wire_bytes") }
+    }
+
+    /// Creates or replaces a tenant.
+    pub fn put_tenant(&self, tenant: &Value) {
+        let id = tenant["id"].as_str().expect("a tenant has an id");
+        self.call("PUT", &format!("/api/v1/tenants/{id}"), Some(tenant));
+    }
+
+    /// Mints a TURN credential: a name, and its password.
+    pub fn credential(&self, tenant: &str, user: &str) -> (String, String) {
+        let path = format!("/api/v1/tenants/{tenant}/credentials");
+        let minted = self.call("POST", &path, Some(&json!({"user": user})));
+        let text = |name: &str| minted[name].as_str().unwrap_or_else(|| panic!("no {name} in {minted}")).to_owned();
+        (text("username"), text("password"))
     }
 
     /// Fetches paths of a channel into the cache.
