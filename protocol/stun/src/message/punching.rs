@@ -140,3 +140,84 @@ fixed! {
             bytes
         };
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::{Builder, Class, Fingerprint, Malformed, Message, Method};
+
+    #[test]
+    fn numbers_are_those_of_the_documentation() {
+        let page = include_str!("../../../../docs/punch.md");
+        for kind in [
+            AttributeType::PEER_ID,
+            AttributeType::TARGET,
+            AttributeType::CHANNEL,
+            AttributeType::TICKET,
+            AttributeType::NAT,
+            AttributeType::REGISTRATION,
+            AttributeType::PUNCH,
+        ] {
+            assert!(page.contains(&format!("| {kind:?} | 0x{:04X} |", kind.0)), "{kind:?}");
+            assert!(kind.is_comprehension_required());
+        }
+        for method in [Method::REGISTER, Method::INTRODUCE, Method::INTRODUCED] {
+            assert!(page.contains(&format!("| {method:?} | 0x{:03X} |", method.number())), "{method:?}");
+        }
+    }
+
+    #[test]
+    fn they_are_written_as_the_documentation_draws_them() {
+        let nat = Nat {
+            mapping: Some(Behaviour::AddressAndPortDependent),
+            filtering: Some(Behaviour::AddressDependent),
+            step: -2,
+            newest: 0x1234,
+        };
+        let punch = Punch { key: [7; 16], start_ms: 0x0102, role: Role::Controlling };
+        let mut out = [0; 256];
+        let mut message = Builder::new(&mut out, Method::INTRODUCED, Class::Request, TransactionId::new([1; 12]));
+        message.add(&nat).add(&punch).add(&PeerId([2; 20])).add(&Target([3; 20])).add(&Registration([4; 16]));
+        message.add(&ChannelId("demo")).add(&Ticket("AQ"));
+        let length = message.fingerprint().finish().unwrap();
+        let message = Message::parse(&out[..length]).unwrap();
+        assert_eq!(message.fingerprint(), Fingerprint::Right);
+        let values: Vec<&[u8]> = message.attributes().map(|attribute| attribute.value).collect();
+        assert_eq!(values[0], [3, 2, 0xff, 0xfe, 0x12, 0x34, 0, 0]);
+        assert_eq!(values[1], [&[7; 16][..], &[1, 2, 1, 0]].concat());
+        assert_eq!((message.read(), message.read()), (Ok(Some(nat)), Ok(Some(punch))));
+        assert_eq!((message.read(), message.read()), (Ok(Some(PeerId([2; 20]))), Ok(Some(Target([3; 20])))));
+        assert_eq!(message.read(), Ok(Some(Registration([4; 16]))));
+        assert_eq!((message.read(), message.read()), (Ok(Some(ChannelId("demo"))), Ok(Some(Ticket("AQ")))));
+        assert_eq!(
+            format!("{:?} {punch:?}", Registration([4; 16])),
+            "Registration Punch { start_ms: 258, role: Controlling, .. }"
+        );
+    }
+
+    #[test]
+    fn what_breaks_its_format_is_malformed() {
+        let read = |kind: AttributeType, value: &[u8]| {
+            let mut bytes = vec![0x02, 0xc1, 0, (4 + value.len().next_multiple_of(4)) as u8, 0x21, 0x12, 0xa4, 0x42];
+            bytes.extend([0; 12]);
+            bytes.extend(kind.0.to_be_bytes());
+            bytes.extend((value.len() as u16).to_be_bytes());
+            bytes.extend(value);
+            bytes.resize(20 + 4 + value.len().next_multiple_of(4), 0);
+            let message = Message::parse(&bytes).unwrap();
+            let nat = message.read::<Nat>().map(drop).and(message.read::<Punch>().map(drop));
+            nat.and(message.read::<PeerId>().map(drop)).and(message.read::<ChannelId<'_>>().map(drop))
+        };
+        let bad = |kind| Err(Malformed(kind));
+        assert_eq!(read(AttributeType::NAT, &[3, 3, 0, 1, 0, 1, 9, 9]), Ok(()), "what is reserved is not looked at");
+        assert_eq!(read(AttributeType::NAT, &[4, 0, 0, 0, 0, 0, 0, 0]), bad(AttributeType::NAT));
+        assert_eq!(read(AttributeType::NAT, &[0, 4, 0, 0, 0, 0, 0, 0]), bad(AttributeType::NAT));
+        assert_eq!(read(AttributeType::NAT, &[0; 7]), bad(AttributeType::NAT));
+        assert_eq!(read(AttributeType::PUNCH, &[1; 20]), Ok(()));
+        assert_eq!(read(AttributeType::PUNCH, &[2; 20]), bad(AttributeType::PUNCH), "there are two roles");
+        assert_eq!(read(AttributeType::PEER_ID, &[0; 19]), bad(AttributeType::PEER_ID));
+        assert_eq!(read(AttributeType::CHANNEL, b""), bad(AttributeType::CHANNEL));
+        assert_eq!(read(AttributeType::CHANNEL, &[b'c'; 65]), bad(AttributeType::CHANNEL));
+        assert_eq!(read(AttributeType::CHANNEL, &[0xff]), bad(AttributeType::CHANNEL), "UTF-8");
+    }
+}

@@ -94,7 +94,8 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// A thousand viewers may share an address, and a peer may begin with a swarm at once.
+    /// A thousand viewers may share an address, and a peer may begin with a swarm at once. A registration takes less than
+    /// half a KiB, so all of them less than 32 MiB.
     fn default() -> Self {
         Self {
             registrations: 65_536,

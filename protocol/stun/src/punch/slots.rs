@@ -29,6 +29,10 @@ pub(super) struct Slots<T> {
 }
 
 impl<T> Slots<T> {
+    /// Bytes of a slot.
+    #[cfg(test)]
+    pub(super) const PLACE: usize = size_of::<Slot<T>>() + size_of::<u32>();
+
     pub(super) fn new(limit: usize) -> Self {
         Self { slots: Vec::new(), free: Vec::new(), limit: limit.min(u32::MAX as usize) }
     }

@@ -2,6 +2,7 @@ use std::cell::RefCell;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::registrations::Registration as Registered;
 use super::*;
 use crate::credentials::NonceKey;
 use crate::message::{
@@ -757,6 +758,10 @@ fn introductions_have_rates_and_a_limit() {
 
 #[test]
 fn registrations_have_limits() {
+    // Beside the slot: two short texts, and what finds it, also when each table has just been doubled.
+    let texts = 64 + 32 + 2 * 16;
+    let tables = 2 * (2 * size_of::<u32>() + size_of::<(u64, u32)>() + size_of::<(u128, u32)>());
+    assert!(slots::Slots::<Registered>::PLACE + texts + tables < 512);
     let limits = Limits { registrations: 4, registrations_per_address: 2, ..Limits::default() };
     let mut lab = Lab::with(limits);
     let claim = |lab: &mut Lab, from: &str, peer: [u8; 20], old: Option<Registration>| {
