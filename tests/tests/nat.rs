@@ -1,11 +1,12 @@
 //! The NAT lab against itself: each kind by bare datagrams, then by other people's clients and server.
 
 use std::env;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::thread::{self, ScopedJoinHandle};
 use std::time::Duration;
 
+use shoal_stun::message::{Builder, ChangeRequest, Class, Message, Method, OtherAddress, TransactionId};
 use shoal_tests::lab::until;
 use shoal_tests::natlab::{
     self, Detector, FIRST_PORT, Family, Found, Kind, NatLab, Plan, Server, arrive, knock, of_process, punch, seen_by,
@@ -147,6 +148,52 @@ fn clients_of_others_find_the_type_by_shoal() {
     let Some(detectors) = Detector::all(NAME) else { return };
     let lab = NatLab::start(&with_ipv6());
     check_types(&lab, &Server::shoal(&lab), &detectors);
+}
+
+#[test]
+fn two_nodes_with_one_address_each_find_the_type_together() {
+    const NAME: &str = "NAT types with two partners";
+    if !natlab::possible(NAME) {
+        return;
+    }
+    let Some(detectors) = Detector::all(NAME) else { return };
+    let lab = NatLab::start(&with_ipv6());
+    let [server, mut partner] = Server::shoal_partners(&lab);
+    let own = lab.addresses()[3];
+    let ask = |change| binding(&lab.hub().udp((own, 0).into()), server.told().v4, change);
+    until("they have heard of each other", Duration::from_secs(10), || ask(false).is_some_and(|answer| answer.other));
+    check_types(&lab, &server, &detectors);
+
+    // Nobody may take a dead partner's silence for a NAT that lets nothing in.
+    partner.process().kill();
+    until("the partner is missed", Duration::from_secs(10), || ask(false).is_some_and(|answer| !answer.other));
+    assert_eq!(ask(true), Some(Answer { refused: true, other: false }), "CHANGE-REQUEST is refused");
+    assert_eq!(ask(false), Some(Answer { refused: false, other: false }), "and clients are still told their address");
+}
+
+/// What came back for a Binding request.
+#[derive(Debug, PartialEq, Eq)]
+struct Answer {
+    refused: bool,
+    /// Whether it names another address.
+    other: bool,
+}
+
+/// Asks, with CHANGE-REQUEST for both address and port if `change`.
+fn binding(socket: &UdpSocket, server: SocketAddr, change: bool) -> Option<Answer> {
+    let mut request = [0; 64];
+    let mut message = Builder::new(&mut request, Method::BINDING, Class::Request, TransactionId::new([7; 12]));
+    if change {
+        message.add(&ChangeRequest { address: true, port: true });
+    }
+    let length = message.finish().expect("there is room");
+    socket.set_read_timeout(Some(Duration::from_millis(500))).expect("the time is not zero");
+    socket.send_to(&request[..length], server).expect("the hub reaches itself");
+    let mut answer = [0; 512];
+    let length = socket.recv(&mut answer).ok()?;
+    let answer = Message::parse(&answer[..length]).expect("it is STUN");
+    let other = answer.read::<OtherAddress>().expect("it is well formed").is_some();
+    Some(Answer { refused: answer.class() == Class::Error, other })
 }
 
 /// Runs all `detectors` on all sides at once; prints what they found, and compares it.

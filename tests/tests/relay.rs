@@ -51,10 +51,10 @@ fn field(address: SocketAddr, (username, password): (String, String), clients: u
 
 /// The code with which a request was refused.
 #[track_caller]
-fn code(result: anyhow::Result<()>) -> u16 {
+fn code<T: std::fmt::Debug>(result: anyhow::Result<T>) -> u16 {
     let error = result.expect_err("it is refused");
     match error.downcast_ref::<Refused>() {
-        Some(Refused::Error { code, .. }) => code.to_owned(),
+        Some(Refused::Error { code, .. }) => *code,
         _ => panic!("{error:#}"),
     }
 }

@@ -167,6 +167,20 @@ impl Node {
         self.admin()?.call("PUT", &format!("/api/v1/channels/{id}"), channel).map(drop)
     }
 
+    /// Creates or replaces a tenant.
+    pub(crate) fn put_tenant(&self, tenant: &Value) -> anyhow::Result<()> {
+        let id = tenant["id"].as_str().unwrap_or_default();
+        self.admin()?.call("PUT", &format!("/api/v1/tenants/{id}"), tenant).map(drop)
+    }
+
+    /// A name for the relay and its password, good for a day.
+    pub(crate) fn turn_credential(&self, tenant: &str) -> anyhow::Result<(String, String)> {
+        let path = format!("/api/v1/tenants/{tenant}/credentials");
+        let minted = self.admin()?.call("POST", &path, &json!({}))?;
+        let text = |name: &str| minted[name].as_str().map(str::to_owned).context("the admin API minted no credential");
+        Ok((text("username")?, text("password")?))
+    }
+
     /// A URL below a protected channel's prefix, signed with shoal's own ticket; it opens `opens` and what is below.
     pub(crate) fn sign(&self, channel: &str, path: &str, opens: &str, ttl_s: u32) -> anyhow::Result<String> {
         let base = format!("http://{}", self.place.http);

@@ -21,6 +21,9 @@ const NPM: Duration = Duration::from_secs(60);
 /// Time that npm gets beyond the build.
 const NPM_AFTER_BUILD: Duration = Duration::from_secs(10);
 
+/// The tenant of channels and of TURN users that name none.
+const TENANT: &str = "default";
+
 /// Seconds that the demo's signed URL lives.
 const TICKET_TTL_S: u32 = 7 * 24 * 3600;
 
@@ -68,6 +71,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
     let mut node = Node::start(&bin, place, &stop)?;
     create_channels(&node, &demo)?;
+    create_tenant(&node)?;
     let signed = node.sign("protected", demo_media::PLAYLIST, "", TICKET_TTL_S)?;
     // For the page: what it cannot know by itself.
     let facts = json!({
@@ -81,7 +85,9 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
 
     print_urls(&node.place, &signed);
     if let Some(address) = options.udp_addresses().first() {
-        println!("STUN       {}", SocketAddr::new(*address, options.udp_port));
+        println!("STUN, TURN {}", SocketAddr::new(*address, options.udp_port));
+        let (user, password) = node.turn_credential(TENANT)?;
+        println!("TURN user  {user}\npassword   {password}");
     }
     if let Err(why) = &hls {
         println!("hls.js     not there ({why}); browsers without HLS of their own play the MP4");
@@ -134,7 +140,12 @@ impl Options {
             return String::new();
         }
         let other = self.udp_port.checked_add(1).unwrap_or_default();
-        format!("\n[udp]\naddresses = {}\nport = {}\nalternate_port = {other}\n", json!(addresses), self.udp_port)
+        let relay = json!(addresses.first());
+        format!(
+            "\n[udp]\naddresses = {}\nport = {}\nalternate_port = {other}\n\n[turn]\nrelay_addresses = [{relay}]\n",
+            json!(addresses),
+            self.udp_port
+        )
     }
 
     /// Fails when a port is taken, before anything was started.
@@ -167,19 +178,28 @@ impl Options {
 fn create_channels(node: &Node, demo: &Path) -> anyhow::Result<()> {
     let origin = json!([{"id": "files", "url": format!("file:{}", demo.display())}]);
     node.put_channel(&json!({"id": "demo", "prefix": "/demo/", "origins": origin}))?;
-    let secret = node.place.dir.join("protected.key");
-    let key = match fs::read_to_string(&secret) {
-        Ok(key) => key,
-        Err(_) => {
-            let key = random_hex()?;
-            fs::write(&secret, &key).with_context(|| format!("cannot write {}", secret.display()))?;
-            key
-        }
-    };
+    let key = kept_secret(&node.place.dir.join("protected.key"))?;
     let ticket = json!({"keys": [{"id": "k1", "secret": key}]});
     node.put_channel(
         &json!({"id": "protected", "prefix": "/protected/", "origins": origin, "access": {"ticket": ticket}}),
     )
+}
+
+/// Whose users may have traffic relayed. Loopback is open to them, which is no node's default: here everything is on it.
+fn create_tenant(node: &Node) -> anyhow::Result<()> {
+    let secret = kept_secret(&node.place.dir.join("turn.key"))?;
+    let relay = json!({"secrets": [{"id": "k1", "secret": secret}], "allow": ["127.0.0.0/8", "::1/128"]});
+    node.put_tenant(&json!({"id": TENANT, "relay": relay}))
+}
+
+/// A random secret, the same at each start.
+fn kept_secret(file: &Path) -> anyhow::Result<String> {
+    if let Ok(secret) = fs::read_to_string(file) {
+        return Ok(secret);
+    }
+    let secret = random_hex()?;
+    fs::write(file, &secret).with_context(|| format!("cannot write {}", file.display()))?;
+    Ok(secret)
 }
 
 /// 32 random bytes.

@@ -169,7 +169,7 @@ pub(super) async fn run(
                 ring: &ring,
                 clock: node.clock.clone(),
                 stats: Arc::clone(&stats),
-                routes: node.shared.published.current(),
+                published: Arc::clone(&node.shared.published),
                 seed: random_bytes().map_err(kernel("it gives no random numbers"))?,
             };
             let udp =
@@ -264,7 +264,7 @@ async fn housekeep(
         meter.read(stats);
         figures(ctx, ring, stats);
         if let Some(udp) = udp {
-            let lost = observed.push(udp.tick(&ctx.routes()));
+            let lost = observed.push(udp.tick());
             stats.add(Counter::ObservationsUnsent, lost);
             udp.figures();
         }

@@ -36,7 +36,7 @@ use shoal_sys::udp::{self, Sent};
 
 use crate::clock::Clock;
 use crate::ledger::Recorder;
-use crate::routes::Routes;
+use crate::routes::{Published, Routes};
 use crate::settings::Settings;
 use crate::shard::UdpListener;
 use crate::telemetry::metrics::{Counter, Gauge};
@@ -82,7 +82,7 @@ pub(crate) struct UdpParts<'a> {
     pub(crate) ring: &'a Ring,
     pub(crate) clock: Clock,
     pub(crate) stats: Arc<ShardStats>,
-    pub(crate) routes: Arc<Routes>,
+    pub(crate) published: Arc<Published>,
     /// Random, for this shard alone.
     pub(crate) seed: [u8; 32],
 }
@@ -103,6 +103,7 @@ pub(crate) struct Udp {
     endpoints: Vec<Endpoint>,
     settings: crate::settings::UdpSettings,
     post: Arc<PostOffice>,
+    published: Arc<Published>,
     clock: Clock,
     stats: Arc<ShardStats>,
     work: RefCell<Work>,
@@ -130,7 +131,9 @@ struct State {
     refusals: Rates,
     turn: Option<Turn>,
     punch: Punch,
+    /// The snapshot in force, and how many came before it.
     routes: Arc<Routes>,
+    version: u64,
     partner: Option<Partner>,
     known: Known,
     /// By the endpoint and the client: whose it is, and until when that is believed.
@@ -153,7 +156,8 @@ impl Udp {
     /// # Errors
     /// No memory for the receive buffers, or the link to the partner cannot be opened.
     pub(crate) fn start(parts: UdpParts<'_>) -> io::Result<Rc<Udp>> {
-        let UdpParts { shard, settings, node, listeners, ring, clock, stats, routes, seed } = parts;
+        let UdpParts { shard, settings, node, listeners, ring, clock, stats, published, seed } = parts;
+        let (version, routes) = (published.version(), published.current());
         let own = &settings.udp;
         let datagrams = Rc::new(ring.datagrams(DatagramConfig { buffers: own.receive_buffers })?);
         let now_ms = clock.now_ms();
@@ -180,6 +184,7 @@ impl Udp {
             turn,
             punch: Punch::new(place, node.turn.nonce_secret, node.seed, seed, settings.turn.as_ref()),
             routes,
+            version,
             partner,
             known: Known::default(),
             guests: HashMap::new(),
@@ -187,7 +192,7 @@ impl Udp {
         };
         let work = RefCell::new(Work { buffer: vec![0; BUFFER_BYTES].into(), open: Open::default(), state });
         let (ring, settings, post) = (ring.clone(), own.clone(), node.post.clone());
-        Ok(Rc::new(Udp { shard, ring, datagrams, endpoints, settings, post, clock, stats, work }))
+        Ok(Rc::new(Udp { shard, ring, datagrams, endpoints, settings, post, published, clock, stats, work }))
     }
 
     /// Serves until it is dropped.
@@ -202,20 +207,17 @@ impl Udp {
         }
     }
 
-    /// Does what is due, by `routes` from now on. Gives what is new of peers.
-    pub(crate) fn tick(&self, routes: &Arc<Routes>) -> Vec<Observation> {
+    /// Does what is due. Gives what is new of peers.
+    pub(crate) fn tick(&self) -> Vec<Observation> {
         let now_ms = self.clock.now_ms();
         let Work { buffer, open, state } = &mut *self.work.borrow_mut();
-        if !Arc::ptr_eq(routes, &state.routes) {
-            state.routes = Arc::clone(routes);
-        }
+        self.look_at_snapshot(state);
         if state.punch.is_due(now_ms) {
             let mut out = Outbox::new(buffer, open, 0);
             state.punch.poll(now_ms, |from| self.place(from).ok(), &mut out);
             self.send(out, state);
         }
         if let Some(turn) = &mut state.turn {
-            turn.set_tenants(routes.tenants().clone());
             turn.advance(now_ms);
         }
         if let Some(known) = state.partner.as_mut().and_then(|partner| partner.tick(now_ms)) {
@@ -270,6 +272,7 @@ impl Udp {
         let mail: Vec<Mail> = std::iter::from_fn(|| self.post.take(self.shard)).take(MAIL_MAX).collect();
         let now = self.now();
         let Work { buffer, open, state } = &mut *self.work.borrow_mut();
+        self.look_at_snapshot(state);
         let mut out = Outbox::new(buffer, open, mail.len());
         for one in &mail {
             if out.room() < TRAIN_NEEDS {
@@ -315,6 +318,18 @@ impl Udp {
         Now { ms: self.clock.now_ms(), unix: self.clock.unix_s() }
     }
 
+    /// Takes the snapshot in force, if it is another one.
+    fn look_at_snapshot(&self, state: &mut State) {
+        let version = self.published.version();
+        if version == state.version {
+            return;
+        }
+        (state.version, state.routes) = (version, self.published.current());
+        if let Some(turn) = &mut state.turn {
+            turn.set_tenants(state.routes.tenants().clone());
+        }
+    }
+
     fn look_at_partner(&self, known: &Known, now_ms: u64) {
         for endpoint in &self.endpoints {
             endpoint.discovery.set(discovery::endpoints(&self.settings, endpoint.address.ip(), known, now_ms));
@@ -324,6 +339,7 @@ impl Udp {
     fn handle(&self, batch: &[Arrived]) {
         let now = self.now();
         let Work { buffer, open, state } = &mut *self.work.borrow_mut();
+        self.look_at_snapshot(state);
         let mut left = batch;
         while !left.is_empty() {
             let mut out = Outbox::new(buffer, open, left.len());

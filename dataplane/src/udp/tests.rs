@@ -64,7 +64,7 @@ fn server(bindings_per_address: u32) -> Server {
         ring: &ring,
         clock: Clock::start(),
         stats: Arc::clone(&stats),
-        routes: Arc::default(),
+        published: Arc::default(),
         seed: [2; 32],
     })
     .unwrap();

@@ -1,7 +1,7 @@
 //! Servers at the hub, and what clients are told of them.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +18,9 @@ const RAM: u64 = 64 << 20;
 
 /// The port that STUN and TURN have by default (RFC 8489, section 8.1; RFC 8656, section 4).
 const PORT: u16 = 3478;
+
+/// Where two partners talk.
+const LINK_PORT: u16 = 3477;
 
 /// Time for a server to answer; far more than it needs.
 const START: Duration = Duration::from_secs(20);
@@ -81,30 +84,51 @@ impl Server {
     /// Our own data plane, on its last good snapshot, without a control plane.
     pub fn shoal(lab: &NatLab) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        let told = Told::new((v4[0], PORT).into(), (v6[0], PORT).into(), "a secret of sixteen or more");
-        let (dir, config) = (lab.dir().display(), lab.dir().join("shoal.toml"));
+        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], "")
+    }
+
+    /// Two of it with one address of each family, each other's partners: the one that clients ask, and the other.
+    pub fn shoal_partners(lab: &NatLab) -> [Self; 2] {
+        let (v4, v6) = (lab.addresses(), lab.addresses_v6());
+        let key = lab.dir().join("partner.key");
+        fs::write(&key, format!("1 {}\n", "5e".repeat(32))).expect("the lab's own folder is writable");
+        [(0, 1), (1, 0)].map(|(own, other)| {
+            let link = format!(
+                "partner = \"{}:{LINK_PORT}\"\npartner_listen = \"{}:{LINK_PORT}\"\npartner_key_file = \"{}\"\n",
+                v4[other],
+                v4[own],
+                key.display()
+            );
+            Self::node(lab, &format!("partner-{own}"), &[v4[own], v6[own]], &link)
+        })
+    }
+
+    /// A data plane with these UDP addresses, which relays from the first of each family.
+    fn node(lab: &NatLab, name: &str, addresses: &[IpAddr], more: &str) -> Self {
+        let first = |v4| addresses.iter().find(|ip| ip.is_ipv4() == v4).copied().expect("it has both families");
+        let (v4, v6) = (first(true), first(false));
+        let told = Told::new((v4, PORT).into(), (v6, PORT).into(), "a secret of sixteen or more");
+        let (state, config) = (lab.dir().join(name), lab.dir().join(format!("{name}.toml")));
+        let list = |addresses: &[IpAddr]| json!(addresses).to_string();
         let text = format!(
-            "[node]\nname = \"natlab\"\nstate_dir = \"{dir}/shoal\"\n\
+            "[node]\nname = \"natlab\"\nstate_dir = \"{}\"\n\
              [shards]\ncount = 2\ncpus = [0, 1]\n[cache]\nram_bytes = {RAM}\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
              [admin]\nlisten = \"127.0.0.1:0\"\n[link]\ncontrol = []\n\
-             [udp]\naddresses = [\"{}\", \"{}\", \"{}\", \"{}\"]\nport = {PORT}\nalternate_port = {}\n\
-             [turn]\nrelay_addresses = [\"{}\", \"{}\"]\nrealm = \"lab\"\n",
-            v4[0],
-            v4[1],
-            v6[0],
-            v6[1],
+             [turn]\nrelay_addresses = {}\nrealm = \"lab\"\n\
+             [udp]\naddresses = {}\nport = {PORT}\nalternate_port = {}\n{more}",
+            state.display(),
+            list(&[v4, v6]),
+            list(addresses),
             PORT + 1,
-            v4[0],
-            v6[0],
         );
         let secrets = json!([{"id": "one", "secret": told.secret}]);
         let tenants = json!([{"id": "default", "relay": {"secrets": secrets}}]);
         let channels = peers::channels(&told.secret);
-        snapshot::write(&lab.dir().join("shoal"), &json!({"version": 1, "channels": channels, "tenants": tenants}));
+        snapshot::write(&state, &json!({"version": 1, "channels": channels, "tenants": tenants}));
         fs::write(&config, text).expect("the lab's own folder is writable");
         let mut command = lab.hub().command(binary("shoal-dataplane"));
         command.arg("--config").arg(config);
-        let process = Process::start("shoal-dataplane", &mut command, &lab.dir().join("shoal.log"));
+        let process = Process::start("shoal-dataplane", &mut command, &lab.dir().join(format!("{name}.log")));
         let mut server = Self { told, process };
         server.await_answers(lab);
         server
