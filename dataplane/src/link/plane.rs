@@ -72,8 +72,10 @@ fn compile(shared: &Shared, snapshot: &Snapshot) -> Result<Routes, String> {
 }
 
 fn publish(shared: &Shared, stats: &NodeStats, routes: Routes) {
-    stats.set(Node::SnapshotVersion, routes.version());
+    let version = routes.version();
     shared.published.publish(routes);
+    // Who reads this may rely on it.
+    stats.set(Node::SnapshotVersion, version);
 }
 
 impl NodePlane {
