@@ -109,11 +109,10 @@ fn what_is_relayed_is_in_the_ledger_to_the_byte(shards: u32) {
 fn tenants_say_who_may_relay_how_much_and_to_whom(shards: u32) {
     let (lab, address) = node(shards);
     let admin = lab.admin();
-    lab.change(|| {
-        admin.put_tenant(&tenant("closed", &json!({"allow": []})));
-        admin.put_tenant(&tenant("small", &json!({"allocations": 5, "allocations_per_user": 3})));
-        admin.put_tenant(&tenant("default", &json!({})));
-    });
+    let small = json!({"allocations": 5, "allocations_per_user": 3});
+    for (id, more) in [("closed", json!({"allow": []})), ("small", small), ("default", json!({}))] {
+        lab.change(|| admin.put_tenant(&tenant(id, &more)));
+    }
     let one = |tenant: &str, user: &str, clients| field(address, lab.admin().credential(tenant, user), clients);
     let mut closed = one("closed", "a", 1);
     closed.allocate(0..1).expect("it may allocate");
@@ -134,11 +133,9 @@ fn tenants_say_who_may_relay_how_much_and_to_whom(shards: u32) {
     let mut carol = field(address, (name.clone(), password.clone()), 2);
     carol.allocate(0..1).expect("the password is right");
     // A secret that is gone makes no passwords any more, and ends nothing that was begun.
-    lab.change(|| {
-        let rotate = "/api/v1/tenants/default/secrets/rotate";
-        admin.call("POST", rotate, Some(&json!({"id": "two"})));
-        admin.call("DELETE", "/api/v1/tenants/default/secrets/one", None);
-    });
+    let secrets = "/api/v1/tenants/default/secrets";
+    lab.change(|| admin.call("POST", &format!("{secrets}/rotate"), Some(&json!({"id": "two"}))));
+    lab.change(|| admin.call("DELETE", &format!("{secrets}/one"), None));
     assert_eq!(code(carol.allocate(1..2)), 401);
     carol.bind(0..1, Shape::Peer).expect("what it has goes on");
     let (exit, said) = lab.shoalctl(&["turn", "default", "--user", "dora"]);
