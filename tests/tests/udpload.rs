@@ -67,7 +67,7 @@ impl Coturn {
     }
 
     fn watched(&self) -> Watched {
-        Watched { pid: Some(self.process.id()), cpu: None }
+        Watched { pid: Some(self.process.id()), ..Watched::default() }
     }
 }
 

@@ -56,6 +56,9 @@ struct Cli {
     /// Core of the server, to tell whether it or this program was the bottleneck.
     #[arg(long, global = true)]
     server_cpu: Option<usize>,
+    /// Whether the server keeps its core busy looking for work: then it is full only if this program is not.
+    #[arg(long, global = true)]
+    server_spins: bool,
     /// Core to run on.
     #[arg(long, global = true)]
     cpu: Option<usize>,
@@ -195,7 +198,7 @@ impl Cli {
     }
 
     fn watched(&self) -> Watched {
-        Watched { pid: self.server_pid, cpu: self.server_cpu }
+        Watched { pid: self.server_pid, cpu: self.server_cpu, spins: self.server_spins }
     }
 
     fn relay(&self, relay: &Relay) -> anyhow::Result<Value> {
