@@ -75,7 +75,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     if let Some(unknown) = options.only.iter().find(|only| !names.contains(&only.as_str())) {
         anyhow::bail!("--only {unknown}: there is no such case; these are: {}", names.join(", "));
     }
-    tools::require(&[("turnserver", "coturn"), ("taskset", "util-linux")])?;
+    tools::require(&[("turnserver", "coturn"), ("taskset", "util-linux"), ("sha256sum", "coreutils")])?;
     let stop = Stop::listen()?;
     let bin = workspace::build_planes(true)?;
     workspace::build_load()?;
