@@ -33,7 +33,9 @@ impl Load {
             command.args(["--server-pid", &access.pid.to_string(), "--server-cpu", &SERVER_CPU.to_string()]);
             command.args(access.spins.then_some("--server-spins"));
         }
-        let output = command.stdin(Stdio::null()).output().context("cannot run shoal-udpload")?;
+        // What it says when it fails goes into a line.
+        let output =
+            command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).output().context("cannot run shoal-udpload")?;
         let said = String::from_utf8_lossy(&output.stderr);
         let report = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("the load generator gave no report, but said: {}", said.trim()))?;

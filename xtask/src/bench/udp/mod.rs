@@ -13,7 +13,7 @@ use std::thread::available_parallelism;
 use anyhow::Context;
 
 use super::namespace::Namespace;
-use super::table::{self, MISSING, Row, median};
+use super::table::{self, MISSING, Row, Target, median};
 use super::{LOAD_CPU, Options, QUIET, SERVER_CPU, machine};
 use crate::signals::Stop;
 use crate::{tools, workspace};
@@ -206,7 +206,7 @@ impl Bench {
                 false => Ok::<_, anyhow::Error>(self::figure(line, reports)? - without),
             };
             let Some(((_, ours), peers)) = measured.split_first() else { continue };
-            for (kind, peer) in peers {
+            for (place, (kind, peer)) in peers.iter().enumerate() {
                 // That we might have done more is no reason against us; that a peer might have is.
                 let runs = ours.iter().filter(|report| !report.is_at_least()).chain(peer).chain(&direct);
                 let mut peer_name = kind.name().to_owned();
@@ -222,7 +222,8 @@ impl Bench {
                     peer: figure(peer)?,
                     peer_name,
                     unit: line.unit,
-                    target: line.target,
+                    // The targets are for coturn, the first peer.
+                    target: if place == 0 { line.target } else { Target::None },
                     invalid: runs.filter_map(Report::invalid).next(),
                 });
             }
