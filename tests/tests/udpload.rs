@@ -67,7 +67,7 @@ impl Coturn {
     }
 
     fn watched(&self) -> Watched {
-        Watched { pid: Some(self.process.id()), cpu: None }
+        Watched { pid: Some(self.process.id()), ..Watched::default() }
     }
 }
 
@@ -95,22 +95,25 @@ fn assert_accounted(outcome: &Outcome, what: &str) {
 fn assert_all_accounted(coturn: &Coturn, sending: Sending, cases: &[(Shape, Direction, usize)]) {
     for &(shape, direction, train) in cases {
         let what = format!("{sending:?} {shape:?} {direction:?} {train}");
-        let mut field = Field::new(coturn.server.clone(), CLIENTS, sending).unwrap();
+        let mut field = Field::new(coturn.server.clone(), CLIENTS, sending).expect("there are sockets");
         assert_eq!(field.ends().sending(), sending, "{what}");
-        field.allocate(0..CLIENTS).unwrap();
-        field.bind(0..CLIENTS, shape).unwrap();
-        let lanes = Lanes::new(field.lanes(shape, direction).unwrap(), 160, 1);
+        field.allocate(0..CLIENTS).expect("allocations");
+        field.bind(0..CLIENTS, shape).expect("channels");
+        let lanes = Lanes::new(field.lanes(shape, direction).expect("all have allocations"), 160, 1);
         let mut engine = Engine::new(field.ends());
-        assert_accounted(&engine.run(&lanes, pattern(train, Pace::Window(64)), coturn.watched()).unwrap(), &what);
-        let at_rate = engine.run(&lanes, pattern(1, Pace::Rate(1000.0)), coturn.watched()).unwrap();
+        assert_accounted(
+            &engine.run(&lanes, pattern(train, Pace::Window(64)), coturn.watched()).expect("a run"),
+            &what,
+        );
+        let at_rate = engine.run(&lanes, pattern(1, Pace::Rate(1000.0)), coturn.watched()).expect("a run");
         assert_accounted(&at_rate, &what);
         assert!(at_rate.latency_us(0.5) > 0.0, "{what}: {at_rate:?}");
-        field.release(0..CLIENTS).unwrap();
+        field.release(0..CLIENTS).expect("allocations end");
         // Nothing is relayed any more, soon: coturn ends an allocation some time after it has said so.
         let mut engine = Engine::new(field.ends());
         let released = Instant::now();
         loop {
-            let gone = engine.run(&lanes, pattern(1, Pace::Rate(1000.0)), coturn.watched()).unwrap();
+            let gone = engine.run(&lanes, pattern(1, Pace::Rate(1000.0)), coturn.watched()).expect("a run");
             if gone.received == 0 {
                 assert_eq!(gone.lost, gone.sent, "{what}: {gone:?}");
                 break;
@@ -118,9 +121,10 @@ fn assert_all_accounted(coturn: &Coturn, sending: Sending, cases: &[(Shape, Dire
             assert!(released.elapsed() < END, "{what}: {gone:?}");
         }
     }
-    let mut field = Field::new(coturn.server.clone(), CLIENTS, sending).unwrap();
+    let mut field = Field::new(coturn.server.clone(), CLIENTS, sending).expect("there are sockets");
     let bindings = Bindings::new(coturn.server.address, field.ends().clients().to_vec());
-    let answered = Engine::new(field.ends()).run(&bindings, pattern(1, Pace::Window(64)), coturn.watched()).unwrap();
+    let answered =
+        Engine::new(field.ends()).run(&bindings, pattern(1, Pace::Window(64)), coturn.watched()).expect("a run");
     assert_accounted(&answered, &format!("{sending:?} bindings"));
 }
 
@@ -137,8 +141,8 @@ fn where_frames_arrive(test: &str, work: impl FnOnce() + Send) {
         return;
     }
     NatLab::start::<Kind>(&[]).hub().within(|| {
-        fs::write("/proc/sys/net/ipv4/conf/lo/route_localnet", "1").unwrap();
-        let protocols = fs::read_to_string("/proc/net/protocols").unwrap();
+        fs::write("/proc/sys/net/ipv4/conf/lo/route_localnet", "1").expect("root may set it");
+        let protocols = fs::read_to_string("/proc/net/protocols").expect("/proc is mounted");
         match protocols.lines().any(|line| line.starts_with("XDP ")) {
             true => work(),
             false => tool::skip(test, "this kernel has no AF_XDP"),

@@ -56,6 +56,9 @@ struct Cli {
     /// Core of the server, to tell whether it or this program was the bottleneck.
     #[arg(long, global = true)]
     server_cpu: Option<usize>,
+    /// Whether the server keeps its core busy looking for work: then it is full only if this program is not.
+    #[arg(long, global = true)]
+    server_spins: bool,
     /// Core to run on.
     #[arg(long, global = true)]
     cpu: Option<usize>,
@@ -109,7 +112,7 @@ struct Binding {
 
 #[derive(Args, Debug)]
 struct Allocate {
-    /// How many.
+    /// How many; two and two are each other's peers.
     #[arg(short = 'n', long, default_value_t = 2000)]
     allocations: usize,
 }
@@ -195,7 +198,7 @@ impl Cli {
     }
 
     fn watched(&self) -> Watched {
-        Watched { pid: self.server_pid, cpu: self.server_cpu }
+        Watched { pid: self.server_pid, cpu: self.server_cpu, spins: self.server_spins }
     }
 
     fn relay(&self, relay: &Relay) -> anyhow::Result<Value> {
@@ -254,14 +257,15 @@ impl Cli {
     fn allocate(&self, allocate: &Allocate) -> anyhow::Result<Value> {
         let n = allocate.allocations;
         anyhow::ensure!((1..=CLIENTS_MAX - FIRST).contains(&n), "--allocations {n}: too many, or none");
+        anyhow::ensure!(n.is_multiple_of(2), "--allocations {n}: each is another's peer, so an even number is needed");
         let mut field = Field::new(self.server()?, FIRST + n, self.sending(1))?;
         let watched = self.watched();
         field.allocate(0..FIRST)?;
-        field.bind(0..FIRST, Shape::Peer)?;
+        field.bind(0..FIRST, Shape::Pairs)?;
         let (resident, before) = (watched.resident()?, watched.look()?);
         let allocating = field.allocate(FIRST..FIRST + n)?;
         let used = before.until(watched.look()?);
-        let binding = field.bind(FIRST..FIRST + n, Shape::Peer)?;
+        let binding = field.bind(FIRST..FIRST + n, Shape::Pairs)?;
         let later = watched.resident()?;
         field.release(0..FIRST + n)?;
         let grown = resident.zip(later).map(|(before, after)| after.saturating_sub(before) as f64);

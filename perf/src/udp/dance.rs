@@ -70,6 +70,8 @@ pub struct Client {
     seed: u32,
     asked: u64,
     open: Option<(Ask, TransactionId)>,
+    /// The last request.
+    last: Vec<u8>,
     refusals: u32,
     /// Realm, nonce and key, once the server has named them.
     known: Option<(String, String, Key)>,
@@ -85,6 +87,7 @@ impl Client {
             seed,
             asked: 0,
             open: None,
+            last: Vec::new(),
             refusals: 0,
             known: None,
             relayed: None,
@@ -96,7 +99,7 @@ impl Client {
         self.relayed
     }
 
-    /// The request for something, to be sent, and sent again while no answer comes.
+    /// A new request for something.
     pub fn request(&mut self, ask: Ask) -> Vec<u8> {
         if self.open.is_none_or(|(open, _)| open != ask) {
             self.refusals = 0;
@@ -126,7 +129,13 @@ impl Client {
         // A realm and a nonce of the longest possible have room.
         let len = builder.finish().unwrap_or_default();
         bytes.truncate(len);
+        self.last.clone_from(&bytes);
         bytes
+    }
+
+    /// The same request while no answer has come (RFC 8489 section 6.2.1: so a late answer is still one), else a new one.
+    pub fn repeat(&mut self, ask: Ask) -> Vec<u8> {
+        if self.open.is_some_and(|(open, _)| open == ask) { self.last.clone() } else { self.request(ask) }
     }
 
     /// Takes what came from the server.
@@ -153,6 +162,7 @@ impl Client {
             Class::Error => {
                 let error = message.read::<ErrorCode<'_>>().ok().flatten().ok_or_else(malformed)?;
                 if error.code == ErrorCode::ALLOCATION_MISMATCH.code && ask == Ask::Allocate {
+                    self.open = None;
                     return Ok(Step::Later);
                 }
                 let challenged =
@@ -229,6 +239,18 @@ mod tests {
     }
 
     #[test]
+    fn a_request_is_repeated_until_it_is_answered() {
+        let mut client = Client::new("u", "p", 1);
+        let request = client.request(Ask::Allocate);
+        assert_eq!(client.repeat(Ask::Allocate), request);
+        // An answer to either is one to both.
+        assert_eq!(client.handle(&answer(&request, "n", "p")).unwrap(), Step::Again);
+        let request = client.request(Ask::Allocate);
+        assert_eq!(client.handle(&answer(&request, "n", "p")).unwrap(), Step::Granted);
+        assert_ne!(client.repeat(Ask::Allocate), request);
+    }
+
+    #[test]
     fn wrong_passwords_are_refused_and_unsigned_grants_too() {
         let mut client = Client::new("u", "p", 1);
         let request = client.request(Ask::Allocate);
@@ -254,6 +276,8 @@ mod tests {
             let len = builder.add(&ErrorCode::ALLOCATION_MISMATCH).finish().unwrap();
             let step = client.handle(&bytes[..len]);
             assert_eq!(matches!(step, Ok(Step::Later)), waits, "{step:?}");
+            // What was answered is not asked in the same words.
+            assert!(!waits || client.repeat(ask) != request);
             assert_eq!(step.is_err(), !waits);
         }
     }

@@ -30,6 +30,10 @@ const MISSES: usize = 8;
 /// In a window, what did not come for so long is lost.
 const STALL: Duration = Duration::from_millis(20);
 
+/// In a window, how long the generator leaves the server alone at most, and how much longer each time.
+const REST_MAX: Duration = Duration::from_micros(200);
+const REST_STEP: Duration = Duration::from_micros(2);
+
 /// Silence after which what was sent is no longer waited for, at the end of a run.
 const SILENCE: Duration = Duration::from_millis(100);
 
@@ -125,6 +129,13 @@ struct Run<'a, L> {
     outcome: Outcome,
 }
 
+/// In a window, the generator's rest between two turns. Looking for each datagram as it comes would keep it busy without need, and
+/// the server waiting for the queue's lock; so it comes back when there is half a window, or a full turn, to take.
+struct Rest {
+    enough: u64,
+    time: Duration,
+}
+
 /// Sockets at which something is to arrive, those that have waited longest first.
 struct Inbox {
     queue: VecDeque<usize>,
@@ -190,6 +201,10 @@ impl<'a, L: Load> Run<'a, L> {
         let mut now = self.start;
         let mut progress = now;
         let mut before = None;
+        let mut rest = match self.pattern.pace {
+            Pace::Window(window) => Rest::new(window, self.pattern.train),
+            Pace::Rate(_) => Rest::never(),
+        };
         let mut nothing_to_do = Duration::ZERO;
         let mut sent_before = 0;
         while now < end {
@@ -206,14 +221,23 @@ impl<'a, L: Load> Run<'a, L> {
                 (Pace::Rate(_), None) => 0,
             };
             let came = self.receive(received)?;
-            let last = std::mem::replace(&mut now, Instant::now());
+            let mut last = std::mem::replace(&mut now, Instant::now());
+            if sent > 0 || came > 0 {
+                // It is only the rest in which there was nothing to do.
+                last = now;
+            }
+            let until = now + rest.after(came);
+            while now < until {
+                std::hint::spin_loop();
+                now = Instant::now();
+            }
             if came > 0 || self.in_flight == 0 {
                 progress = now;
             } else if interval.is_none() && now - progress > STALL {
                 self.give_up();
                 progress = now;
             }
-            if sent == 0 && came == 0 && self.measured {
+            if self.measured {
                 nothing_to_do += now - last;
             }
         }
@@ -426,6 +450,27 @@ impl<'a, L: Load> Run<'a, L> {
             }
         }
         Ok(())
+    }
+}
+
+impl Rest {
+    fn new(window: u64, train: usize) -> Self {
+        let turn = (MESSAGES_PER_TURN * train) as u64;
+        Self { enough: (window / 2).clamp(1, turn), time: Duration::ZERO }
+    }
+
+    fn never() -> Self {
+        Self { enough: 0, time: Duration::ZERO }
+    }
+
+    /// How long, after a turn in which so many came.
+    fn after(&mut self, came: u64) -> Duration {
+        if came >= self.enough {
+            self.time /= 2;
+        } else if came * 2 < self.enough {
+            self.time = (self.time + REST_STEP).min(REST_MAX);
+        }
+        self.time
     }
 }
 

@@ -105,7 +105,8 @@ impl Field {
         let mut open: Vec<(usize, Ask, Instant, u32)> = Vec::with_capacity(ASKING);
         let mut next = |field: &mut Self, open: &mut Vec<_>| {
             if let Some((n, ask)) = waiting.next() {
-                field.send(n, ask)?;
+                let request = field.clients[n].request(ask);
+                field.send(n, &request)?;
                 open.push((n, ask, Instant::now(), 1));
             }
             Ok::<_, anyhow::Error>(())
@@ -130,7 +131,9 @@ impl Field {
             let late = since.elapsed() > AGAIN;
             anyhow::ensure!(!late || tries < TRIES, "client {n}: {ask:?} was not granted in {:?}", AGAIN * TRIES);
             if step == Step::Again || late {
-                self.send(n, ask)?;
+                let client = &mut self.clients[n];
+                let request = if step == Step::Again { client.request(ask) } else { client.repeat(ask) };
+                self.send(n, &request)?;
                 open[place] = (n, ask, Instant::now(), tries + 1);
             }
             place += 1;
@@ -217,9 +220,8 @@ impl Field {
     }
 
     /// What is lost on the way is sent again.
-    fn send(&mut self, n: usize, ask: Ask) -> anyhow::Result<()> {
-        let request = self.clients[n].request(ask);
-        Ok(self.ends.send(n, self.server.address, &request)?)
+    fn send(&mut self, n: usize, request: &[u8]) -> anyhow::Result<()> {
+        Ok(self.ends.send(n, self.server.address, request)?)
     }
 
     /// Takes what has come to the socket of client `n`.

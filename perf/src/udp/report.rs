@@ -122,9 +122,19 @@ impl Outcome {
         self.latency_ns.0.as_ref().map_or(0.0, |latency| latency.value_at_quantile(quantile) as f64 / 1e3)
     }
 
-    /// Why the figures say nothing of the server, if so.
+    /// Why the figures are no measure of the server, if so.
     #[must_use]
     pub fn invalid(&self) -> Option<String> {
+        self.unusable().or_else(|| self.bound())
+    }
+
+    /// Whether nothing is wrong with them, but that the server might have done more.
+    #[must_use]
+    pub fn is_at_least(&self) -> bool {
+        self.unusable().is_none() && self.bound().is_some()
+    }
+
+    fn unusable(&self) -> Option<String> {
         if self.received_measured == 0 {
             return Some("nothing came".to_owned());
         }
@@ -137,21 +147,25 @@ impl Outcome {
                 "the load generator could not send {refused} datagrams and dropped {dropped} that came"
             ));
         }
+        let Pace::Rate(rate) = self.pace else { return None };
+        let sent = self.sent_measured as f64 / self.seconds.max(1e-9);
+        (sent < KEPT * rate).then(|| format!("the load generator sent {sent:.0} datagrams/s of {rate:.0} asked"))
+    }
+
+    /// In a window the server is to be what is full. One that looks for work while it has none is so if the generator is not.
+    fn bound(&self) -> Option<String> {
+        let (Pace::Window(_), Some(server)) = (self.pace, self.used.busy) else { return None };
+        let full = self.generator_busy >= GENERATOR_FULL;
+        let bound = server < SERVER_FREE || self.used.spins && full;
         let busy = |share: f64| format!("{:.0} %", share * 100.0);
-        match (self.pace, self.used.busy) {
-            (Pace::Rate(rate), _) => {
-                let sent = self.sent_measured as f64 / self.seconds.max(1e-9);
-                (sent < KEPT * rate)
-                    .then(|| format!("the load generator sent {sent:.0} datagrams/s of {rate:.0} asked"))
-            }
-            (Pace::Window(_), Some(server)) if server < SERVER_FREE => Some(format!(
+        bound.then(|| {
+            format!(
                 "{} was the bottleneck (the load generator {} busy, the server's core {})",
-                if self.generator_busy >= GENERATOR_FULL { "the load generator" } else { "the window" },
+                if full { "the load generator" } else { "the window" },
                 busy(self.generator_busy),
                 busy(server)
-            )),
-            (Pace::Window(_), _) => None,
-        }
+            )
+        })
     }
 
     /// Everything as JSON; `len` are the payload's bytes.
@@ -191,6 +205,7 @@ impl Outcome {
             "generator_busy": self.generator_busy,
             "valid": invalid.is_none(),
             "invalid_because": invalid,
+            "at_least": self.is_at_least(),
         })
     }
 }
@@ -205,7 +220,7 @@ mod tests {
         outcome.sent_measured = 200;
         outcome.received_measured = 200;
         outcome.generator_busy = 0.5;
-        outcome.used = Used { cpu_ns: Some(400_000), busy: Some(0.99) };
+        outcome.used = Used { cpu_ns: Some(400_000), busy: Some(0.99), spins: false };
         outcome
     }
 
@@ -223,13 +238,26 @@ mod tests {
     #[test]
     fn a_run_that_did_not_fill_the_server_is_invalid_and_says_what_stood_in_the_way() {
         let with = |generator_busy, server| {
-            let used = Used { cpu_ns: None, busy: Some(server) };
+            let used = Used { busy: Some(server), ..Used::default() };
             Outcome { generator_busy, used, ..outcome(Pace::Window(8)) }.invalid()
         };
         assert_eq!(with(0.5, 0.95), None);
         assert_eq!(with(0.99, 0.95), None);
         assert!(with(0.99, 0.8).unwrap().starts_with("the load generator was the bottleneck"));
         assert!(with(0.5, 0.8).unwrap().starts_with("the window was the bottleneck"));
+    }
+
+    #[test]
+    fn a_server_that_spins_is_full_if_the_generator_is_not() {
+        let with = |generator_busy| {
+            let used = Used { busy: Some(1.0), spins: true, ..Used::default() };
+            Outcome { generator_busy, used, ..outcome(Pace::Window(8)) }
+        };
+        assert_eq!(with(0.9).invalid(), None);
+        assert!(with(0.99).invalid().unwrap().starts_with("the load generator was the bottleneck"));
+        assert!(with(0.99).is_at_least() && !with(0.9).is_at_least());
+        assert!(!Outcome { wrong: 1, ..with(0.99) }.is_at_least());
+        assert_eq!(with(0.99).to_json(1)["at_least"], true);
     }
 
     #[test]

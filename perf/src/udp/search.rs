@@ -42,7 +42,7 @@ enum Verdict {
 /// Halves the interval from nothing to somewhat above `peak`, with a run at each rate.
 ///
 /// # Errors
-/// The kernel's.
+/// The kernel's, or that something came out other than it went in.
 pub fn search(
     engine: &mut Engine<'_>,
     load: &impl Load,
@@ -52,16 +52,17 @@ pub fn search(
 ) -> io::Result<Found> {
     halve(peak * BEYOND, |rate| {
         let outcome = engine.run(load, Pattern { pace: Pace::Rate(rate), ..pattern }, server)?;
-        Ok(verdict(&outcome))
+        match outcome.first_wrong {
+            Some(wrong) => Err(io::Error::new(io::ErrorKind::InvalidData, wrong)),
+            None => Ok(verdict(&outcome)),
+        }
     })
 }
 
 fn verdict(outcome: &Outcome) -> Verdict {
     match outcome.invalid() {
         // What the server lost it lost, also when the generator was slow at it.
-        Some(why) if outcome.lost == 0 || outcome.not_sent + outcome.own_drops + outcome.wrong > 0 => {
-            Verdict::Invalid(why)
-        }
+        Some(why) if outcome.lost == 0 || outcome.not_sent + outcome.own_drops > 0 => Verdict::Invalid(why),
         _ if outcome.is_whole() => Verdict::Whole,
         _ => Verdict::Lost(outcome.lost),
     }
@@ -101,6 +102,8 @@ impl Found {
             "tried": tried,
             "valid": self.invalid.is_none(),
             "invalid_because": self.invalid,
+            // What was found was found, and nothing was lost up to where the generator ended.
+            "at_least": self.invalid.is_some(),
         })
     }
 }

@@ -12,6 +12,8 @@ pub struct Watched {
     pub pid: Option<u32>,
     /// The core it runs on, alone.
     pub cpu: Option<usize>,
+    /// Whether it keeps that core busy also while it has nothing to do, looking for work.
+    pub spins: bool,
 }
 
 /// One look.
@@ -19,6 +21,7 @@ pub struct Watched {
 pub struct Look {
     cpu_ns: Option<u64>,
     ticks: Option<CoreTicks>,
+    spins: bool,
 }
 
 /// What was used between two looks.
@@ -28,6 +31,8 @@ pub struct Used {
     pub cpu_ns: Option<u64>,
     /// How busy the core was, 0 to 1.
     pub busy: Option<f64>,
+    /// See [`Watched::spins`].
+    pub spins: bool,
 }
 
 impl Watched {
@@ -37,7 +42,7 @@ impl Watched {
     /// `/proc` cannot be read, such as when the process has ended.
     pub fn look(self) -> io::Result<Look> {
         let cpu_ns = self.pid.map(|pid| threads(pid, cpu_of_thread)).transpose()?;
-        Ok(Look { cpu_ns, ticks: self.cpu.map(CoreTicks::read).transpose()? })
+        Ok(Look { cpu_ns, ticks: self.cpu.map(CoreTicks::read).transpose()?, spins: self.spins })
     }
 
     /// Resident bytes of the process (proc_pid_status(5)), huge pages included.
@@ -61,6 +66,7 @@ impl Look {
         Used {
             cpu_ns: self.cpu_ns.zip(later.cpu_ns).map(|(start, end)| end.saturating_sub(start)),
             busy: self.ticks.zip(later.ticks).map(|(start, end)| start.busy_until(end)),
+            spins: self.spins,
         }
     }
 }
@@ -90,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_process_that_works_uses_time_and_has_memory() {
-        let this = Watched { pid: Some(std::process::id()), cpu: None };
+        let this = Watched { pid: Some(std::process::id()), ..Watched::default() };
         let before = this.look().unwrap();
         let start = Instant::now();
         let used = loop {
@@ -112,6 +118,6 @@ mod tests {
         let used = look.until(nobody.look().unwrap());
         assert_eq!((used.cpu_ns, used.busy), (None, None));
         assert_eq!(nobody.resident().unwrap(), None);
-        assert!(Watched { pid: Some(u32::MAX), cpu: None }.look().is_err());
+        assert!(Watched { pid: Some(u32::MAX), ..Watched::default() }.look().is_err());
     }
 }

@@ -64,6 +64,21 @@ fn runs_of_one_engine_do_not_take_each_others_datagrams() {
     }
 }
 
+#[test]
+fn a_rest_grows_while_little_comes_and_ends_when_all_that_a_turn_takes_comes() {
+    let mut rest = Rest::new(192, 1);
+    assert_eq!(rest.after(64), Duration::ZERO);
+    assert_eq!((rest.after(31), rest.after(0)), (REST_STEP, 2 * REST_STEP));
+    // What lies between is neither too little nor too much.
+    assert_eq!((rest.after(32), rest.after(63)), (2 * REST_STEP, 2 * REST_STEP));
+    assert_eq!((rest.after(64), rest.after(200)), (REST_STEP, REST_STEP / 2));
+    assert!((0..1000).map(|_| rest.after(0)).all(|time| time <= REST_MAX));
+    assert_eq!(rest.after(0), REST_MAX);
+    // Half of a small window is enough; of a large one what a turn sends; and on schedule there is no rest.
+    assert_eq!((Rest::new(8, 1).enough, Rest::new(10_000, 2).enough, Rest::new(1, 64).enough), (4, 128, 1));
+    assert_eq!(Rest::never().after(0), Duration::ZERO);
+}
+
 /// What a relay does to the n-th datagram: sends so many copies of it, changed or not.
 type Hand = fn(u64, &mut [u8]) -> usize;
 

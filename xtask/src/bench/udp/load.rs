@@ -31,8 +31,11 @@ impl Load {
                 Proof::Secret(secret) => command.args(["--secret", secret]),
             };
             command.args(["--server-pid", &access.pid.to_string(), "--server-cpu", &SERVER_CPU.to_string()]);
+            command.args(access.spins.then_some("--server-spins"));
         }
-        let output = command.stdin(Stdio::null()).output().context("cannot run shoal-udpload")?;
+        // What it says when it fails goes into a line.
+        let output =
+            command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).output().context("cannot run shoal-udpload")?;
         let said = String::from_utf8_lossy(&output.stderr);
         let report = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("the load generator gave no report, but said: {}", said.trim()))?;
@@ -60,9 +63,17 @@ impl Report {
 
     /// Why it is no measure of the server.
     pub(super) fn invalid(&self) -> Option<String> {
-        // Of a search only the search's own word counts: its first run is there to know where to begin.
-        let of = if self.0["search"].is_null() { &self.0 } else { &self.0["search"] };
-        of["invalid_because"].as_str().map(str::to_owned)
+        self.verdict()["invalid_because"].as_str().map(str::to_owned)
+    }
+
+    /// Whether that is only that the server might have done more.
+    pub(super) fn is_at_least(&self) -> bool {
+        self.verdict()["at_least"] == true
+    }
+
+    /// Of a search only the search's own word counts: its first run is there to know where to begin.
+    fn verdict(&self) -> &Value {
+        if self.0["search"].is_null() { &self.0 } else { &self.0["search"] }
     }
 }
 
@@ -88,6 +99,8 @@ mod tests {
         assert_eq!(Report(search).invalid(), None);
         let search = json!({ "invalid_because": null, "search": { "invalid_because": why } });
         assert_eq!(Report(search).invalid().as_deref(), Some("slow"));
+        assert!(Report(json!({ "at_least": false, "search": { "at_least": true } })).is_at_least());
+        assert!(!Report(json!({ "at_least": true, "search": { "at_least": false } })).is_at_least());
     }
 
     #[test]

@@ -49,6 +49,8 @@ pub(super) struct Access {
     pub(super) user: String,
     pub(super) proof: Proof,
     pub(super) pid: u32,
+    /// Whether it looks for work for a while before it sleeps, so that its core is busy.
+    pub(super) spins: bool,
 }
 
 /// How a user shows who it is.
@@ -102,7 +104,8 @@ impl Kind {
             Self::TurnServer => turn_server(&mut command, address, dir)?,
         }
         let process = Process::start(self.name(), &mut command, &dir.join(format!("{}.log", self.name())))?;
-        let access = Access { address, user: USER.to_owned(), proof, pid: process.id() };
+        let spins = self == Self::Shoal;
+        let access = Access { address, user: USER.to_owned(), proof, pid: process.id(), spins };
         let mut server = Server { access, process };
         server.wait().with_context(|| format!("start {}", self.name()))?;
         Ok(server)

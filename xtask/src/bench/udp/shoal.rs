@@ -7,9 +7,8 @@ use std::process::Command;
 
 use anyhow::Context;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
-use super::super::SERVER_CPU;
+use super::super::{SERVER_CPU, machine};
 use super::servers::REALM;
 
 /// Bytes of RAM for a node that serves no slices.
@@ -66,15 +65,26 @@ fn snapshot(secret: &str) -> Value {
 /// As the data plane keeps it: one line, with the first half of its checksum in front.
 fn write_snapshot(state: &Path, snapshot: &Value) -> anyhow::Result<()> {
     fs::create_dir_all(state)?;
-    let json = snapshot.to_string();
-    let sum: String = Sha256::digest(&json).iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    let file = state.join("snapshot");
+    let (json, bare, file) = (snapshot.to_string(), state.join("snapshot.json"), state.join("snapshot"));
+    fs::write(&bare, &json).with_context(|| format!("cannot write {}", bare.display()))?;
+    let said = machine::said(Command::new("sha256sum").arg(&bare));
+    let sum = said.get(..32).with_context(|| format!("sha256sum said {said}"))?;
     fs::write(&file, format!("{sum} {json}\n")).with_context(|| format!("cannot write {}", file.display()))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_snapshot_has_the_first_half_of_its_checksum_in_front() {
+        let state = std::env::temp_dir().join(format!("xtask-snapshot-{}", std::process::id()));
+        write_snapshot(&state, &json!({"a": 1})).unwrap();
+        let written = fs::read_to_string(state.join("snapshot")).unwrap();
+        // SHA-256 of {"a":1} begins so.
+        assert_eq!(written, "015abd7f5cc57a2dd94b7590f04ad808 {\"a\":1}\n");
+        fs::remove_dir_all(&state).unwrap();
+    }
 
     #[test]
     fn a_configuration_quotes_its_paths_and_relays_from_where_it_listens() {
