@@ -101,6 +101,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         None => listen::bind(&listen::wanted(&settings), shard_count)?,
     };
     listen::bind_udp(&settings.udp, &mut listeners)?;
+    listen::bind_turn(&settings, &mut listeners)?;
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
     let shards = shard::start(shared.clone(), listeners.shards)?;

@@ -118,7 +118,8 @@ pub struct Tls {
     pub listen: Vec<String>,
     /// Certificates and their keys, as in `[{ certificate = "chain.pem", key = "key.pem" }]`; which one is used follows from
     /// the names in it, wildcards included. The first is for clients that ask for no name, or for one that none has. The
-    /// files are read again when they change; what cannot be used then is reported, and the old one stays.
+    /// files are read again when they change; what cannot be used then is reported, and the old one stays. `turn.tcp` uses them
+    /// too.
     pub certificates: Vec<CertificateFiles>,
     /// Oldest version of TLS to accept: `1.2` or `1.3`.
     pub min_version: TlsVersion,
@@ -285,6 +286,17 @@ pub struct Turn {
     pub refusals_per_address: u32,
     /// Bytes that may wait in the kernel for each allocation's socket, in each direction; see `udp.socket_bytes`.
     pub socket_bytes: usize,
+    /// Serve clients whose network lets no UDP through by TCP as well, and by TLS if there are `tls.certificates`: on `udp.addresses`
+    /// at `udp.port`, which tells TCP and TLS apart by itself. Only there a reserved port (RESERVATION-TOKEN) may be out of reach, when
+    /// another shard has it: the client is told 508, and allocates another.
+    pub tcp: bool,
+    /// Ports for that beside `udp.port`, such as `[443, 5349]`: some firewalls leave nothing open but 443, and 5349 is where clients
+    /// expect TURN by TLS.
+    pub tcp_ports: Vec<u16>,
+    /// Open connections of one shard by TCP and TLS; more are closed at once.
+    pub connections: usize,
+    /// Open connections of one client address (IPv6: one /64), on all shards together; more are closed at once. 0: no limit.
+    pub connections_per_address: u32,
 }
 
 /// Section `admin`.
@@ -414,6 +426,10 @@ impl Default for Turn {
             max_lifetime_s: 3_600,
             refusals_per_address: 1_000,
             socket_bytes: 1 << 20,
+            tcp: true,
+            tcp_ports: Vec::new(),
+            connections: 16_384,
+            connections_per_address: 4_096,
         }
     }
 }

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use shoal_sys::{net, udp};
 
 use crate::settings::{Settings, UdpSettings};
-use crate::shard::{Listener, ShardListeners, UdpListener};
+use crate::shard::{Listener, ShardListeners, TurnListener, UdpListener};
+use crate::udp::STREAM_UNSENT_MAX;
 
 /// Why an address cannot be served.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +158,23 @@ pub fn bind_udp(settings: &UdpSettings, listeners: &mut Listeners) -> Result<(),
     Ok(())
 }
 
+/// Binds every TCP address and port of the relay once for each shard.
+///
+/// # Errors
+/// The first that cannot be had.
+pub fn bind_turn(settings: &Settings, listeners: &mut Listeners) -> Result<(), ListenError> {
+    for address in settings.turn_streams() {
+        let fail = |error| ListenError::new("turn.tcp", address, error);
+        probe(address).map_err(fail)?;
+        for shard in &mut listeners.shards {
+            let socket = net::shard_listener(address).map_err(fail)?;
+            net::set_unsent_max(&socket, STREAM_UNSENT_MAX).map_err(fail)?;
+            shard.turn.push(TurnListener { address, socket });
+        }
+    }
+    Ok(())
+}
+
 /// As [`net::probe`], but patient with a predecessor: the listeners of a killed process are closed with its rings, and that
 /// is a little after the process is gone.
 fn probe(address: SocketAddr) -> io::Result<SocketAddr> {
@@ -213,7 +231,7 @@ fn share(sockets: &[TcpListener], tls_ports: &[u16], shards: usize) -> Result<Li
         };
         let copies: io::Result<Vec<_>> = sockets.iter().zip(&listeners.addresses).map(copy).collect();
         let sockets = copies.map_err(|source| ListenError::Inherited { index: 0, source })?;
-        listeners.shards.push(ShardListeners { sockets, udp: Vec::new() });
+        listeners.shards.push(ShardListeners { sockets, ..ShardListeners::default() });
     }
     Ok(listeners)
 }

@@ -122,7 +122,7 @@ pub struct HttpSettings {
 pub struct TlsSettings {
     /// Where viewers are served by TLS; not empty when `http.listen` is.
     pub listen: Vec<SocketAddr>,
-    /// Not empty when there is a listener.
+    /// Not empty when there is a listener; TURN uses them too.
     pub certificates: Vec<Pair>,
     /// Oldest version accepted.
     pub min_version: TlsVersion,
@@ -229,6 +229,12 @@ pub struct TurnSettings {
     pub refusals_per_address: u32,
     /// Bytes of each relay socket's buffers.
     pub socket_bytes: usize,
+    /// Ports of TURN by TCP, and by TLS if there are certificates, on each of `udp.addresses`; empty: none.
+    pub tcp_ports: Vec<u16>,
+    /// Open connections of a shard.
+    pub connections: usize,
+    /// Open connections of a client address; `u32::MAX`: any number.
+    pub connections_per_address: u32,
 }
 
 /// Section `admin`.
@@ -277,6 +283,12 @@ impl Settings {
     /// Number of shards.
     pub fn shard_count(&self) -> usize {
         self.shards.cpus.len()
+    }
+
+    /// Where TURN is served by TCP, and by TLS.
+    pub fn turn_streams(&self) -> impl Iterator<Item = SocketAddr> {
+        let ports = self.turn.as_ref().map_or(&[][..], |turn| &turn.tcp_ports);
+        self.udp.addresses.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port)))
     }
 
     /// Bytes of the RAM tier that belong to one shard: whole blocks, at least [`MIN_BLOCKS_PER_SHARD`].

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::ServerConfig;
 use shoal_sys::ring::SendMsg;
 
 use super::connection::{Broken, Connection};
 use super::deadlines::{Expired, Phase};
 use super::refusal::Refusal;
 use crate::telemetry::metrics::Counter;
-use crate::tls::session::{Batch, HANDSHAKE, Session};
+use crate::tls::session::{Batch, HANDSHAKE, Session, failure};
 use crate::upstream::within;
 
 /// Agrees on a session. It has the time of a head for it, from accept on, and whatever has come already is its start.
@@ -49,7 +49,7 @@ pub(super) async fn handshake(connection: &Connection, config: &Arc<ServerConfig
     loop {
         let received = receive_records(connection, &session, &wire);
         if let Err(error) = received {
-            stats.add(reason(&error), 1);
+            stats.add(failure(&error), 1);
             tracing::debug!(%error, "TLS handshake failed");
             return Err(Broken::Malformed);
         }
@@ -62,7 +62,7 @@ pub(super) async fn handshake(connection: &Connection, config: &Arc<ServerConfig
             None => return Err(failed(Broken::Expired(Expired::Head))),
         }
         if !session.is_handshaking() {
-            stats.add(completed(&session), 1);
+            stats.add(session.completed(), 1);
             return Ok(session);
         }
         wire.clear();
@@ -136,22 +136,4 @@ fn receive_records(connection: &Connection, session: &Session, mut wire: &[u8]) 
         let _ = session.try_flush(&connection.watched.stream);
     }
     received.map(drop)
-}
-
-fn completed(session: &Session) -> Counter {
-    let agreed = session.agreed().map(|(version, _, kind)| (version, kind));
-    match agreed {
-        Some((ProtocolVersion::TLSv1_2, HandshakeKind::Resumed)) => Counter::TlsResumed12,
-        Some((ProtocolVersion::TLSv1_2, _)) => Counter::TlsFull12,
-        Some((_, HandshakeKind::Resumed)) => Counter::TlsResumed13,
-        _ => Counter::TlsFull13,
-    }
-}
-
-fn reason(error: &rustls::Error) -> Counter {
-    match error {
-        rustls::Error::AlertReceived(_) => Counter::TlsAlert,
-        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => Counter::TlsIncompatible,
-        _ => Counter::TlsMalformed,
-    }
 }

@@ -63,8 +63,10 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let disk = disk(&config.disk, shards.cpus.len() as u64, &mut problems);
     let upstream = upstream(&config.upstream, &mut problems);
     let udp = udp(&config.udp, &mut problems);
-    let turn = turn::settings(&config.turn, &udp, shards.cpus.len(), &mut problems);
     let admin = admin(&config.admin, &http, &tls, &mut problems);
+    let admins = admin.as_ref().map(|admin| admin.listen);
+    let taken = [("http.listen", &http.listen[..]), ("tls.listen", &tls.listen), ("admin.listen", admins.as_slice())];
+    let turn = turn::settings(&config.turn, &udp, shards.cpus.len(), &taken, &mut problems);
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {

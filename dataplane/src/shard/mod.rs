@@ -33,7 +33,7 @@ use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
 use crate::telemetry::stats::ShardStats;
 use crate::tls::Tls;
-use crate::udp::{PostOffice, TurnNode, UdpNode};
+use crate::udp::{PostOffice, StreamNode, TurnNode, UdpNode};
 
 /// Threads of a shard for what would block it: names to resolve, files of local origins.
 const BLOCKING_THREADS: usize = 4;
@@ -71,6 +71,8 @@ pub struct ShardListeners {
     pub sockets: Vec<Listener>,
     /// One for each address and port that is served by UDP.
     pub udp: Vec<UdpListener>,
+    /// One for each address and port at which the relay is served by TCP.
+    pub turn: Vec<TurnListener>,
 }
 
 /// One of them.
@@ -85,6 +87,15 @@ pub struct Listener {
 /// A UDP socket that is bound.
 #[derive(Debug)]
 pub struct UdpListener {
+    /// Where.
+    pub address: SocketAddr,
+    /// The socket.
+    pub socket: OwnedFd,
+}
+
+/// A listener of the relay.
+#[derive(Debug)]
+pub struct TurnListener {
     /// Where.
     pub address: SocketAddr,
     /// The socket.
@@ -265,6 +276,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
             counts: Arc::new(Counts::new(seed)),
             nonce_secret,
             own_addresses: shared.settings.udp.addresses.iter().copied().chain(relays).collect(),
+            streams: Arc::new(StreamNode { tls: shared.tls.turn.clone(), addresses: AddressCounts::new(seed) }),
         },
     };
     let node = Arc::new(run::Node {

@@ -188,6 +188,9 @@ pub(super) async fn run(
         let tls = node.shared.tls.server.clone().filter(|_| tls);
         accepting.push(glommio::spawn_local(listener::accept(Rc::clone(&ctx), OwnedFd::from(socket), tls)));
     }
+    for at in listeners.turn {
+        accepting.extend(udp.clone().map(|udp| glommio::spawn_local(listener::accept_turn(Rc::clone(&ctx), udp, at))));
+    }
     if shard == 0 {
         glommio::spawn_local(checks::check_origins(
             Rc::clone(&ctx),

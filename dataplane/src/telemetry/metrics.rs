@@ -197,6 +197,14 @@ families! {
         "TURN requests without good credentials, by what was wrong. Each client's first one is among them.";
     TurnQueue: Gauge Bytes "shoal_turn_receive_queue_bytes" ["shard"]
         "Memory of datagrams that wait in the shard's relay sockets, as of the last look at all of them.";
+    TurnConnections: Gauge Count "shoal_turn_connections" ["shard", "transport"]
+        "Open connections of TURN clients, by TCP or TLS.";
+    TurnConnectionsAccepted: Counter Count "shoal_turn_connections_accepted_total" []
+        "Connections of TURN clients accepted.";
+    TurnConnectionsClosed: Counter Count "shoal_turn_connections_closed_total" ["reason"]
+        "Connections of TURN clients closed, by reason.";
+    TurnConnectionBytes: Counter Bytes "shoal_turn_connection_bytes_total" ["direction"]
+        "Bytes received and sent by TCP and TLS, TLS's own included.";
     PunchRegistrations: Gauge Count "shoal_punch_registrations" ["shard"]
         "Peers registered at present, to be introduced to one another.";
     PunchRegistered: Counter Count "shoal_punch_registrations_total" []
@@ -356,6 +364,21 @@ series! {
         ClassicRefused: StunAnswers ["classic", "error"] "It was answered by an error.";
         TurnAllocated: TurnAllocated [] "A relay allocation was made.";
         TurnGranted: TurnRequests ["granted"] "A TURN request was granted.";
+        TurnConnectionsAccepted: TurnConnectionsAccepted [] "A connection was accepted.";
+        TurnClosedByPeer: TurnConnectionsClosed ["peer"] "The client closed in order.";
+        TurnClosedReset: TurnConnectionsClosed ["reset"] "The connection broke.";
+        TurnClosedMalformed: TurnConnectionsClosed ["malformed"] "Bytes that are neither STUN nor ChannelData, or no TLS.";
+        TurnClosedTooLong: TurnConnectionsClosed ["too_long"] "A message longer than any that a client without an allocation has to send.";
+        TurnClosedNoCertificate: TurnConnectionsClosed ["no_certificate"] "TLS, where there are no certificates.";
+        TurnClosedHandshake: TurnConnectionsClosed ["handshake"] "The TLS handshake failed.";
+        TurnClosedGreeting: TurnConnectionsClosed ["greeting"] "No whole message in time.";
+        TurnClosedIdle: TurnConnectionsClosed ["idle"] "No allocation, and nothing came.";
+        TurnClosedNoAllocation: TurnConnectionsClosed ["no_allocation"] "No allocation for too long.";
+        TurnClosedReplaced: TurnConnectionsClosed ["replaced"] "The client has connected anew from the same port.";
+        TurnClosedPerShard: TurnConnectionsClosed ["shard"] "Too many connections on the shard.";
+        TurnClosedPerAddress: TurnConnectionsClosed ["address"] "Too many connections of one address.";
+        TurnBytesIn: TurnConnectionBytes ["in"] "Bytes came.";
+        TurnBytesOut: TurnConnectionBytes ["out"] "The kernel took bytes.";
         PunchRegistered: PunchRegistered [] "A peer was registered.";
         PunchIntroductions: PunchIntroductions ["made"] "Two peers were introduced.";
         PunchAnswered: PunchIntroductions ["answered"] "The second of them has answered.";
@@ -397,6 +420,8 @@ series! {
         UdpQueueMax: UdpQueueMax [] "Bound of the fullest queue.";
         TurnAllocations: TurnAllocations [] "Relay allocations.";
         TurnQueue: TurnQueue [] "Memory of what waits for relays.";
+        TurnTcp: TurnConnections ["tcp"] "Open connections without TLS.";
+        TurnTls: TurnConnections ["tls"] "Open connections with TLS.";
         PunchRegistrations: PunchRegistrations [] "Peers registered.";
         RingInFlight: RingInFlight [] "Entries not completed.";
         RingBuffersTaken: RingBuffersTaken [] "Receive buffers not with the kernel.";

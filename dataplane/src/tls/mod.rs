@@ -26,6 +26,9 @@ use reload::Files;
 /// The only protocol spoken inside (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
+/// The same where TURN is served (RFC 7443). A browser that was lured there for HTTP is refused.
+const TURN_ALPN: [&[u8]; 2] = [b"stun.turn", b"stun.nat-discovery"];
+
 /// Sessions a shard remembers to resume at origins.
 const ORIGIN_SESSIONS: usize = 1024;
 
@@ -58,6 +61,8 @@ pub enum TlsError {
 pub struct Tls {
     /// For viewers, if any listener speaks TLS.
     pub server: Option<Arc<ServerConfig>>,
+    /// For clients of the relay, if it is served by TCP and there are certificates.
+    pub turn: Option<Arc<ServerConfig>>,
     /// For origins; each shard takes its own by [`Tls::client`].
     client: ClientConfig,
 }
@@ -81,23 +86,30 @@ impl Tls {
     pub fn load(settings: &Settings) -> Result<Loaded, TlsError> {
         let mut warnings = Vec::new();
         let client = client(settings.upstream.roots.as_deref(), &mut warnings)?;
-        if settings.tls.listen.is_empty() {
-            return Ok(Loaded { tls: Tls { server: None, client }, files: None, warnings });
+        let viewers = !settings.tls.listen.is_empty();
+        let relay = settings.turn_streams().next().is_some() && !settings.tls.certificates.is_empty();
+        if !viewers && !relay {
+            return Ok(Loaded { tls: Tls { server: None, turn: None, client }, files: None, warnings });
         }
         let files =
             Files::load(settings.tls.certificates.clone()).map_err(|(index, error)| TlsError::Pair { index, error })?;
         warnings.extend(files.warnings(SystemTime::now()));
         let certificates = files.resolver();
         let versions = versions(settings.tls.min_version);
-        let mut server = ServerConfig::builder_with_provider(provider())
-            .with_protocol_versions(versions)?
-            .with_no_client_auth()
-            .with_cert_resolver(certificates);
-        server.alpn_protocols = vec![ALPN.to_vec()];
-        // Sessions live in tickets that the clients keep; every shard has the keys, and they change every six hours.
-        server.ticketer = Ticketer::new()?;
-        server.session_storage = Arc::new(NoServerSessionStorage {});
-        Ok(Loaded { tls: Tls { server: Some(Arc::new(server)), client }, files: Some(files), warnings })
+        let serving = |protocols: &[&[u8]]| {
+            let mut server = ServerConfig::builder_with_provider(provider())
+                .with_protocol_versions(versions)?
+                .with_no_client_auth()
+                .with_cert_resolver(certificates.clone());
+            server.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+            // Sessions live in tickets that the clients keep; every shard has the keys, and they change every six hours.
+            server.ticketer = Ticketer::new()?;
+            server.session_storage = Arc::new(NoServerSessionStorage {});
+            Ok::<_, rustls::Error>(Arc::new(server))
+        };
+        let server = viewers.then(|| serving(&[ALPN])).transpose()?;
+        let turn = relay.then(|| serving(&TURN_ALPN)).transpose()?;
+        Ok(Loaded { tls: Tls { server, turn, client }, files: Some(files), warnings })
     }
 
     /// For one shard's requests to origins, with a memory of its own for sessions to resume.
@@ -172,4 +184,4 @@ fn client(roots: Option<&Path>, warnings: &mut Vec<String>) -> Result<ClientConf
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -16,6 +16,8 @@ use rustls::{ClientConfig, ClientConnection, Connection, HandshakeKind, Protocol
 use rustls::{ServerConnection, SupportedCipherSuite};
 use shoal_sys::ring::Stream;
 
+use crate::telemetry::metrics::Counter;
+
 /// Plaintext encrypted ahead of the socket, at most: four whole records.
 pub const BATCH_BYTES: usize = 4 * RECORD_BYTES;
 
@@ -168,6 +170,25 @@ impl Session {
     pub fn agreed(&self) -> Option<(ProtocolVersion, SupportedCipherSuite, HandshakeKind)> {
         let tls = self.tls.borrow();
         Some((tls.protocol_version()?, tls.negotiated_cipher_suite()?, tls.handshake_kind()?))
+    }
+
+    /// Where a handshake that is over is counted.
+    pub fn completed(&self) -> Counter {
+        match self.agreed().map(|(version, _, kind)| (version, kind)) {
+            Some((ProtocolVersion::TLSv1_2, HandshakeKind::Resumed)) => Counter::TlsResumed12,
+            Some((ProtocolVersion::TLSv1_2, _)) => Counter::TlsFull12,
+            Some((_, HandshakeKind::Resumed)) => Counter::TlsResumed13,
+            _ => Counter::TlsFull13,
+        }
+    }
+}
+
+/// Where one that failed is.
+pub fn failure(error: &rustls::Error) -> Counter {
+    match error {
+        rustls::Error::AlertReceived(_) => Counter::TlsAlert,
+        rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => Counter::TlsIncompatible,
+        _ => Counter::TlsMalformed,
     }
 }
 

@@ -13,13 +13,13 @@ use crate::settings::Machine;
 use crate::testing::{Folder, folder};
 
 /// An authority that tests trust.
-pub(super) struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// When a test's certificate is valid, in days from now.
-pub(super) const NOW: (i64, i64) = (-1, 90);
+pub(crate) const NOW: (i64, i64) = (-1, 90);
 
 impl Authority {
-    pub(super) fn new() -> Authority {
+    pub(crate) fn new() -> Authority {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -28,7 +28,7 @@ impl Authority {
         Authority(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    pub(super) fn der(&self) -> CertificateDer<'static> {
+    pub(crate) fn der(&self) -> CertificateDer<'static> {
         self.0.der().clone()
     }
 
@@ -37,7 +37,7 @@ impl Authority {
     }
 
     /// Writes `name.pem` and `name.key` for `names`.
-    pub(super) fn issue(&self, folder: &Folder, name: &str, names: &[&str], days: (i64, i64)) -> Pair {
+    pub(crate) fn issue(&self, folder: &Folder, name: &str, names: &[&str], days: (i64, i64)) -> Pair {
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
         let mut params = CertificateParams::new(names).unwrap();
         let now = SystemTime::now();

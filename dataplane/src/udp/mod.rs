@@ -17,6 +17,7 @@ mod post;
 mod punch;
 mod quota;
 mod rates;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod turn;
@@ -48,6 +49,8 @@ use partner::{Known, Partner};
 pub(crate) use post::{Mail, PostOffice};
 use punch::Punch;
 use rates::Rates;
+use stream::Streams;
+pub(crate) use stream::{StreamNode, UNSENT_MAX as STREAM_UNSENT_MAX};
 use turn::Turn;
 pub(crate) use turn::TurnNode;
 
@@ -106,6 +109,7 @@ pub(crate) struct Udp {
     published: Arc<Published>,
     clock: Clock,
     stats: Arc<ShardStats>,
+    streams: Streams,
     work: RefCell<Work>,
 }
 
@@ -191,8 +195,9 @@ impl Udp {
             guest_ms: settings.turn.as_ref().map_or(0, |turn| u64::from(turn.limits.max_lifetime_s) * 1_000),
         };
         let work = RefCell::new(Work { buffer: vec![0; BUFFER_BYTES].into(), open: Open::default(), state });
+        let streams = Streams::new(settings.turn.as_ref(), &node.turn.streams, &stats);
         let (ring, settings, post) = (ring.clone(), own.clone(), node.post.clone());
-        Ok(Rc::new(Udp { shard, ring, datagrams, endpoints, settings, post, published, clock, stats, work }))
+        Ok(Rc::new(Udp { shard, ring, datagrams, endpoints, settings, post, published, clock, stats, streams, work }))
     }
 
     /// Serves until it is dropped.
@@ -219,6 +224,7 @@ impl Udp {
         }
         if let Some(turn) = &mut state.turn {
             turn.advance(now_ms);
+            self.streams.sweep(now_ms, &turn.server);
         }
         if let Some(known) = state.partner.as_mut().and_then(|partner| partner.tick(now_ms)) {
             for shard in 1..self.post.shards() {
@@ -367,7 +373,8 @@ impl Udp {
         if train.key() & NO_RELAY == 0 {
             let Some(turn) = &mut state.turn else { return };
             let place = |server: SocketAddr| self.endpoints.iter().position(|at| at.address == server);
-            if let Err(reason) = turn.peer_train(now.ms, RelayId::from_bits(train.key()), train, place, out) {
+            let relay = RelayId::from_bits(train.key());
+            if let Err(reason) = turn.peer_train(now.ms, relay, train, place, &self.streams, out) {
                 self.stats.udp_drop(reason, count);
             }
             return;

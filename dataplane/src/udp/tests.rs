@@ -14,6 +14,7 @@ use shoal_sys::udp::{Buffers, SendBatch, own_socket};
 
 use super::*;
 use crate::counts::Counts;
+use crate::http::addresses::AddressCounts;
 use crate::settings::UdpSettings;
 
 const BUFFERS: Buffers = Buffers { receive: 1 << 20, send: 1 << 20 };
@@ -54,7 +55,8 @@ fn server(bindings_per_address: u32) -> Server {
     let stats = Arc::new(ShardStats::default());
     let mut settings = crate::testing::settings();
     settings.udp = own;
-    let turn = TurnNode { counts: Arc::new(Counts::new(1)), nonce_secret: [1; 32], own_addresses: Vec::new() };
+    let streams = Arc::new(StreamNode { tls: None, addresses: AddressCounts::new(1) });
+    let turn = TurnNode { counts: Arc::new(Counts::new(1)), nonce_secret: [1; 32], own_addresses: Vec::new(), streams };
     let node = UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3 };
     let udp = Udp::start(UdpParts {
         shard: 0,

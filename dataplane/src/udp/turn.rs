@@ -15,6 +15,7 @@ use shoal_sys::udp::{self, Buffers};
 
 use super::outbox::{From, Outbox};
 use super::quota::NodeQuota;
+use super::stream::{StreamNode, Streams};
 use crate::ledger::{Flow, Recorder, Usage};
 use crate::routes::RelayTenants;
 use crate::settings::{TurnSettings, ports_of_shard};
@@ -35,6 +36,8 @@ pub(crate) struct TurnNode {
     pub(crate) nonce_secret: [u8; 32],
     /// All addresses that the node is known to have.
     pub(crate) own_addresses: Vec<std::net::IpAddr>,
+    /// For clients that come by TCP and TLS.
+    pub(crate) streams: Arc<StreamNode>,
 }
 
 /// Of one shard.
@@ -184,13 +187,15 @@ impl Turn {
         }
     }
 
-    /// Handles a train that came to a relay. `endpoint` tells the socket that a client's server address is.
+    /// Handles a train that came to a relay. `endpoint` tells the socket that a client's server address is; `streams` has those
+    /// who came by a stream.
     pub(super) fn peer_train<'b>(
         &mut self,
         now_ms: u64,
         relay: RelayId,
         train: &'b Arrived,
         endpoint: impl FnOnce(SocketAddr) -> Option<usize>,
+        streams: &Streams,
         out: &mut Outbox<'b>,
     ) -> Result<(), &'static str> {
         let datagrams = train.datagrams();
@@ -198,7 +203,7 @@ impl Turn {
         let handled = self.server.handle_peer(now_ms, relay, train.source(), count, bytes);
         let mut to = handled.map_err(|dropped| dropped.reason())?;
         if to.flow.transport != Transport::Udp {
-            return Err("no_stream");
+            return streams.to_client(&mut self.server, relay, to, train);
         }
         let (from, client) = (From::Endpoint(endpoint(to.flow.server).ok_or("no_socket")?), to.flow.client);
         let relayed = (relay, Way::ToClient);
@@ -219,6 +224,11 @@ impl Turn {
             }
         }
         Ok(())
+    }
+
+    /// A client's stream is closed.
+    pub(super) fn closed(&mut self, flow: &FiveTuple) {
+        self.server.handle_closed(flow, &mut self.sockets);
     }
 
     /// The socket of a relay that is open.

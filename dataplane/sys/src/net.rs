@@ -114,17 +114,24 @@ pub(crate) fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
 /// Limits the rate at which TCP sends (SO_MAX_PACING_RATE, bytes per second); the kernel paces by itself where the device has
 /// no fq queue. `None`: no limit.
 pub(crate) fn set_max_pacing_rate(socket: impl AsFd, bytes_per_s: Option<u64>) -> io::Result<()> {
-    let rate = bytes_per_s.unwrap_or(u64::MAX);
-    // SAFETY: the option's value is read from a u64 of ours, whose length is given.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_MAX_PACING_RATE,
-            (&raw const rate).cast(),
-            size_of::<u64>() as libc::socklen_t,
-        )
-    };
+    let rate = bytes_per_s.unwrap_or(u64::MAX).to_ne_bytes();
+    set_option(socket, libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE, &rate)
+}
+
+/// Has TCP take no more than about so many bytes ahead of what it may send (TCP_NOTSENT_LOWAT): for a peer that does not read,
+/// the kernel would keep megabytes. A listener's holds for what it accepts.
+///
+/// # Errors
+/// The kernel's.
+pub fn set_unsent_max(socket: impl AsFd, bytes: u32) -> io::Result<()> {
+    set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &bytes.to_ne_bytes())
+}
+
+/// `value` is in the form that the option has.
+fn set_option(socket: impl AsFd, level: libc::c_int, option: libc::c_int, value: &[u8]) -> io::Result<()> {
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: the option's value is read from bytes that are there, and whose number is given.
+    let result = unsafe { libc::setsockopt(fd, level, option, value.as_ptr().cast(), value.len() as libc::socklen_t) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
@@ -138,5 +145,37 @@ pub fn peer_address(socket: impl AsFd) -> io::Result<SocketAddr> {
     match rustix::net::getpeername(socket)? {
         Some(address) => SocketAddr::try_from(address).map_err(io::Error::from),
         None => Err(io::ErrorKind::NotConnected.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{ErrorKind, Write};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    /// Bytes that the kernel takes for a peer that reads nothing.
+    fn taken(unsent_max: Option<u32>) -> usize {
+        let listener = shard_listener("127.0.0.1:0".parse().unwrap()).unwrap();
+        unsent_max.inspect(|bytes| set_unsent_max(&listener, *bytes).unwrap());
+        let listener = TcpListener::from(listener);
+        let _peer = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut accepted, _) = listener.accept().unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let mut taken = 0;
+        loop {
+            match accepted.write(&[0; 4096]) {
+                Ok(bytes) => taken += bytes,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return taken,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_takes_less_for_who_does_not_read() {
+        let (bounded, free) = (taken(Some(64 << 10)), taken(None));
+        assert!(bounded < 512 << 10 && bounded < free, "{bounded} of {free}");
     }
 }

@@ -140,6 +140,9 @@ fn run(seed: u64) {
             }
         }
         world.pass(until.saturating_sub(world.now), true);
+        if dice.below(20) == 0 {
+            world.close(dice.below(FLOWS.len() as u64) as usize);
+        }
         if dice.below(200) == 0 {
             world.restart();
         }

@@ -1,12 +1,12 @@
 //! Section `turn`.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
 use shoal_stun::credentials::MAX_REALM;
 use shoal_stun::turn::{Limits, RelayAddress};
 
-use super::Problems;
+use super::{Problems, clash};
 use crate::config;
 use crate::settings::{TurnSettings, UdpSettings};
 
@@ -16,13 +16,19 @@ const FIRST_PORT: u16 = 1024;
 const MAX_ALLOCATIONS: usize = 1 << 20;
 /// Permissions, and channels, of an allocation at most.
 const MAX_PEERS: usize = 1024;
+/// Ports of TURN by TCP at most: each has a listener on each address and shard.
+const MAX_TCP_PORTS: usize = 8;
+/// Connections of a shard at most.
+const MAX_CONNECTIONS: usize = 1 << 20;
 /// Ports that are kept with their neighbours' tokens at most, for each shard.
 const RESERVATIONS: usize = 1_024;
 
+/// `taken`: what is served by TCP already, and the keys that say so.
 pub(super) fn settings(
     raw: &config::Turn,
     udp: &UdpSettings,
     shards: usize,
+    taken: &[(&str, &[SocketAddr])],
     problems: &mut Problems,
 ) -> Option<TurnSettings> {
     let key = "turn.relay_addresses";
@@ -61,6 +67,7 @@ pub(super) fn settings(
         max_lifetime_s,
     };
     let socket_bytes = problems.within("turn.socket_bytes", raw.socket_bytes, 16 << 10, 1 << 30, "bytes");
+    let connections = problems.within("turn.connections", raw.connections, 1, MAX_CONNECTIONS, "connections");
     if ipv4.is_none() && ipv6.is_none() {
         return None;
     }
@@ -73,6 +80,7 @@ pub(super) fn settings(
         let problem = format_args!("must not hold {port}, a port of section udp");
         problems.add("turn.ports", format_args!("{:?}", raw.ports), problem);
     }
+    let tcp_ports = tcp_ports(raw, udp, taken, problems);
     Some(TurnSettings {
         ipv4,
         ipv6,
@@ -82,7 +90,50 @@ pub(super) fn settings(
         allocations_per_address: raw.allocations_per_address,
         refusals_per_address: raw.refusals_per_address,
         socket_bytes,
+        tcp_ports,
+        connections,
+        connections_per_address: match raw.connections_per_address {
+            0 => u32::MAX,
+            limit => limit,
+        },
     })
+}
+
+fn tcp_ports(
+    raw: &config::Turn,
+    udp: &UdpSettings,
+    taken: &[(&str, &[SocketAddr])],
+    problems: &mut Problems,
+) -> Vec<u16> {
+    let key = "turn.tcp_ports";
+    if !raw.tcp {
+        if let Some(port) = raw.tcp_ports.first() {
+            problems.add(key, port, "is for TURN by TCP; set turn.tcp, or give no ports");
+        }
+        return Vec::new();
+    }
+    let mut ports = vec![udp.port];
+    for &port in &raw.tcp_ports {
+        if port == 0 {
+            problems.add(key, port, "must be from 1 to 65535; 5349 is where clients expect TURN by TLS");
+        } else if ports.contains(&port) {
+            problems.add(key, port, "is there twice; udp.port is one of them by itself");
+        } else {
+            ports.push(port);
+        }
+    }
+    if ports.len() > MAX_TCP_PORTS {
+        problems.add(key, raw.tcp_ports.len(), format_args!("give at most {}", MAX_TCP_PORTS - 1));
+    }
+    for address in udp.addresses.iter().flat_map(|ip| ports.iter().map(|port| SocketAddr::new(*ip, *port))) {
+        for (other_key, others) in taken {
+            if let Some(other) = others.iter().find(|other| clash(**other, address)) {
+                let key = if address.port() == udp.port { "turn.tcp" } else { key };
+                problems.add(key, address, format_args!("is already taken by {other} in {other_key}"));
+            }
+        }
+    }
+    ports
 }
 
 fn relay<A: Copy + Into<IpAddr>>(bind: A, public: A, text: &str, problems: &mut Problems) -> RelayAddress<A> {

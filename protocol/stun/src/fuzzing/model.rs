@@ -309,6 +309,12 @@ impl Model {
         self.allocations.insert(flow, allocation);
     }
 
+    /// The stream of a flow is closed.
+    pub fn closed(&mut self, now: u64, flow: usize) {
+        self.expire(now);
+        self.allocations.remove(&flow);
+    }
+
     fn send(&self, flow: usize, peer: SocketAddr) -> Expected {
         let Some(allocation) = self.allocations.get(&flow) else { return Expected::Nothing };
         let v6 = family(peer.ip());

@@ -116,6 +116,7 @@ pub fn operations(bytes: &[u8]) {
                 world.noise(flow, noise);
             }
             _ if whom == 0xff => world.restart(),
+            _ if whom & 0xf0 == 0xe0 => world.close(flow),
             _ => world.check_usage(),
         }
     }

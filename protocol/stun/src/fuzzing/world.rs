@@ -407,6 +407,21 @@ impl World {
         }
     }
 
+    /// A client's stream is closed; datagrams are nothing that could be.
+    pub fn close(&mut self, flow: usize) {
+        let flow = flow % FLOWS.len();
+        if FLOWS[flow].1 != Transport::Tcp {
+            return;
+        }
+        let five_tuple = Self::five_tuple(flow);
+        self.model.expire(self.now);
+        assert_eq!(self.server.has_allocation(self.now, &five_tuple), self.model.allocations.contains_key(&flow));
+        self.server.handle_closed(&five_tuple, &mut self.sockets);
+        self.model.closed(self.now, flow);
+        assert!(!self.server.has_allocation(self.now, &five_tuple));
+        self.check_sockets();
+    }
+
     /// Whoever cannot prove who they are gets a short answer and changes nothing.
     pub fn strangers(&mut self, flow: usize, method: usize, secret: Option<&str>) {
         let flow = flow % FLOWS.len();

@@ -79,8 +79,8 @@ pub(super) struct Allocation {
     /// As answered to the first request.
     pub(super) granted_s: u32,
     pub(super) token: Option<[u8; 8]>,
-    /// Why one of two families is missing.
-    pub(super) missing: Option<(Family, &'static ErrorCode<'static>)>,
+    /// Why one of two families is missing: the one without a port.
+    pub(super) missing: Option<&'static ErrorCode<'static>>,
     /// Relay ports for IPv4 and IPv6; 0: none.
     pub(super) ports: [u16; 2],
     pub(super) usage: Usage,

@@ -4,7 +4,8 @@
 //! **In.** The caller receives, and hands over what came: [`handle_client`](Server::handle_client) for a datagram (or a
 //! [frame](crate::message::next_frame) of a stream) from a client, [`handle_peer`](Server::handle_peer) for one that came to
 //! a relay socket, [`handle_icmp`](Server::handle_icmp) for an ICMP error that a relay socket reported,
-//! [`advance`](Server::advance) at [`next_deadline`](Server::next_deadline). Time comes with each of them ([`Now`]).
+//! [`handle_closed`](Server::handle_closed) when a client's stream is gone, [`advance`](Server::advance) at
+//! [`next_deadline`](Server::next_deadline). Time comes with each of them ([`Now`]).
 //!
 //! **Out.** What is to be sent is the returned value: a reply in the caller's buffer, or where to forward the payload, which
 //! is borrowed from what came in and never copied. Sockets are opened and closed through [`Relays`] while a request is
@@ -409,6 +410,20 @@ impl<Q: Quota> Server<Q> {
             Kind::Other => Err(Dropped::NotTurn),
         };
         result.unwrap_or_else(|dropped| FromClient::Dropped(self.counters.drop_one(dropped)))
+    }
+
+    /// The client's stream is closed, and with it the way back to it: ends what it has allocated.
+    pub fn handle_closed(&mut self, flow: &FiveTuple, relays: &mut impl Relays) {
+        if let Some(slot) = self.table.find(flow) {
+            self.end(slot, relays);
+        }
+    }
+
+    /// Whether the client has an allocation.
+    #[must_use]
+    pub fn has_allocation(&self, now_ms: u64, flow: &FiveTuple) -> bool {
+        let allocation = self.table.find(flow).and_then(|slot| self.table.get(slot));
+        allocation.is_some_and(|allocation| allocation.is_live(now_ms))
     }
 
     /// Hands out what was forwarded since the last time: tenant, the user of the name, how much. Allocations that have

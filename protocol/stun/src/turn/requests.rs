@@ -233,8 +233,7 @@ impl<Q: Quota> Server<Q> {
         let want = if want == Want::Even { Want::Even } else { Want::Any };
         match (first, self.open_family(slot, allocation, Family::Ipv6, want, relays)) {
             (Err(error), Err(_)) => return Err(error),
-            (Err(error), Ok(_)) => allocation.missing = Some((family, why_missing(error))),
-            (Ok(_), Err(error)) => allocation.missing = Some((Family::Ipv6, why_missing(error))),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => allocation.missing = Some(why_missing(error)),
             (Ok(_), Ok(_)) => {}
         }
         Ok(())
@@ -419,7 +418,8 @@ impl<Q: Quota> Server<Q> {
         if let Some(token) = allocation.token {
             response.add(&ReservationToken(token));
         }
-        if let Some((family, error)) = allocation.missing {
+        if let Some(error) = allocation.missing {
+            let family = if allocation.port(Family::Ipv4).is_none() { Family::Ipv4 } else { Family::Ipv6 };
             response.add(&AddressErrorCode { family, error: *error });
         }
     }

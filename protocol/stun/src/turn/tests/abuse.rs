@@ -170,7 +170,7 @@ fn allocations_end_at_the_quotas_and_the_table_stays_as_it_is() {
         }
         assert_eq!(lab.server.allocations(), expected, "{users} users, {addresses} addresses");
     }
-    let errors: BTreeMap<u16, u64> = lab.server.counters().errors().collect();
+    let errors: BTreeMap<u16, u64> = lab.server.counters().errors().map(|(error, count)| (error.code, count)).collect();
     assert_eq!((errors[&486], lab.server.counters().allocations), (540, 60));
     let full = lab.sizes();
     assert_eq!((full.table, full.sockets), room);
@@ -257,7 +257,8 @@ fn permissions_and_channels_have_a_limit_however_they_are_asked_for() {
                 lab.flow.client = other;
             }
         }
-        let errors: BTreeMap<u16, u64> = lab.server.counters().errors().collect();
+        let errors: BTreeMap<u16, u64> =
+            lab.server.counters().errors().map(|(error, count)| (error.code, count)).collect();
         assert_eq!(errors[&508], 20 * (1 + 28 + 44));
     });
 }

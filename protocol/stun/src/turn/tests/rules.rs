@@ -222,3 +222,32 @@ fn replies_are_protected_as_the_password_algorithm_says() {
         lab.allocate();
     }
 }
+
+#[test]
+fn a_closed_stream_ends_its_allocation_at_once() {
+    let mut lab = Lab::new();
+    let by_datagrams = lab.flow;
+    lab.allocate();
+    lab.flow.transport = Transport::Tcp;
+    lab.ask(Method::ALLOCATE, &|m| both(m));
+    assert_eq!(lab.sockets.open.len(), 3);
+    assert_eq!(lab.bind(0x4000, PEER), 0);
+    let data = [0x40, 0, 0, 4, 1, 2, 3, 4];
+    assert!(matches!(lab.send(&data), FromClient::Forward(_)));
+
+    let by_stream = lab.flow;
+    lab.server.handle_closed(&by_stream, &mut lab.sockets);
+    assert_eq!((lab.server.allocations(), lab.sockets.open.len()), (1, 1), "the other transport's is another one");
+    let has = |lab: &Lab, flow| lab.server.has_allocation(lab.now.ms, flow);
+    assert!(has(&lab, &by_datagrams) && !has(&lab, &by_stream));
+    assert_eq!(lab.send(&data), FromClient::Dropped(Dropped::NoAllocation));
+    let mut sent = 0;
+    lab.server.take_usage(|_, _, usage| sent += usage.sent_bytes);
+    assert_eq!(sent, 4, "what it had sent is told");
+    lab.server.handle_closed(&by_stream, &mut lab.sockets);
+    // Ports and the place in the quota are free again.
+    lab.ask(Method::ALLOCATE, &|m| both(m));
+    assert!(has(&lab, &by_stream));
+    lab.now.ms += 600_000;
+    assert!(!has(&lab, &by_stream), "expired, and not swept yet");
+}
