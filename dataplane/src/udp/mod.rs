@@ -57,6 +57,9 @@ pub(crate) use turn::TurnNode;
 /// Trains handled before others have their turn.
 const BATCH_MAX: usize = 256;
 
+/// From so many new trains on it is worth a turn to see whether there are more.
+const GATHER_MIN: usize = 16;
+
 /// Bytes for answers and headers of a part of a batch.
 const BUFFER_BYTES: usize = 512 << 10;
 
@@ -202,10 +205,20 @@ impl Udp {
 
     /// Serves until it is dropped.
     pub(crate) async fn serve(self: Rc<Udp>) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
+        // What is in the batch is not with the kernel.
+        let most = BATCH_MAX.min(usize::from(self.settings.receive_buffers) / 2);
+        let mut batch = Vec::with_capacity(most);
         loop {
             self.datagrams.arrive().await;
-            self.datagrams.take(&mut batch, BATCH_MAX);
+            self.datagrams.take(&mut batch, most);
+            // The kernel's end of the ring brings some tens at a time. Where more wait, a longer batch has more for each flow, and so
+            // leaves in fewer and longer trains; everybody else has a turn meanwhile.
+            let mut before = 0;
+            while batch.len() - before >= GATHER_MIN && batch.len() < most {
+                before = batch.len();
+                self.ring.next_turn().await;
+                self.datagrams.take(&mut batch, most);
+            }
             self.handle(&batch);
             batch.clear();
             self.ring.next_turn().await;
@@ -381,7 +394,7 @@ impl Udp {
         }
         if train.key() == LINK {
             for message in train.datagrams() {
-                if let Err(reason) = self.from_partner(state, train.source(), message, out) {
+                if let Err(reason) = self.partners_message(state, train.source(), message, out) {
                     self.stats.udp_drop(reason, 1);
                 }
             }
@@ -520,7 +533,7 @@ impl Udp {
     }
 
     /// A message of the partner node: mostly, what it wants sent from here.
-    fn from_partner<'b>(
+    fn partners_message<'b>(
         &self,
         state: &mut State,
         source: SocketAddr,

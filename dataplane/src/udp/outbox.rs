@@ -13,6 +13,9 @@ use shoal_sys::udp::{MESSAGE_MAX, SEGMENTS_MAX, SendBatch};
 /// front, and the kernel refuses a train of what it would have to cut into fragments.
 const JOINED_MAX: usize = 1452;
 
+/// Places for what was last sent to whom.
+const REPLY_PLACES: usize = 256;
+
 /// The socket that something leaves from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum From {
@@ -45,9 +48,16 @@ struct Datagram<'b> {
 
 /// The message that the last datagram of a relay went into, for each direction, by the relay's index. It outlives a batch, to
 /// be used again.
-#[derive(Default)]
 pub(super) struct Open {
     places: Vec<[u32; 2]>,
+    /// The same for replies, by a few bits of their destination: two that share a place only miss each other's trains.
+    replies: [u32; REPLY_PLACES],
+}
+
+impl Default for Open {
+    fn default() -> Self {
+        Self { places: Vec::new(), replies: [0; REPLY_PLACES] }
+    }
 }
 
 /// Datagrams to send, in parts that are borrowed: from what came in, and from a buffer that is cut into pieces.
@@ -90,8 +100,10 @@ impl<'b> Outbox<'b> {
 
     /// Adds a datagram that nobody relays.
     pub(super) fn reply(&mut self, endpoint: usize, to: SocketAddr, datagram: &'b [u8]) {
-        let last = self.messages.len().wrapping_sub(1);
-        self.push(last, From::Endpoint(endpoint), to, None, [datagram, &[], &[]], false);
+        let place = reply_place(to);
+        let candidate = self.open.replies[place] as usize;
+        self.open.replies[place] =
+            self.push(candidate, From::Endpoint(endpoint), to, None, [datagram, &[], &[]], false);
     }
 
     /// Adds a datagram of a relay: its head, its payload, its padding.
@@ -192,5 +204,63 @@ impl<'b> Outbox<'b> {
             });
             left = rest;
         }
+    }
+}
+
+fn reply_place(to: SocketAddr) -> usize {
+    let ip = match to {
+        SocketAddr::V4(to) => to.ip().to_bits(),
+        SocketAddr::V6(to) => to.ip().to_bits() as u32,
+    };
+    // Clients behind one address differ in their ports, those of one network in the last bits of their addresses.
+    let mixed = (ip ^ u32::from(to.port()) << 16 ^ u32::from(to.port())).wrapping_mul(0x9e37_79b1);
+    mixed as usize >> 24
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sent(fill: impl for<'b> FnOnce(&mut Outbox<'b>)) -> Vec<(From, Vec<Relayed>)> {
+        let (mut buffer, mut open) = ([0; 64], Open::default());
+        let mut out = Outbox::new(&mut buffer, &mut open, 8);
+        fill(&mut out);
+        let mut sent = Vec::new();
+        out.send(|from, _, _, relayed| {
+            sent.push((from, (0..).map_while(|nth| relayed(nth).map(Some)).collect()));
+        });
+        sent
+    }
+
+    #[test]
+    fn what_goes_one_way_is_one_message_also_with_others_between() {
+        let [a, b]: [SocketAddr; 2] = ["192.0.2.1:1", "192.0.2.2:1"].map(|text| text.parse().unwrap());
+        let (one, two) = (RelayId::from_bits(2), RelayId::from_bits(4));
+        let sent = sent(|out| {
+            for _ in 0..3 {
+                out.relay(From::Relay(one), a, (one, Way::ToPeer), [b"1234", &[], &[]]);
+                out.relay(From::Relay(two), b, (two, Way::ToPeer), [b"1234", &[], &[]]);
+            }
+            // Shorter ends the train, longer begins another, and a third peer has its own.
+            out.relay(From::Relay(one), a, (one, Way::ToPeer), [b"12", &[], &[]]);
+            out.relay(From::Relay(one), a, (one, Way::ToPeer), [b"1234", &[], &[]]);
+            out.relay(From::Relay(one), b, (one, Way::ToPeer), [b"1234", &[], &[]]);
+            out.relay_whole(From::Relay(one), b, (one, Way::ToPeer), b"1234");
+        });
+        let messages: Vec<(From, usize)> = sent.iter().map(|(from, relayed)| (*from, relayed.len())).collect();
+        assert_eq!(messages, [(From::Relay(one), 3), (From::Relay(one), 1), (From::Relay(two), 1)]);
+    }
+
+    #[test]
+    fn replies_to_one_client_are_one_train() {
+        let to = |port: u16| SocketAddr::from(([192, 0, 2, 1], port));
+        let (mut buffer, mut open) = ([0; 64], Open::default());
+        let mut out = Outbox::new(&mut buffer, &mut open, 8);
+        for port in [1, 2, 1, 2, 1] {
+            out.reply(0, to(port), b"1234");
+        }
+        out.reply(1, to(1), b"1234");
+        let datagrams: Vec<usize> = out.messages.iter().map(|message| message.datagrams).collect();
+        assert_eq!(datagrams, [3, 2, 1]);
     }
 }

@@ -18,6 +18,9 @@ pub(super) struct Partner {
     address: SocketAddr,
 }
 
+/// What the partner wants sent: from this node's port, to whom, and what.
+pub(super) type Wanted<'d> = (u16, SocketAddr, &'d [u8]);
+
 /// What a shard knows of the partner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Known {
@@ -63,7 +66,7 @@ impl Partner {
         &mut self,
         source: SocketAddr,
         message: &'d [u8],
-    ) -> Result<Option<(u16, SocketAddr, &'d [u8])>, &'static str> {
+    ) -> Result<Option<Wanted<'d>>, &'static str> {
         if source != self.address {
             return Err("partner_source");
         }
