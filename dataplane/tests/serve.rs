@@ -66,7 +66,8 @@ impl Lab {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let copy = || Listener { socket: listener.try_clone().unwrap(), tls: false };
-        let listeners = (0..shards).map(|_| ShardListeners { sockets: vec![copy()], udp: Vec::new() }).collect();
+        let listeners =
+            (0..shards).map(|_| ShardListeners { sockets: vec![copy()], ..ShardListeners::default() }).collect();
         let shards = shard::start(Arc::new(shared), listeners).unwrap();
         Lab { folder, address, shards, stats }
     }

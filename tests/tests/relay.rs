@@ -69,7 +69,7 @@ fn relay(field: &mut Field, direction: Direction, rate: f64, seconds: f64) -> Ou
         warmup: Duration::from_millis(50),
         duration: Duration::from_secs_f64(seconds),
     };
-    let outcome = Engine::new(field.ends()).run(&lanes, pattern, Watched { pid: None, cpu: None });
+    let outcome = Engine::new(field.ends()).run(&lanes, pattern, Watched { pid: None, cpu: None, spins: true });
     let outcome = outcome.expect("the generator works");
     assert_eq!((outcome.wrong, outcome.stale), (0, 0), "{outcome:?}");
     outcome

@@ -185,7 +185,10 @@ mod tests {
             for shard in 0..shards {
                 let own = ports_of_shard(&ports, shard, shards);
                 assert!(
-                    *own.start() >= next && own.start() % 2 == 0 && own.len() % 2 == 0 && !own.is_empty(),
+                    *own.start() >= next
+                        && own.start().is_multiple_of(2)
+                        && own.len().is_multiple_of(2)
+                        && !own.is_empty(),
                     "{own:?}"
                 );
                 next = own.end().saturating_add(1);

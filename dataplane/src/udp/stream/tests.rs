@@ -27,7 +27,7 @@ use crate::clock::Clock;
 use crate::config::CertificateFiles;
 use crate::counts::Counts;
 use crate::http::addresses::AddressCounts;
-use crate::routes::Routes;
+use crate::routes::{Published, Routes};
 use crate::settings::{Machine, Settings};
 use crate::shard::UdpListener;
 use crate::telemetry::metrics::Gauge;
@@ -96,7 +96,7 @@ impl Shard {
             ring: &ring,
             clock: clock.clone(),
             stats: Arc::default(),
-            routes: Arc::new(routes),
+            published: Arc::new(Published::new(routes)),
             seed: [2; 32],
         })
         .unwrap();
