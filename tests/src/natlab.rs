@@ -30,7 +30,7 @@ pub use probe::{Family, arrive, knock, punch, seen_by};
 pub use sequential::FIRST_PORT;
 pub use server::{Server, Told};
 pub use uclient::{Echo, Uclient};
-pub use webrtc::{Stack, exchange};
+pub use webrtc::{Stack, Transport, exchange};
 
 use crate::process::Process;
 use crate::tool;

@@ -1,5 +1,6 @@
 //! TLS around the plain clients and origins of this harness: certificates, and relays that put it on or take it off.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -95,6 +96,12 @@ impl Authority {
 impl Default for Authority {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl fmt::Debug for Authority {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Authority").field("dir", &self.dir).finish_non_exhaustive()
     }
 }
 

@@ -4,7 +4,7 @@
 use std::thread;
 use std::time::Instant;
 
-use shoal_tests::natlab::{self, Echo, Kind, NatLab, Plan, Server, Stack, Told, Uclient, exchange};
+use shoal_tests::natlab::{self, Echo, Kind, NatLab, Plan, Server, Stack, Told, Transport, Uclient, exchange};
 use shoal_tests::tool;
 
 /// Two clients that cannot reach each other: neither port can be told.
@@ -14,7 +14,8 @@ fn lab() -> NatLab {
 
 #[test]
 fn what_uclient_sends_comes_back_through_ours() {
-    uclient("turnutils_uclient", Uclient::UDP, Server::shoal);
+    let ways: Vec<Uclient> = [Uclient::UDP, Uclient::TCP, Uclient::TLS].concat();
+    uclient("turnutils_uclient", &ways, Server::shoal);
 }
 
 #[test]
@@ -76,15 +77,45 @@ fn webrtc(name: &str, server: impl FnOnce(&NatLab) -> Server) {
     let [one, other] = lab.sides() else { panic!("a lab of two") };
     for [offers, answers] in [[&aiortc, &aiortc], [&chromium, &chromium], [&chromium, &aiortc], [&aiortc, &chromium]] {
         let started = Instant::now();
-        if let Err(why) = exchange(&lab, [(one, offers), (other, answers)], server.told()) {
+        let pair = [(one, offers, Transport::Udp), (other, answers, Transport::Udp)];
+        if let Err(why) = exchange(&lab, pair, server.told()) {
             panic!("{offers} with {answers}: {why}");
         }
         println!("{offers:10} with {answers:10} {:?}", started.elapsed());
     }
     let wrong = Told { password: "not a secret".to_owned(), ..server.told().clone() };
     for stack in [&aiortc, &chromium] {
-        let refused = exchange(&lab, [(one, stack), (other, stack)], &wrong);
+        let refused = exchange(&lab, [(one, stack, Transport::Udp), (other, stack, Transport::Udp)], &wrong);
         let why = refused.expect_err("with a wrong password there is no other way");
         assert!(why.contains("no candidates"), "{stack}: {why}");
     }
+}
+
+/// One client whose network lets no UDP through, another one behind the same, and one behind an ordinary NAT.
+#[test]
+fn without_udp_clients_come_by_tcp_and_tls() {
+    use Transport::{Tcp, Tls, Udp};
+    const NAME: &str = "the relay by TCP and TLS";
+    if !natlab::possible(NAME) {
+        return;
+    }
+    let (Some(chromium), Some(aiortc)) = (Stack::chromium(NAME), Stack::aiortc(NAME)) else { return };
+    let lab = NatLab::start(&[Kind::Blocked, Kind::Blocked, Kind::PortRestricted]);
+    let server = Server::shoal(&lab);
+    let [one, other, third] = lab.sides() else { panic!("a lab of three") };
+    for [offers, answers] in [
+        [(one, &chromium, Tcp), (other, &chromium, Tcp)],
+        [(one, &chromium, Tcp), (other, &aiortc, Tls)],
+        [(one, &aiortc, Tls), (third, &chromium, Udp)],
+        [(one, &aiortc, Tcp), (other, &aiortc, Tls)],
+    ] {
+        let started = Instant::now();
+        let exchanged = exchange(&lab, [offers, answers], server.told());
+        let what = format!("{} by {:?} with {} by {:?}", offers.1, offers.2, answers.1, answers.2);
+        assert!(exchanged.is_ok(), "{what}: {}", exchanged.unwrap_err());
+        println!("{what:40} {:?}", started.elapsed());
+    }
+    let refused = exchange(&lab, [(one, &aiortc, Udp), (third, &aiortc, Udp)], server.told());
+    let why = refused.expect_err("no UDP comes through");
+    assert!(why.contains("no candidates"), "{why}");
 }

@@ -135,6 +135,66 @@ fn udp_needs_addresses_of_this_machine_and_two_ports() {
 }
 
 #[test]
+fn the_relay_is_served_by_tcp_on_ports_that_nobody_else_has() {
+    let with = |change: fn(&mut Config)| {
+        move |config: &mut Config| {
+            config.udp.addresses = vec!["192.0.2.1".to_owned(), "2001:db8::1".to_owned()];
+            config.turn.relay_addresses = vec!["192.0.2.1".to_owned()];
+            change(config);
+        }
+    };
+    let streams = |change: fn(&mut Config)| {
+        let mut config = Config::default();
+        with(change)(&mut config);
+        let settings = config.validate_on(&machine()).unwrap();
+        settings.turn_streams().map(|address| address.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(streams(|_| ()), ["192.0.2.1:3478", "[2001:db8::1]:3478"]);
+    assert_eq!(
+        streams(|config| config.turn.tcp_ports = vec![443]),
+        ["192.0.2.1:3478", "192.0.2.1:443", "[2001:db8::1]:3478", "[2001:db8::1]:443"]
+    );
+    assert_eq!(streams(|config| config.turn.tcp = false), [""; 0]);
+    assert_eq!(streams(|config| config.turn.relay_addresses.clear()), [""; 0], "nothing is relayed");
+    refused(
+        "turn.tcp_ports = 443",
+        "set turn.tcp",
+        with(|config| {
+            config.turn.tcp = false;
+            config.turn.tcp_ports = vec![443];
+        }),
+    );
+    refused("turn.tcp_ports = 0", "5349", with(|config| config.turn.tcp_ports = vec![0]));
+    refused("turn.tcp_ports = 3478", "twice", with(|config| config.turn.tcp_ports = vec![3478]));
+    refused("turn.tcp_ports = 8", "at most 7", with(|config| config.turn.tcp_ports = (1..9).collect()));
+    refused(
+        "turn.tcp_ports = 192.0.2.1:8080",
+        "0.0.0.0:8080 in http.listen",
+        with(|config| {
+            config.http.listen = vec!["0.0.0.0:8080".to_owned()];
+            config.turn.tcp_ports = vec![8080];
+        }),
+    );
+    refused(
+        "turn.tcp = [2001:db8::1]:3478",
+        "tls.listen",
+        with(|config| {
+            config.tls.listen = vec!["[2001:db8::1]:3478".to_owned()];
+            config.tls.certificates = vec![config::CertificateFiles { certificate: "a".into(), key: "b".into() }];
+        }),
+    );
+    refused(
+        "turn.tcp_ports = 192.0.2.1:9090",
+        "admin.listen",
+        with(|config| {
+            config.admin.listen = "192.0.2.1:9090".into();
+            config.turn.tcp_ports = vec![9090];
+        }),
+    );
+    refused("turn.connections = 0", "connections", with(|config| config.turn.connections = 0));
+}
+
+#[test]
 fn networks_are_parsed_and_single_addresses_taken() {
     let mut config = Config::default();
     config.http.trusted_proxies = vec!["10.0.0.0/8".into(), "::1".into()];

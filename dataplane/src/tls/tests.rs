@@ -96,6 +96,29 @@ fn good_files_are_taken_and_old_ones_too_with_a_word_about_them() {
 }
 
 #[test]
+fn the_relay_has_them_without_a_listener_for_viewers() {
+    let (folder, authority) = (folder(), Authority::new());
+    let pair = authority.issue(&folder, "a", &["a.test"], NOW);
+    let load = |tcp, certificates: &[&Pair]| {
+        let mut config = Config::default();
+        config.node.state_dir = folder.path().display().to_string();
+        config.udp.addresses = vec!["127.0.0.1".to_owned()];
+        config.turn.relay_addresses = vec!["127.0.0.1".to_owned()];
+        config.turn.tcp = tcp;
+        let files = |pair: &&Pair| CertificateFiles {
+            certificate: pair.certificate.display().to_string(),
+            key: pair.key.display().to_string(),
+        };
+        config.tls.certificates = certificates.iter().map(files).collect();
+        let Loaded { tls, files, .. } = Tls::load(&config.validate_on(&Machine::this()).unwrap()).unwrap();
+        (tls.server.is_some(), tls.turn.is_some(), files.is_some())
+    };
+    assert_eq!(load(true, &[&pair]), (false, true, true));
+    assert_eq!(load(true, &[]), (false, false, false));
+    assert_eq!(load(false, &[&pair]), (false, false, false));
+}
+
+#[test]
 fn files_that_cannot_be_used_are_named_with_what_is_wrong() {
     let (folder, authority) = (folder(), Authority::new());
     let good = authority.issue(&folder, "good", &["a.test"], NOW);

@@ -227,36 +227,26 @@ impl Connection {
 
     /// Sends what is queued: each time all there is.
     async fn write(&self, ring: &Ring, stats: &ShardStats) -> End {
-        let mut bytes = Vec::new();
         loop {
-            self.output.take(&mut bytes).await;
-            let mut left = &bytes[..];
-            while !left.is_empty() {
-                let Ok(sent) = self.send_some(left, stats).await else { return End::Reset };
-                self.output.sent(sent);
-                left = left.get(sent..).unwrap_or_default();
-                if !left.is_empty() {
-                    // A client that takes everything at once must not keep the others waiting.
-                    ring.next_turn().await;
-                }
+            self.output.wait().await;
+            let sent = match self.tls.get() {
+                Some(session) => secure::send(self, session).await,
+                None => match self.output.send(|first, second| self.try_send(first, second)) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await.map(|()| 0),
+                    sent => sent,
+                },
+            };
+            let Ok(sent) = sent else { return End::Reset };
+            stats.add(Counter::TurnBytesOut, sent as u64);
+            if !self.output.is_empty() {
+                // A client that takes everything at once must not keep the others waiting.
+                ring.next_turn().await;
             }
         }
     }
 
-    async fn send_some(&self, bytes: &[u8], stats: &ShardStats) -> io::Result<usize> {
-        if let Some(session) = self.tls.get() {
-            return secure::send_some(self, session, bytes, stats).await;
-        }
-        loop {
-            match self.stream.try_send(&[IoSlice::new(bytes)]) {
-                Ok(sent) => {
-                    stats.add(Counter::TurnBytesOut, sent as u64);
-                    return Ok(sent);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.stream.writable().await?,
-                Err(error) => return Err(error),
-            }
-        }
+    fn try_send(&self, first: &[u8], second: &[u8]) -> io::Result<usize> {
+        self.stream.try_send(&[IoSlice::new(first), IoSlice::new(second)])
     }
 
     /// Has it end for this reason.
@@ -269,19 +259,20 @@ impl Connection {
         }
     }
 
-    /// Says goodbye. A client that will send no more is given the last replies.
+    /// Says goodbye. A client that will send no more is given the last replies, as far as its socket has room.
     fn finish(&self, end: End) {
-        let rest = self.output.rest().filter(|_| end == End::Peer);
-        match (self.tls.get(), rest) {
-            (None, Some(rest)) => drop(self.stream.try_send(&[IoSlice::new(&rest)])),
-            (Some(session), rest) => {
-                // One batch of it, and as much of that as the socket has room for.
-                rest.map(|rest| session.encrypt(&rest, &[]));
-                if matches!(end, End::Peer | End::Idle | End::NoAllocation) {
-                    session.close(&self.stream);
-                }
+        let last = end == End::Peer && !self.output.is_empty();
+        let Some(session) = self.tls.get() else {
+            if last {
+                let _ = self.output.send(|first, second| self.try_send(first, second));
             }
-            (None, None) => {}
+            return;
+        };
+        if last {
+            let _ = self.output.send(|first, second| session.encrypt(first, second));
+        }
+        if matches!(end, End::Peer | End::Idle | End::NoAllocation) {
+            session.close(&self.stream);
         }
     }
 }

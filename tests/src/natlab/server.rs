@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -12,6 +12,7 @@ use super::{NatLab, peers};
 use crate::lab::binary;
 use crate::process::Process;
 use crate::snapshot;
+use crate::tls::{Authority, NOW};
 
 /// Bytes of RAM for a node that serves no slices.
 const RAM: u64 = 64 << 20;
@@ -28,7 +29,7 @@ const START: Duration = Duration::from_secs(20);
 /// What a client is told: where the server is, and who it may be there.
 #[derive(Debug, Clone)]
 pub struct Told {
-    /// STUN and TURN over UDP.
+    /// STUN and TURN over UDP and TCP.
     pub v4: SocketAddr,
     /// The same by IPv6.
     pub v6: SocketAddr,
@@ -38,6 +39,8 @@ pub struct Told {
     pub password: String,
     /// What user and password were made of, for clients that make their own.
     pub secret: String,
+    /// The file of who issued the server's certificate, if it speaks TLS.
+    pub roots: Option<PathBuf>,
 }
 
 impl Told {
@@ -48,7 +51,7 @@ impl Told {
         let user = format!("{expiry}:viewer");
         let password = time_limited_password(secret.as_bytes(), &user);
         let password = String::from_utf8_lossy(&password).into_owned();
-        Self { v4, v6, user, password, secret: secret.to_owned() }
+        Self { v4, v6, user, password, secret: secret.to_owned(), roots: None }
     }
 }
 
@@ -57,6 +60,8 @@ impl Told {
 pub struct Server {
     told: Told,
     process: Process,
+    /// Its files last as long as the server.
+    _authority: Option<Authority>,
 }
 
 impl Server {
@@ -76,7 +81,7 @@ impl Server {
         command.args(["-p", &PORT.to_string(), "-r", "lab"]);
         command.args(["--use-auth-secret", &format!("--static-auth-secret={}", told.secret)]);
         let process = Process::start("turnserver", &mut command, &lab.dir().join("turnserver.log"));
-        let mut server = Self { told, process };
+        let mut server = Self { told, process, _authority: None };
         server.await_answers(lab);
         server
     }
@@ -107,16 +112,20 @@ impl Server {
     fn node(lab: &NatLab, name: &str, addresses: &[IpAddr], more: &str) -> Self {
         let first = |v4| addresses.iter().find(|ip| ip.is_ipv4() == v4).copied().expect("it has both families");
         let (v4, v6) = (first(true), first(false));
-        let told = Told::new((v4, PORT).into(), (v6, PORT).into(), "a secret of sixteen or more");
+        let mut told = Told::new((v4, PORT).into(), (v6, PORT).into(), "a secret of sixteen or more");
+        let authority = Authority::new();
+        let pair = authority.issue("turn", &[&v4.to_string(), &v6.to_string()], NOW);
+        told.roots = Some(authority.roots());
         let (state, config) = (lab.dir().join(name), lab.dir().join(format!("{name}.toml")));
         let list = |addresses: &[IpAddr]| json!(addresses).to_string();
         let text = format!(
             "[node]\nname = \"natlab\"\nstate_dir = \"{}\"\n\
              [shards]\ncount = 2\ncpus = [0, 1]\n[cache]\nram_bytes = {RAM}\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n[link]\ncontrol = []\n\
+             [admin]\nlisten = \"127.0.0.1:0\"\n[link]\ncontrol = []\n[tls]\ncertificates = [{}]\n\
              [turn]\nrelay_addresses = {}\nrealm = \"lab\"\n\
              [udp]\naddresses = {}\nport = {PORT}\nalternate_port = {}\n{more}",
             state.display(),
+            pair.toml(),
             list(&[v4, v6]),
             list(addresses),
             PORT + 1,
@@ -129,7 +138,7 @@ impl Server {
         let mut command = lab.hub().command(binary("shoal-dataplane"));
         command.arg("--config").arg(config);
         let process = Process::start("shoal-dataplane", &mut command, &lab.dir().join(format!("{name}.log")));
-        let mut server = Self { told, process };
+        let mut server = Self { told, process, _authority: Some(authority) };
         server.await_answers(lab);
         server
     }

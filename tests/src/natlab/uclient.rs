@@ -63,6 +63,8 @@ pub struct Uclient {
     pub peer: Family,
     /// Whether it makes its own time-limited name.
     mints: bool,
+    /// Whether it speaks TLS, and looks at the certificate.
+    secure: bool,
     /// Further arguments.
     arguments: &'static [&'static str],
 }
@@ -87,11 +89,23 @@ impl Uclient {
     ];
 
     /// The same over TCP between client and server.
-    pub const TCP: &[Self] =
-        &[Self::of("over TCP, channels", &["-c", "-t"]), Self::of("over TCP, indications", &["-c", "-t", "-s"])];
+    pub const TCP: &[Self] = &[
+        Self::of("over TCP, channels", &["-c", "-t"]),
+        Self::of("over TCP, indications", &["-c", "-t", "-s"]),
+        Self::of("over TCP, odd lengths", &["-c", "-t", "-l", "101"]),
+        Self::of("over TCP, both ends relayed", &["-y", "-t"]),
+        Self { client: Family::V6, ..Self::of("over TCP, from an IPv6 client", &["-c", "-t", "-X"]) },
+    ];
+
+    /// Over TLS.
+    pub const TLS: &[Self] = &[
+        Self { secure: true, ..Self::of("over TLS, channels", &["-c", "-t"]) },
+        Self { secure: true, ..Self::of("over TLS, indications", &["-c", "-t", "-s"]) },
+        Self { secure: true, ..Self::of("over TLS, 1200 bytes", &["-c", "-t", "-l", "1200"]) },
+    ];
 
     const fn of(name: &'static str, arguments: &'static [&'static str]) -> Self {
-        Self { name, client: Family::V4, peer: Family::V4, mints: false, arguments }
+        Self { name, client: Family::V4, peer: Family::V4, mints: false, secure: false, arguments }
     }
 
     /// Runs it on a side; `Err` is what it says if it did not get everything back that it sent.
@@ -100,6 +114,9 @@ impl Uclient {
         let peer = if self.peer == Family::V4 { echo.v4 } else { echo.v6 };
         let mut command = side.client().command(uclient);
         command.args(self.arguments).args(["-m", "2", "-n", MESSAGES, "-z", "5"]);
+        if self.secure {
+            command.arg("-S").args(told.roots.iter().flat_map(|roots| ["-E".as_ref(), roots.as_os_str()]));
+        }
         if self.mints {
             command.args(["-u", "minted", "-W", &told.secret]);
         } else {

@@ -42,9 +42,16 @@ impl Stack {
         Some(Self::Aiortc(tool::need(test, "python3")?, tool::pip(test, "aiortc==1.16.0")?))
     }
 
-    fn start(&self, lab: &NatLab, side: &Side, role: &str, mailbox: &Mailbox, told: &Told) -> Process {
+    fn start(
+        &self,
+        lab: &NatLab,
+        (side, by): (&Side, Transport),
+        role: &str,
+        mailbox: &Mailbox,
+        told: &Told,
+    ) -> Process {
         let ice = json!({
-            "urls": format!("turn:{}?transport=udp", told.v4),
+            "urls": by.url(told),
             "username": told.user,
             "credential": told.password,
         });
@@ -58,10 +65,32 @@ impl Stack {
             }
             Self::Aiortc(python, folder) => {
                 command = side.client().command(python);
-                command.env("PYTHONPATH", folder).args(["-c", AIORTC, &mailbox.url(), role, &ice.to_string()]);
+                command.env("PYTHONPATH", folder).envs(told.roots.iter().map(|roots| ("SSL_CERT_FILE", roots)));
+                command.args(["-c", AIORTC, &mailbox.url(), role, &ice.to_string()]);
             }
         }
         Process::start(&format!("{self}, which is to {role},"), &mut command, &place.with_added_extension("log"))
+    }
+}
+
+/// How a stack comes to the relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// By datagrams.
+    Udp,
+    /// By a stream.
+    Tcp,
+    /// By a stream with TLS.
+    Tls,
+}
+
+impl Transport {
+    fn url(self, told: &Told) -> String {
+        match self {
+            Self::Udp => format!("turn:{}?transport=udp", told.v4),
+            Self::Tcp => format!("turn:{}?transport=tcp", told.v4),
+            Self::Tls => format!("turns:{}?transport=tcp", told.v4),
+        }
     }
 }
 
@@ -76,10 +105,10 @@ impl fmt::Display for Stack {
 
 /// Lets two peers exchange messages over a DataChannel, through the relay alone. `Err` says what failed: a message that
 /// did not come back whole, or a peer that told the other an address that is not the relay's.
-pub fn exchange(lab: &NatLab, [offers, answers]: [(&Side, &Stack); 2], told: &Told) -> Result<(), String> {
+pub fn exchange(lab: &NatLab, [offers, answers]: [(&Side, &Stack, Transport); 2], told: &Told) -> Result<(), String> {
     let mailbox = Mailbox::start(lab.hub(), lab.addresses()[2], PAGE);
     let mut peers = [(offers, "offer"), (answers, "answer")]
-        .map(|((side, stack), role)| stack.start(lab, side, role, &mailbox, told));
+        .map(|((side, stack, by), role)| stack.start(lab, (side, by), role, &mailbox, told));
     let report = mailbox.take("report", PATIENCE);
     let right = report.as_deref().and_then(|report| serde_json::from_str::<Value>(report).ok());
     if right != Some(json!({"right": MESSAGES})) {

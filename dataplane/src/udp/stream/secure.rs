@@ -63,17 +63,10 @@ pub(super) async fn receive(
     Ok(())
 }
 
-/// Sends one batch of records, all of it.
-pub(super) async fn send_some(
-    connection: &Connection,
-    session: &Session,
-    bytes: &[u8],
-    stats: &ShardStats,
-) -> io::Result<usize> {
-    let taken = session.encrypt(bytes, &[])?;
-    let flushed = session.flush(&connection.stream).await?;
-    stats.add(Counter::TurnBytesOut, flushed as u64);
-    Ok(taken)
+/// Sends one batch of what is queued, all of it. Returns the bytes of its records.
+pub(super) async fn send(connection: &Connection, session: &Session) -> io::Result<usize> {
+    connection.output.send(|first, second| session.encrypt(first, second))?;
+    session.flush(&connection.stream).await
 }
 
 /// Puts what `wire` holds into the input. When it is not acceptable, the client is told so, if its socket has room.

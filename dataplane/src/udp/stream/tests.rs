@@ -418,7 +418,7 @@ fn what_is_no_turn_is_closed_and_counted() {
     let cases: [(&[u8], Counter); 6] = [
         // The start of ChannelData, and of much.
         (b"GET / HTTP/1.1\r\n\r\n", Counter::TurnClosedTooLong),
-        (b"SSH-2.0-x\r\n", Counter::TurnClosedMalformed),
+        (b"\x80\x2e\x01\x03\x01", Counter::TurnClosedMalformed),
         (&[0, 1, 0, 0, 1, 2, 3, 4], Counter::TurnClosedMalformed),
         (&[0xff; 3000], Counter::TurnClosedMalformed),
         (&hello, Counter::TurnClosedNoCertificate),
