@@ -215,7 +215,8 @@ fn floods_are_counted_by_their_reason_and_harm_nobody(shards: u32) {
         flooded.sent
     );
     assert!(flooded.lost * 100 <= flooded.sent, "{flooded:?}");
-    assert!(grown < 32 << 20, "{grown} bytes more for a flood");
+    // Buffers that are set aside at the start are touched, in huge pages; more there is not.
+    assert!(grown < u64::from(shards + 1) * (16 << 20), "{grown} bytes more for a flood");
     until("the flood is counted", Duration::from_secs(5), || {
         let metrics = lab.metrics();
         let drops = |reason| metrics.sum("shoal_udp_drops_total", &[("reason", reason)]);

@@ -14,7 +14,7 @@ fn lab() -> NatLab {
 
 #[test]
 fn what_uclient_sends_comes_back_through_ours() {
-    let ways: Vec<Uclient> = [Uclient::UDP, Uclient::TCP, Uclient::TLS].concat();
+    let ways = [Uclient::UDP, Uclient::TCP, Uclient::TLS].concat();
     uclient("turnutils_uclient", &ways, Server::shoal);
 }
 
@@ -22,7 +22,7 @@ fn what_uclient_sends_comes_back_through_ours() {
 fn what_uclient_sends_comes_back_through_coturn() {
     const NAME: &str = "turnutils_uclient with coturn";
     let Some(turnserver) = tool::need(NAME, "turnserver") else { return };
-    let ways: Vec<Uclient> = Uclient::UDP.iter().chain(Uclient::TCP).copied().collect();
+    let ways = [Uclient::UDP, Uclient::TCP, Uclient::COTURN].concat();
     uclient(NAME, &ways, |lab| Server::coturn(lab, &turnserver));
 }
 

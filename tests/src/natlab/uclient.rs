@@ -13,7 +13,7 @@ use crate::process::Process;
 /// Time for one run; it takes five seconds.
 const PATIENCE: Duration = Duration::from_secs(40);
 
-/// Messages of each of the two clients in a run.
+/// Messages of each of the two clients in a run without TLS.
 const MESSAGES: &str = "20";
 
 /// coturn's turnutils_peer: whoever writes to it gets it back.
@@ -81,19 +81,21 @@ impl Uclient {
         Self::of("permissions again and again", &["-c", "-G"]),
         Self::of("both ends relayed", &["-y"]),
         Self::of("1200 bytes", &["-c", "-l", "1200"]),
-        Self::of("two families at once", &["-Z"]),
         Self { mints: true, ..Self::of("a name of its own making", &["-c"]) },
         Self { peer: Family::V6, ..Self::of("to an IPv6 peer", &["-c", "-x"]) },
         Self { client: Family::V6, ..Self::of("from an IPv6 client", &["-c", "-X"]) },
         Self { client: Family::V6, peer: Family::V6, ..Self::of("IPv6 throughout", &["-c", "-x"]) },
     ];
 
-    /// The same over TCP between client and server.
+    /// What only coturn understands: it has the number of a draft for ADDITIONAL-ADDRESS-FAMILY.
+    pub const COTURN: &[Self] = &[Self::of("two families at once", &["-Z"])];
+
+    /// The same as over UDP over TCP between client and server.
     pub const TCP: &[Self] = &[
         Self::of("over TCP, channels", &["-c", "-t"]),
         Self::of("over TCP, indications", &["-c", "-t", "-s"]),
         Self::of("over TCP, odd lengths", &["-c", "-t", "-l", "101"]),
-        Self::of("over TCP, both ends relayed", &["-y", "-t"]),
+        Self::of("over TCP, both ends relayed", &["-c", "-y", "-t"]),
         Self { client: Family::V6, ..Self::of("over TCP, from an IPv6 client", &["-c", "-t", "-X"]) },
     ];
 
@@ -113,9 +115,13 @@ impl Uclient {
         let server = if self.client == Family::V4 { told.v4 } else { told.v6 };
         let peer = if self.peer == Family::V4 { echo.v4 } else { echo.v6 };
         let mut command = side.client().command(uclient);
-        command.args(self.arguments).args(["-m", "2", "-n", MESSAGES, "-z", "5"]);
+        command.args(self.arguments);
         if self.secure {
-            command.arg("-S").args(told.roots.iter().flat_map(|roots| ["-E".as_ref(), roots.as_os_str()]));
+            // It takes each TLS record for one message: no two may come at once.
+            command.args(["-m", "1", "-n", "8", "-z", "200", "-S"]);
+            command.args(told.roots.iter().flat_map(|roots| ["-E".as_ref(), roots.as_os_str()]));
+        } else {
+            command.args(["-m", "2", "-n", MESSAGES, "-z", "5"]);
         }
         if self.mints {
             command.args(["-u", "minted", "-W", &told.secret]);

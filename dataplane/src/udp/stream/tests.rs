@@ -213,6 +213,13 @@ fn use_relay<S: Read + Write>(stream: S) {
         peer.send_to(&data, relayed).unwrap();
         assert_eq!(client.next().unwrap(), channel_data(0x4000, &data));
     }
+    // Many at once, which are sent together.
+    for nth in 0..100 {
+        peer.send_to(&[nth; 333], relayed).unwrap();
+    }
+    for nth in 0..100 {
+        assert_eq!(client.next().unwrap(), channel_data(0x4000, &[nth; 333]));
+    }
     // Alike in bytes, and not in what they hold.
     let mixed = [b"abcd", &b"efg"[..], b"hijk", b"l"].map(|data| channel_data(0x4000, data)).concat();
     client.stream.write_all(&mixed).unwrap();
