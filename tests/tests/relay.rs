@@ -1,6 +1,7 @@
 //! The relay with a control plane beside it: whom it serves, how much of it, and what the ledger says of that.
 
 use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -11,7 +12,9 @@ use shoal_perf::udp::field::{Direction, Field, Server, Shape};
 use shoal_perf::udp::lanes::Lanes;
 use shoal_perf::udp::report::Outcome;
 use shoal_perf::udp::server::Watched;
-use shoal_tests::lab::{Lab, Settings, until};
+use shoal_tests::lab::{Lab, Settings, binary, until};
+use shoal_tests::origin::Origin;
+use shoal_tests::process::Process;
 use shoal_tests::resources::resident;
 use shoal_tests::{net, with_one_and_four_shards};
 
@@ -19,6 +22,7 @@ with_one_and_four_shards!(
     what_is_relayed_is_in_the_ledger_to_the_byte,
     tenants_say_who_may_relay_how_much_and_to_whom,
     floods_are_counted_by_their_reason_and_harm_nobody,
+    the_control_plane_knows_who_is_registered,
 );
 
 const PORT: u16 = 3478;
@@ -229,4 +233,27 @@ fn floods_are_counted_by_their_reason_and_harm_nobody(shards: u32) {
     });
     let errors = lab.metrics().sum("shoal_turn_requests_total", &[("result", "486")]);
     assert!(errors > 0.0);
+}
+
+fn the_control_plane_knows_who_is_registered(shards: u32) {
+    let (mut lab, address) = node(shards);
+    let origin = Origin::start();
+    lab.channel("films", &[&origin]);
+    let id = "00112233445566778899aabbccddeeff00112233";
+    let known = || lab.admin().send("GET", &format!("/api/v1/channels/films/peers/{id}"), None);
+    assert_eq!(known().status(), 404);
+    let mut command = Command::new(binary("shoal-peer"));
+    command.args(["serve", "--node", &address.to_string(), "--channel", "films", "--id", id, "--for", "20"]);
+    let mut peer = Process::start("shoal-peer", &mut command, &lab.dir().join("peer.log"));
+    until("it is known", Duration::from_secs(20), || known().status() == 200);
+    assert!(known().text().contains("127."), "{}", known().text());
+    // Another connection to the control plane is told of it anew.
+    let mut lab = lab;
+    lab.kill_control();
+    lab.start_control();
+    let known = || lab.admin().send("GET", &format!("/api/v1/channels/films/peers/{id}"), None);
+    until("it is known again", Duration::from_secs(20), || known().status() == 200);
+    peer.kill();
+    // A registration lasts for 30 seconds beyond its last word.
+    until("it is forgotten", Duration::from_secs(45), || known().status() == 404);
 }
