@@ -248,7 +248,6 @@ fn the_control_plane_knows_who_is_registered(shards: u32) {
     until("it is known", Duration::from_secs(20), || known().status() == 200);
     assert!(known().text().contains("127."), "{}", known().text());
     // Another connection to the control plane is told of it anew.
-    let mut lab = lab;
     lab.kill_control();
     lab.start_control();
     let known = || lab.admin().send("GET", &format!("/api/v1/channels/films/peers/{id}"), None);
