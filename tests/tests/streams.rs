@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use serde_json::json;
 use shoal_perf::udp::dance::{Ask, Client, Step};
 use shoal_stun::message::{Frame, channel_data_header, next_frame};
@@ -209,7 +210,7 @@ fn answer(server: SocketAddr, bytes: &[u8]) -> Option<usize> {
 
 fn what_is_no_turn_is_closed_at_once_and_counted(shards: u32) {
     const MOST: usize = 40;
-    let (lab, ip) = node(shards, &[("turn.connections_per_address", &MOST.to_string())]);
+    let (mut lab, ip) = node(shards, &[("turn.connections_per_address", &MOST.to_string())]);
     let server = SocketAddr::from((ip, PORT));
     let hello = [&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3][..], &[7; 194]].concat();
     let cases: [(&[u8], &str); 4] = [
@@ -245,4 +246,10 @@ fn what_is_no_turn_is_closed_at_once_and_counted(shards: u32) {
     until("a client is served", SOON, || allocations() == 1.0);
     drop(client);
     until("and gone", SOON, || allocations() == 0.0);
+
+    // The node does not wait for those who are there when it is to end.
+    let _client = Streamed::connect(server, &credential, 2, peer.local_addr().expect("it is bound"));
+    lab.edge().signal(Signal::TERM);
+    let status = lab.edge().wait(SOON).expect("it ends");
+    assert!(status.success(), "{status}");
 }

@@ -107,6 +107,7 @@ fn without_udp_clients_come_by_tcp_and_tls() {
         [(one, &chromium, Tcp), (other, &chromium, Tcp)],
         [(one, &chromium, Tcp), (other, &aiortc, Tls)],
         [(one, &aiortc, Tls), (third, &chromium, Udp)],
+        [(one, &chromium, Tls), (other, &chromium, Tls)],
         [(one, &aiortc, Tcp), (other, &aiortc, Tls)],
     ] {
         let started = Instant::now();

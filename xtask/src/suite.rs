@@ -60,7 +60,7 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     });
     let mut bin = None;
     totals.stage("build", || {
-        bin = Some(workspace::build_planes(false)?);
+        bin = Some(workspace::build_programs()?);
         Ok(())
     });
     let mut test = workspace::cargo();

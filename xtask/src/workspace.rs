@@ -72,6 +72,12 @@ pub(crate) fn build_planes(release: bool) -> anyhow::Result<PathBuf> {
     build(&["shoal-dataplane", "shoal-control"], release)
 }
 
+/// Builds all programs, as `cargo test --workspace` will have their libraries: what the tests start. Gives their folder.
+pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
+    run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
+    Ok(target_dir()?.join("debug"))
+}
+
 /// Builds the optimised load generator beside the planes.
 pub(crate) fn build_load() -> anyhow::Result<()> {
     build(&["shoal-perf"], true).map(drop)

@@ -178,7 +178,7 @@ families! {
     UdpTrains: Counter Count "shoal_udp_trains_total" ["direction"]
         "Messages in which they were passed to and from the kernel, which joins datagrams of one flow.";
     UdpDrops: Counter Count "shoal_udp_drops_total" ["reason"]
-        "Datagrams dropped, by reason.";
+        "Datagrams dropped, and messages of TURN connections, by reason.";
     UdpQueue: Gauge Bytes "shoal_udp_receive_queue_bytes" ["shard"]
         "Memory of datagrams that wait in the shard's sockets.";
     UdpQueueMax: Gauge Bytes "shoal_udp_receive_queue_max_bytes" ["shard"]

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use shoal_link::observation::Observation;
 use shoal_stun::discovery::Endpoints;
+use shoal_stun::message::Family;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
 use shoal_sys::udp::{self, Sent};
@@ -567,20 +568,22 @@ impl Udp {
     /// Hands all that leaves to the kernel.
     fn send(&self, out: Outbox<'_>, state: &mut State) {
         let mut total = Sent::default();
-        out.send(|from, dont_fragment, batch, relayed| {
-            let socket = match from {
+        out.send(|mut leaving| {
+            let socket = match leaving.from {
                 From::Endpoint(place) => self.endpoints.get(place).map(|at| &at.socket),
                 From::Relay(relay) => state.turn.as_ref().and_then(|turn| turn.socket(relay)),
             };
             // A relay that was closed by a later request of the same batch: what was on its way is as good as sent too late.
-            let Some(socket) = socket else { return };
-            let mut lost = Vec::new();
-            let ipv6 = matches!(from, From::Relay(relay) if relay.family() == shoal_stun::message::Family::Ipv6);
-            if dont_fragment && udp::set_dont_fragment(socket, ipv6, true).is_err() {
-                return;
+            let Some(socket) = socket else { return total.refused += leaving.datagrams() };
+            let ipv6 = matches!(leaving.from, From::Relay(relay) if relay.family() == Family::Ipv6);
+            if leaving.dont_fragment && udp::set_dont_fragment(socket, ipv6, true).is_err() {
+                return total.refused += leaving.datagrams();
             }
-            let sent = batch.send_reporting(socket, |nth, datagrams, bytes| lost.push((nth, datagrams, bytes)));
-            if dont_fragment {
+            let mut lost = Vec::new();
+            let sent = leaving.send(socket, |relay, way, datagrams, payload, heads| {
+                lost.push((relay, way, datagrams, payload, heads));
+            });
+            if leaving.dont_fragment {
                 // It was set a moment ago, by the same call.
                 let _ = udp::set_dont_fragment(socket, ipv6, false);
             }
@@ -589,9 +592,9 @@ impl Udp {
             total.bytes += sent.bytes;
             total.no_room += sent.no_room;
             total.refused += sent.refused;
-            for (nth, datagrams, bytes) in lost {
-                if let (Some((relay, way)), Some(turn)) = (relayed(nth), &mut state.turn) {
-                    turn.server.take_back(relay, way, datagrams, bytes);
+            if let Some(turn) = &mut state.turn {
+                for (relay, way, datagrams, payload, heads) in lost {
+                    turn.server.take_back(relay, way, datagrams, payload, heads);
                 }
             }
         });

@@ -5,9 +5,10 @@
 //! client, or for one peer, is put together here; between flows the order may change, within one it stays.
 
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
 
 use shoal_stun::turn::{RelayId, Way};
-use shoal_sys::udp::{MESSAGE_MAX, SEGMENTS_MAX, SendBatch};
+use shoal_sys::udp::{MESSAGE_MAX, SEGMENTS_MAX, SendBatch, Sent};
 
 /// Longest datagrams that are put together: longer ones may not fit a path of Ethernet's 1500 bytes, with IPv6 and UDP in
 /// front, and the kernel refuses a train of what it would have to cut into fragments.
@@ -26,7 +27,46 @@ pub(super) enum From {
 }
 
 /// What was relayed, so that it can be taken back.
-pub(super) type Relayed = Option<(RelayId, Way)>;
+type Relayed = Option<(RelayId, Way)>;
+
+/// All that leaves by one socket.
+pub(super) struct Leaving<'b, 'o> {
+    /// Which socket.
+    pub(super) from: From,
+    /// Whether it must not be cut into fragments.
+    pub(super) dont_fragment: bool,
+    /// The messages.
+    batch: SendBatch<'b>,
+    messages: Vec<&'o Message>,
+}
+
+impl Leaving<'_, '_> {
+    /// Hands them to the kernel, and says of what it did not take whose it is, as [`lost`] does.
+    pub(super) fn send(&mut self, socket: impl AsFd, mut not_sent: impl FnMut(RelayId, Way, u64, u64, u64)) -> Sent {
+        let Self { batch, messages, .. } = self;
+        batch.send_reporting(socket, |nth, datagrams, bytes| {
+            let whose = messages.get(nth).and_then(|message| lost(message, datagrams, bytes));
+            if let Some((relay, way, payload, heads)) = whose {
+                not_sent(relay, way, datagrams, payload, heads);
+            }
+        })
+    }
+
+    /// How many datagrams they are.
+    pub(super) fn datagrams(&self) -> u64 {
+        self.messages.iter().map(|message| message.datagrams as u64).sum()
+    }
+}
+
+/// Whose a message is that was not taken, or not whole: the relay, the way, and of `bytes` in `datagrams` those of payloads and of
+/// headers.
+fn lost(message: &Message, datagrams: u64, bytes: u64) -> Option<(RelayId, Way, u64, u64)> {
+    let (relay, way) = message.relayed?;
+    let heads = datagrams * message.head as u64;
+    // Padding is of the whole message; of a part of it, it is a part.
+    let padding = message.padding as u64 * datagrams / message.datagrams.max(1) as u64;
+    Some((relay, way, bytes.saturating_sub(heads + padding), heads))
+}
 
 struct Message {
     from: From,
@@ -36,6 +76,9 @@ struct Message {
     segment: usize,
     datagrams: usize,
     bytes: usize,
+    /// Bytes in front of each payload, and behind all of them.
+    head: usize,
+    padding: usize,
     dont_fragment: bool,
     /// The last datagram is shorter, or there is no room for another.
     closed: bool,
@@ -103,7 +146,7 @@ impl<'b> Outbox<'b> {
         let place = reply_place(to);
         let candidate = self.open.replies[place] as usize;
         self.open.replies[place] =
-            self.push(candidate, From::Endpoint(endpoint), to, None, [datagram, &[], &[]], false);
+            self.push(candidate, From::Endpoint(endpoint), to, None, [&[], datagram, &[]], false);
     }
 
     /// Adds a datagram of a relay: its head, its payload, its padding.
@@ -118,7 +161,7 @@ impl<'b> Outbox<'b> {
 
     /// The same by itself, and never in fragments.
     pub(super) fn relay_whole(&mut self, from: From, to: SocketAddr, relayed: (RelayId, Way), payload: &'b [u8]) {
-        self.push(usize::MAX, from, to, Some(relayed), [payload, &[], &[]], true);
+        self.push(usize::MAX, from, to, Some(relayed), [&[], payload, &[]], true);
     }
 
     /// Adds it to the candidate if that is its train (it may be any number, also one of a batch before), else to a new one.
@@ -132,25 +175,38 @@ impl<'b> Outbox<'b> {
         dont_fragment: bool,
     ) -> u32 {
         let length: usize = parts.iter().map(|part| part.len()).sum();
+        let [head, _, padding] = parts.map(<[u8]>::len);
         let fits = |message: &Message| {
             !message.closed
                 && message.from == from
                 && message.to == to
                 && message.relayed == relayed
                 && length <= message.segment
+                && head == message.head
                 && message.bytes + length <= MESSAGE_MAX
         };
         let index = match self.messages.get_mut(candidate) {
             Some(message) if length > 0 && fits(message) => {
                 message.datagrams += 1;
                 message.bytes += length;
+                message.padding += padding;
                 message.closed = length < message.segment || message.datagrams == SEGMENTS_MAX;
                 candidate
             }
             _ => {
                 let closed = dont_fragment || length == 0 || length > JOINED_MAX;
-                let message =
-                    Message { from, to, relayed, segment: length, datagrams: 1, bytes: length, dont_fragment, closed };
+                let message = Message {
+                    from,
+                    to,
+                    relayed,
+                    segment: length,
+                    datagrams: 1,
+                    bytes: length,
+                    head,
+                    padding,
+                    dont_fragment,
+                    closed,
+                };
                 self.messages.push(message);
                 self.messages.len() - 1
             }
@@ -159,9 +215,9 @@ impl<'b> Outbox<'b> {
         index
     }
 
-    /// Hands everything out, sorted by socket: each socket's messages by one batch. A message that is not to be in fragments has a
-    /// batch of its own.
-    pub(super) fn send(self, mut each: impl FnMut(From, bool, &mut SendBatch<'b>, &dyn Fn(usize) -> Relayed)) {
+    /// Hands everything out, sorted by socket: each socket's messages together. A message that is not to be in fragments comes by
+    /// itself.
+    pub(super) fn send(self, mut each: impl FnMut(Leaving<'b, '_>)) {
         let Self { messages, datagrams, .. } = self;
         if messages.is_empty() {
             return;
@@ -182,7 +238,6 @@ impl<'b> Outbox<'b> {
             sorted[*place] = &datagram.parts;
             *place += 1;
         }
-        let mut batch = SendBatch::default();
         let mut left = &order[..];
         while let Some(first) = left.first().map(|index| &messages[*index as usize]) {
             let same = |index: &&u32| {
@@ -191,6 +246,9 @@ impl<'b> Outbox<'b> {
             };
             let count = left.iter().take_while(same).count();
             let (now, rest) = left.split_at(count);
+            // A batch of its own: what a socket leaves in there must not go out by the next one.
+            let mut batch = SendBatch::default();
+            let mut leaving = Vec::with_capacity(count);
             for index in now {
                 let message = &messages[*index as usize];
                 let start = starts[*index as usize];
@@ -198,10 +256,10 @@ impl<'b> Outbox<'b> {
                 // An empty datagram is one part of no bytes.
                 let empty = message.bytes == 0;
                 batch.push(message.to, parts.filter(|part| empty || !part.is_empty()), message.segment);
+                leaving.push(message);
             }
-            each(first.from, first.dont_fragment, &mut batch, &|nth| {
-                now.get(nth).and_then(|index| messages[*index as usize].relayed)
-            });
+            let (from, dont_fragment) = (first.from, first.dont_fragment);
+            each(Leaving { from, dont_fragment, batch, messages: leaving });
             left = rest;
         }
     }
@@ -221,14 +279,12 @@ fn reply_place(to: SocketAddr) -> usize {
 mod tests {
     use super::*;
 
-    fn sent(fill: impl for<'b> FnOnce(&mut Outbox<'b>)) -> Vec<(From, Vec<Relayed>)> {
+    fn sent(fill: impl for<'b> FnOnce(&mut Outbox<'b>)) -> Vec<(From, usize, u64)> {
         let (mut buffer, mut open) = ([0; 64], Open::default());
         let mut out = Outbox::new(&mut buffer, &mut open, 8);
         fill(&mut out);
         let mut sent = Vec::new();
-        out.send(|from, _, _, relayed| {
-            sent.push((from, (0..).map_while(|nth| relayed(nth).map(Some)).collect()));
-        });
+        out.send(|leaving| sent.push((leaving.from, leaving.messages.len(), leaving.datagrams())));
         sent
     }
 
@@ -238,17 +294,16 @@ mod tests {
         let (one, two) = (RelayId::from_bits(2), RelayId::from_bits(4));
         let sent = sent(|out| {
             for _ in 0..3 {
-                out.relay(From::Relay(one), a, (one, Way::ToPeer), [b"1234", &[], &[]]);
-                out.relay(From::Relay(two), b, (two, Way::ToPeer), [b"1234", &[], &[]]);
+                out.relay(From::Relay(one), a, (one, Way::ToPeer), [&[], b"1234", &[]]);
+                out.relay(From::Relay(two), b, (two, Way::ToPeer), [&[], b"1234", &[]]);
             }
             // Shorter ends the train, longer begins another, and a third peer has its own.
-            out.relay(From::Relay(one), a, (one, Way::ToPeer), [b"12", &[], &[]]);
-            out.relay(From::Relay(one), a, (one, Way::ToPeer), [b"1234", &[], &[]]);
-            out.relay(From::Relay(one), b, (one, Way::ToPeer), [b"1234", &[], &[]]);
+            out.relay(From::Relay(one), a, (one, Way::ToPeer), [&[], b"12", &[]]);
+            out.relay(From::Relay(one), a, (one, Way::ToPeer), [&[], b"1234", &[]]);
+            out.relay(From::Relay(one), b, (one, Way::ToPeer), [&[], b"1234", &[]]);
             out.relay_whole(From::Relay(one), b, (one, Way::ToPeer), b"1234");
         });
-        let messages: Vec<(From, usize)> = sent.iter().map(|(from, relayed)| (*from, relayed.len())).collect();
-        assert_eq!(messages, [(From::Relay(one), 3), (From::Relay(one), 1), (From::Relay(two), 1)]);
+        assert_eq!(sent, [(From::Relay(one), 3, 6), (From::Relay(one), 1, 1), (From::Relay(two), 1, 3)]);
     }
 
     #[test]
@@ -262,5 +317,31 @@ mod tests {
         out.reply(1, to(1), b"1234");
         let datagrams: Vec<usize> = out.messages.iter().map(|message| message.datagrams).collect();
         assert_eq!(datagrams, [3, 2, 1]);
+    }
+    #[test]
+    fn what_is_lost_is_payload_and_headers_and_nothing_of_the_next_socket() {
+        let to: SocketAddr = "127.0.0.1:9".parse().unwrap();
+        let relay = RelayId::from_bits(2);
+        let (mut buffer, mut open) = ([0; 64], Open::default());
+        let mut out = Outbox::new(&mut buffer, &mut open, 8);
+        for _ in 0..3 {
+            out.relay(From::Endpoint(0), to, (relay, Way::ToClient), [b"head", b"payload", b"\0"]);
+        }
+        out.relay(From::Relay(relay), to, (relay, Way::ToPeer), [&[], b"1234567", &[]]);
+        let message = &out.messages[0];
+        assert_eq!(lost(message, 3, 36), Some((relay, Way::ToClient, 21, 12)));
+        assert_eq!(lost(message, 1, 12), Some((relay, Way::ToClient, 7, 4)));
+        let socket = shoal_sys::udp::own_socket(
+            "127.0.0.1:0".parse().unwrap(),
+            shoal_sys::udp::Buffers { receive: 1 << 16, send: 1 << 16 },
+        );
+        let socket = socket.unwrap();
+        let mut counted = Vec::new();
+        out.send(|mut leaving| match leaving.from {
+            // Its socket is gone.
+            From::Endpoint(_) => {}
+            From::Relay(_) => counted.push(leaving.send(&socket, |_, _, _, _, _| {}).datagrams),
+        });
+        assert_eq!(counted, [1]);
     }
 }

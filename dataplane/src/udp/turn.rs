@@ -59,6 +59,8 @@ struct Sockets {
 }
 
 struct RelaySocket {
+    /// Whose it is: another relay may have the place after it.
+    relay: RelayId,
     socket: DatagramSocket,
     /// Datagrams lost in its queue that were counted.
     drops: u32,
@@ -86,7 +88,7 @@ impl Relays for Sockets {
         if self.places.len() <= relay.index() {
             self.places.resize_with(relay.index() + 1, || None);
         }
-        self.places[relay.index()] = Some(RelaySocket { socket, drops: 0 });
+        self.places[relay.index()] = Some(RelaySocket { relay, socket, drops: 0 });
         Ok(())
     }
 
@@ -161,7 +163,7 @@ impl Turn {
         let train = self.server.handle_client_train(now_ms, flow, datagrams, segment)?;
         let TrainToPeer { relay, peer, .. } = train;
         for payload in train.payloads() {
-            out.relay(From::Relay(relay), peer, (relay, Way::ToPeer), [payload, &[], &[]]);
+            out.relay(From::Relay(relay), peer, (relay, Way::ToPeer), [&[], payload, &[]]);
         }
         Some(train.datagrams.len())
     }
@@ -183,7 +185,7 @@ impl Turn {
         if to.dont_fragment {
             out.relay_whole(from, to.peer, relayed, to.data);
         } else {
-            out.relay(from, to.peer, relayed, [to.data, &[], &[]]);
+            out.relay(from, to.peer, relayed, [&[], to.data, &[]]);
         }
     }
 
@@ -233,7 +235,7 @@ impl Turn {
 
     /// The socket of a relay that is open.
     pub(super) fn socket(&self, relay: RelayId) -> Option<&DatagramSocket> {
-        self.sockets.places.get(relay.index())?.as_ref().map(|open| &open.socket)
+        self.sockets.places.get(relay.index())?.as_ref().filter(|open| open.relay == relay).map(|open| &open.socket)
     }
 
     /// Ends what has expired.

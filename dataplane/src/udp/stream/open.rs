@@ -109,17 +109,18 @@ impl Streams {
     ) -> Result<(), &'static str> {
         let open = self.open.borrow();
         let connection = open.get(&(to.flow.client, to.flow.server));
-        let (mut dropped, mut bytes) = (0, 0);
+        let (mut dropped, mut bytes, mut heads) = (0, 0, 0);
         for payload in train.datagrams() {
             let head = to.head(payload.len() as u16);
             if !connection.is_some_and(|connection| connection.output.relay([head.as_bytes(), payload, head.padding()]))
             {
                 dropped += 1;
                 bytes += payload.len() as u64;
+                heads += head.as_bytes().len() as u64;
             }
         }
         if dropped > 0 {
-            server.take_back(relay, Way::ToClient, dropped, bytes);
+            server.take_back(relay, Way::ToClient, dropped, bytes, heads);
             self.stats.udp_drop(if connection.is_some() { "stream_full" } else { "no_stream" }, dropped);
         }
         Ok(())

@@ -440,8 +440,9 @@ impl<Q: Quota> Server<Q> {
         }
     }
 
-    /// Counts as not forwarded what was to be sent and was not: there was no room for it.
-    pub fn take_back(&mut self, relay: RelayId, way: Way, datagrams: u64, bytes: u64) {
+    /// Counts as not forwarded what was to be sent and was not, because there was no room for it: datagrams, the bytes of their
+    /// payloads, and those of headers that were to go with them.
+    pub fn take_back(&mut self, relay: RelayId, way: Way, datagrams: u64, bytes: u64, heads: u64) {
         let Some(allocation) = self.table.find_relay(relay).and_then(|slot| self.table.get_mut(slot)) else { return };
         let usage = &mut allocation.usage;
         let (count, sum) = match way {
@@ -450,6 +451,7 @@ impl<Q: Quota> Server<Q> {
         };
         *count = count.saturating_sub(datagrams);
         *sum = sum.saturating_sub(bytes);
+        usage.framing_bytes = usage.framing_bytes.saturating_sub(heads);
     }
 
     fn handle_message<'d>(
