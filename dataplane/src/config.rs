@@ -240,8 +240,8 @@ pub struct Udp {
     /// Binding requests that one shard answers one client address (IPv6: one /64) in a second; so many may come at once. What is
     /// beyond it is dropped. Thousands of viewers may share an address. 0: no limit.
     pub bindings_per_address: u32,
-    /// Trains of datagrams that one shard can have taken from the kernel and not yet handled, 66 KiB of address space each: a
-    /// power of two from 16 to 4096.
+    /// Trains of datagrams that one shard can have taken from the kernel and not yet handled, 66 KiB of address space each, beside
+    /// single ones: a power of two from 16 to 4096.
     pub receive_buffers: u16,
     /// A node with one address cannot tell clients the type of their NAT, but two of them can, when each sends for the other. Address
     /// and port at which the other node listens for that (its `partner_listen`), such as `192.0.2.7:3477`. Both need the same `port`

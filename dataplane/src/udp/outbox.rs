@@ -14,6 +14,9 @@ use shoal_sys::udp::{MESSAGE_MAX, SEGMENTS_MAX, SendBatch, Sent};
 /// front, and the kernel refuses a train of what it would have to cut into fragments.
 const JOINED_MAX: usize = 1452;
 
+/// Messages handed out together: as many as one system call takes.
+const LEAVING_MAX: usize = 64;
+
 /// Places for what was last sent to whom.
 const REPLY_PLACES: usize = 256;
 
@@ -29,32 +32,51 @@ pub(super) enum From {
 /// What was relayed, so that it can be taken back.
 type Relayed = Option<(RelayId, Way)>;
 
-/// All that leaves by one socket.
-pub(super) struct Leaving<'b, 'o> {
+/// What an [`Outbox`] held, in the order of sockets.
+pub(super) struct Sorted<'b> {
+    messages: Vec<Message>,
+    /// Numbers of messages.
+    order: Vec<u32>,
+    /// Of each message, the place of its first datagram in `parts`.
+    starts: Vec<usize>,
+    parts: Vec<[&'b [u8]; 3]>,
+    /// How much of `order` has gone.
+    next: usize,
+    batch: SendBatch<'b>,
+}
+
+/// What leaves by one socket.
+pub(super) struct Leaving<'o, 'b> {
     /// Which socket.
     pub(super) from: From,
     /// Whether it must not be cut into fragments.
     pub(super) dont_fragment: bool,
-    /// The messages.
-    batch: SendBatch<'b>,
-    messages: Vec<&'o Message>,
+    batch: &'o mut SendBatch<'b>,
+    /// The messages in `batch` are those of these numbers.
+    numbers: &'o [u32],
+    messages: &'o [Message],
 }
 
 impl Leaving<'_, '_> {
     /// Hands them to the kernel, and says of what it did not take whose it is, as [`lost`] does.
     pub(super) fn send(&mut self, socket: impl AsFd, mut not_sent: impl FnMut(RelayId, Way, u64, u64, u64)) -> Sent {
-        let Self { batch, messages, .. } = self;
+        let Self { batch, numbers, messages, .. } = self;
         batch.send_reporting(socket, |nth, datagrams, bytes| {
-            let whose = messages.get(nth).and_then(|message| lost(message, datagrams, bytes));
-            if let Some((relay, way, payload, heads)) = whose {
+            let message = numbers.get(nth).map(|number| &messages[*number as usize]);
+            if let Some((relay, way, payload, heads)) = message.and_then(|message| lost(message, datagrams, bytes)) {
                 not_sent(relay, way, datagrams, payload, heads);
             }
         })
     }
 
+    /// How many messages they are.
+    pub(super) fn messages(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// How many datagrams they are.
     pub(super) fn datagrams(&self) -> u64 {
-        self.messages.iter().map(|message| message.datagrams as u64).sum()
+        self.numbers.iter().map(|number| self.messages[*number as usize].datagrams as u64).sum()
     }
 }
 
@@ -215,53 +237,53 @@ impl<'b> Outbox<'b> {
         index
     }
 
-    /// Hands everything out, sorted by socket: each socket's messages together. A message that is not to be in fragments comes by
-    /// itself.
-    pub(super) fn send(self, mut each: impl FnMut(Leaving<'b, '_>)) {
+    /// Everything, sorted by socket; of one socket in the order in which it was added.
+    pub(super) fn sort(self) -> Sorted<'b> {
         let Self { messages, datagrams, .. } = self;
-        if messages.is_empty() {
-            return;
-        }
         let mut order: Vec<u32> = (0..messages.len() as u32).collect();
-        order.sort_by_key(|index| messages[*index as usize].from);
+        order.sort_by_key(|number| messages[*number as usize].from);
         // Where each message's datagrams begin when they are put in order.
-        let mut starts = vec![0; messages.len()];
+        let mut starts = Vec::with_capacity(messages.len());
         let mut next = 0;
-        for (start, message) in starts.iter_mut().zip(&messages) {
-            *start = next;
+        for message in &messages {
+            starts.push(next);
             next += message.datagrams;
         }
-        let mut sorted: Vec<&[&'b [u8]; 3]> = vec![&[&[], &[], &[]]; datagrams.len()];
+        let mut parts: Vec<[&'b [u8]; 3]> = vec![[&[], &[], &[]]; datagrams.len()];
         let mut filled = starts.clone();
-        for datagram in &datagrams {
+        for datagram in datagrams {
             let place = &mut filled[datagram.message as usize];
-            sorted[*place] = &datagram.parts;
+            parts[*place] = datagram.parts;
             *place += 1;
         }
-        let mut left = &order[..];
-        while let Some(first) = left.first().map(|index| &messages[*index as usize]) {
-            let same = |index: &&u32| {
-                let message = &messages[**index as usize];
-                message.from == first.from && message.dont_fragment == first.dont_fragment
-            };
-            let count = left.iter().take_while(same).count();
-            let (now, rest) = left.split_at(count);
-            // A batch of its own: what a socket leaves in there must not go out by the next one.
-            let mut batch = SendBatch::default();
-            let mut leaving = Vec::with_capacity(count);
-            for index in now {
-                let message = &messages[*index as usize];
-                let start = starts[*index as usize];
-                let parts = sorted[start..start + message.datagrams].iter().flat_map(|parts| parts.iter().copied());
-                // An empty datagram is one part of no bytes.
-                let empty = message.bytes == 0;
-                batch.push(message.to, parts.filter(|part| empty || !part.is_empty()), message.segment);
-                leaving.push(message);
-            }
-            let (from, dont_fragment) = (first.from, first.dont_fragment);
-            each(Leaving { from, dont_fragment, batch, messages: leaving });
-            left = rest;
+        Sorted { messages, order, starts, parts, next: 0, batch: SendBatch::default() }
+    }
+}
+
+impl<'b> Sorted<'b> {
+    /// The next messages of one socket, at most [`LEAVING_MAX`]; those apart that must not be cut into fragments.
+    pub(super) fn next(&mut self) -> Option<Leaving<'_, 'b>> {
+        // What was left in there must not go out by another socket.
+        self.batch.clear();
+        let left = &self.order[self.next..];
+        let first = &self.messages[*left.first()? as usize];
+        let (from, dont_fragment) = (first.from, first.dont_fragment);
+        let same = |number: &&u32| {
+            let message = &self.messages[**number as usize];
+            message.from == from && message.dont_fragment == dont_fragment
+        };
+        let count = left.iter().take(LEAVING_MAX).take_while(same).count();
+        let numbers = &left[..count];
+        self.next += count;
+        for number in numbers {
+            let message = &self.messages[*number as usize];
+            let start = self.starts[*number as usize];
+            let parts = self.parts[start..start + message.datagrams].iter().flatten().copied();
+            // An empty datagram is one part of no bytes.
+            let empty = message.bytes == 0;
+            self.batch.push(message.to, parts.filter(|part| empty || !part.is_empty()), message.segment);
         }
+        Some(Leaving { from, dont_fragment, batch: &mut self.batch, numbers, messages: &self.messages })
     }
 }
 
@@ -283,8 +305,10 @@ mod tests {
         let (mut buffer, mut open) = ([0; 64], Open::default());
         let mut out = Outbox::new(&mut buffer, &mut open, 8);
         fill(&mut out);
-        let mut sent = Vec::new();
-        out.send(|leaving| sent.push((leaving.from, leaving.messages.len(), leaving.datagrams())));
+        let (mut sent, mut sorted) = (Vec::new(), out.sort());
+        while let Some(leaving) = sorted.next() {
+            sent.push((leaving.from, leaving.messages(), leaving.datagrams()));
+        }
         sent
     }
 
@@ -318,6 +342,7 @@ mod tests {
         let datagrams: Vec<usize> = out.messages.iter().map(|message| message.datagrams).collect();
         assert_eq!(datagrams, [3, 2, 1]);
     }
+
     #[test]
     fn what_is_lost_is_payload_and_headers_and_nothing_of_the_next_socket() {
         let to: SocketAddr = "127.0.0.1:9".parse().unwrap();
@@ -336,12 +361,13 @@ mod tests {
             shoal_sys::udp::Buffers { receive: 1 << 16, send: 1 << 16 },
         );
         let socket = socket.unwrap();
-        let mut counted = Vec::new();
-        out.send(|mut leaving| match leaving.from {
-            // Its socket is gone.
-            From::Endpoint(_) => {}
-            From::Relay(_) => counted.push(leaving.send(&socket, |_, _, _, _, _| {}).datagrams),
-        });
-        assert_eq!(counted, [1]);
+        let mut sorted = out.sort();
+        // The socket of the first is gone.
+        let gone = sorted.next().unwrap();
+        assert_eq!((gone.from, gone.datagrams()), (From::Endpoint(0), 3));
+        let mut next = sorted.next().unwrap();
+        assert_eq!(next.from, From::Relay(relay));
+        assert_eq!(next.send(&socket, |_, _, _, _, _| panic!("it is taken")).datagrams, 1);
+        assert!(sorted.next().is_none());
     }
 }

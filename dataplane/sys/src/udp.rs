@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
+use std::ops::AddAssign;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
@@ -156,6 +157,16 @@ impl Sent {
     }
 }
 
+impl AddAssign for Sent {
+    fn add_assign(&mut self, other: Self) {
+        self.trains += other.trains;
+        self.datagrams += other.datagrams;
+        self.bytes += other.bytes;
+        self.no_room += other.no_room;
+        self.refused += other.refused;
+    }
+}
+
 /// Messages to send from one socket, by as few system calls as can be. Bytes are borrowed, not copied.
 #[derive(Default)]
 pub struct SendBatch<'a> {
@@ -229,9 +240,14 @@ impl<'a> SendBatch<'a> {
             }
             from += 1;
         }
+        self.clear();
+        sent
+    }
+
+    /// Forgets all messages.
+    pub fn clear(&mut self) {
         self.messages.clear();
         self.parts.clear();
-        sent
     }
 
     /// Sends the datagrams of a train each by itself.

@@ -103,6 +103,11 @@ impl BufferPool {
         unsafe { std::slice::from_raw_parts(self.memory.add(usize::from(id) * self.size as usize), len as usize) }
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        usize::from(self.count)
+    }
+
     /// How many the kernel does not have.
     pub(super) fn taken(&self) -> usize {
         usize::from(self.taken.get())

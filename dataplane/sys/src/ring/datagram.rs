@@ -2,8 +2,10 @@
 //!
 //! A buffer takes a whole **train**: what the kernel (UDP_GRO) or the sender (UDP_SEGMENT) has joined of one flow, up to 64 KiB
 //! in segments of one length. Trains of all sockets of a shard go into one queue in the order of their completions, so that
-//! one task can take them in batches. A socket that finds the pool empty is armed again when the queue has been taken; its
-//! datagrams wait in its own buffer in the kernel until then, or are dropped there, newest first.
+//! one task can take them in batches. Short ones are copied out and their buffers given back at once: so many may wait, and
+//! a batch be as long as it takes to join what goes one way, without a buffer of 66 KiB for each. A socket that finds the pool
+//! empty is armed again when the queue has been taken; its datagrams wait in its own buffer in the kernel until then, or are
+//! dropped there, newest first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -31,7 +33,8 @@ const CONTROL_BYTES: usize = 32;
 /// Sizes.
 #[derive(Debug, Clone, Copy)]
 pub struct DatagramConfig {
-    /// Receive buffers, 66 KiB of address space each; a power of two. So many trains may wait to be taken.
+    /// Receive buffers, 66 KiB of address space each; a power of two. So many trains may wait to be taken, beside those that
+    /// were copied: at most [`COPIES_MAX`] of at most [`COPY_MAX`] bytes.
     pub buffers: u16,
 }
 
@@ -75,14 +78,26 @@ pub(super) struct DatagramState {
 
 /// A train of datagrams, in a buffer of the pool; it goes back there when dropped.
 pub struct Arrived {
-    ring: Rc<Inner>,
-    id: u16,
+    store: Store,
     key: u64,
     source: SocketAddr,
-    payload: Range<u32>,
     segment: u16,
     truncated: bool,
 }
+
+/// Where a train's bytes are.
+enum Store {
+    /// In a buffer of the pool, which goes back there when this is dropped.
+    Pool { ring: Rc<Inner>, id: u16, payload: Range<u32> },
+    /// In memory of their own.
+    Copy(Box<[u8]>),
+}
+
+/// Longest payload that is copied out of its buffer: any datagram that Ethernet takes.
+pub const COPY_MAX: usize = 1500;
+
+/// When so many wait, what comes stays in its buffer; and when there are no more of those, in the kernel.
+pub const COPIES_MAX: usize = 4096;
 
 impl Ring {
     /// Sets up the pool.
@@ -136,6 +151,11 @@ impl Datagrams {
         let mut arrived = self.queue.arrived.borrow_mut();
         let count = arrived.len().min(max.saturating_sub(batch.len()));
         batch.extend(arrived.drain(..count));
+    }
+
+    /// Whether the kernel has less than half of the pool's buffers.
+    pub fn is_short(&self) -> bool {
+        self.ring.datagram_buffers.get().is_some_and(|pool| pool.taken() * 2 > pool.count())
     }
 
     /// Receives that ended with an error so far: what ICMP had to say, mostly.
@@ -216,25 +236,27 @@ impl Arrived {
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
         // From here on dropping it gives the buffer back.
         let mut arrived = Arrived {
-            ring: Rc::clone(ring),
-            id,
+            store: Store::Pool { ring: Rc::clone(ring), id, payload: 0..0 },
             key: state.key,
             source: unspecified,
-            payload: 0..0,
             segment: 0,
             truncated: false,
         };
         let buffer = pool.bytes(id, len);
         let message = RecvMsgOut::parse(buffer, &state.header).ok()?;
         let payload = message.payload_data();
-        // The payload is the end of what was filled.
-        arrived.payload = len - payload.len() as u32..len;
         arrived.source = SocketAddress::parse(message.name_data())?;
         arrived.truncated = message.is_payload_truncated() || message.is_control_data_truncated();
         arrived.segment = match segment_length(message.control_data()) {
             Some(length) => u16::try_from(length).ok().filter(|length| *length > 0)?,
             None => u16::try_from(payload.len()).unwrap_or(u16::MAX),
         };
+        if payload.len() <= COPY_MAX && state.queue.arrived.borrow().len() < COPIES_MAX {
+            arrived.store = Store::Copy(payload.into());
+        } else if let Store::Pool { payload: place, .. } = &mut arrived.store {
+            // The payload is the end of what was filled.
+            *place = len - payload.len() as u32..len;
+        }
         Some(arrived)
     }
 
@@ -255,8 +277,13 @@ impl Arrived {
 
     /// The segments, one behind the other.
     pub fn payload(&self) -> &[u8] {
-        let pool = self.ring.datagram_buffers.get();
-        pool.map_or(&[], |pool| &pool.bytes(self.id, self.payload.end)[self.payload.start as usize..])
+        match &self.store {
+            Store::Copy(bytes) => bytes,
+            Store::Pool { ring, id, payload } => {
+                let pool = ring.datagram_buffers.get();
+                pool.map_or(&[], |pool| &pool.bytes(*id, payload.end)[payload.start as usize..])
+            }
+        }
     }
 
     /// Each datagram of the train; an empty datagram is one too.
@@ -272,10 +299,12 @@ impl Arrived {
     }
 }
 
-impl Drop for Arrived {
+impl Drop for Store {
     fn drop(&mut self) {
-        if let Some(pool) = self.ring.datagram_buffers.get() {
-            pool.give(self.id);
+        if let Self::Pool { ring, id, .. } = self
+            && let Some(pool) = ring.datagram_buffers.get()
+        {
+            pool.give(*id);
         }
     }
 }

@@ -31,7 +31,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 pub use accept::Acceptor;
 pub use buffers::Chunk;
 pub(crate) use datagram::segment_length;
-pub use datagram::{Arrived, DatagramConfig, DatagramSocket, Datagrams};
+pub use datagram::{Arrived, COPIES_MAX, COPY_MAX, DatagramConfig, DatagramSocket, Datagrams};
 pub use file::{Landed, Page, ReadBlock};
 pub use op::{Op, Recv, RecvInto};
 pub use stream::{Received, SendMsg, Stream};

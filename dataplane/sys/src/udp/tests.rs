@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::net::local_address;
-use crate::ring::{Arrived, DatagramConfig, Datagrams, Ring, RingConfig};
+use crate::ring::{Arrived, COPY_MAX, DatagramConfig, Datagrams, Ring, RingConfig};
 
 const BUFFERS: Buffers = Buffers { receive: 4 << 20, send: 1 << 20 };
 
@@ -137,6 +137,29 @@ fn a_burst_larger_than_the_pool_arrives_whole_and_in_order() {
         assert!(start.elapsed() < Duration::from_secs(20));
     }
     assert_eq!(ring.buffers_taken(), 0);
+}
+
+#[test]
+fn short_datagrams_wait_without_a_buffer_each() {
+    let ring = ring();
+    let datagrams = ring.datagrams(DatagramConfig { buffers: 128 }).unwrap();
+    let receiver = datagrams.receive(own_socket(any("127.0.0.1"), BUFFERS).unwrap(), 0);
+    let sender = own_socket(any("127.0.0.1"), BUFFERS).unwrap();
+    let to = local_address(&receiver).unwrap();
+    let payloads: Vec<Vec<u8>> = (0..500).map(|n| bytes(n, if n == 250 { COPY_MAX + 1 } else { 160 })).collect();
+    let mut batch = SendBatch::default();
+    for payload in &payloads {
+        batch.push(to, [&payload[..]], payload.len());
+    }
+    assert_eq!(batch.send(&sender).datagrams, 500);
+    // Kept, not handled.
+    let mut arrived = Vec::new();
+    while arrived.len() < 500 {
+        arrived.extend(next(&ring, &datagrams));
+    }
+    assert!(arrived.iter().map(Arrived::payload).eq(&payloads));
+    assert_eq!(ring.buffers_taken(), 1, "the long one");
+    assert!(!datagrams.is_short() && ring.stats().no_buffers == 0);
 }
 
 #[test]

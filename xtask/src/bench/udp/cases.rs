@@ -118,7 +118,7 @@ pub(super) const CASES: &[Case] = &[
         lines: &[packets("relay-50-both", Target::RatioAtLeast(1.6))],
     },
     Case {
-        words: "relay -n 1000 --payload 160",
+        words: "relay -n 1000 --payload 160 --window 4096",
         pace: Pace::Peak,
         peers: COTURN,
         lines: &[packets("relay-1000", Target::RatioAtLeast(1.6)), cost("relay-1000-cpu")],
