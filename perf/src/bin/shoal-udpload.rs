@@ -279,6 +279,8 @@ impl Cli {
             "server_busy": used.busy,
             "bytes_per_allocation": grown.map(|grown| grown / n as f64),
             "valid": invalid.is_none(),
+            // It was more than so many; nothing else is wrong with it.
+            "at_least": invalid.is_some(),
             "invalid_because": invalid,
         }))
     }

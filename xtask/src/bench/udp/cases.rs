@@ -117,11 +117,19 @@ pub(super) const CASES: &[Case] = &[
         peers: COTURN,
         lines: &[packets("relay-50-both", Target::RatioAtLeast(1.6))],
     },
+    // Four datagrams of each allocation under way; with the usual window most would have none, and the window be the bottleneck.
     Case {
         words: "relay -n 1000 --payload 160 --window 4096",
         pace: Pace::Peak,
         peers: COTURN,
         lines: &[packets("relay-1000", Target::RatioAtLeast(1.6)), cost("relay-1000-cpu")],
+    },
+    // Never two of one allocation: the worst that there is.
+    Case {
+        words: "relay -n 1000 --payload 160",
+        pace: Pace::Peak,
+        peers: COTURN,
+        lines: &[packets("relay-1000-w192", Target::None)],
     },
     Case {
         words: "relay -n 50 --payload 160 --to pairs",

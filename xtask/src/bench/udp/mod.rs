@@ -207,14 +207,20 @@ impl Bench {
             };
             let Some(((_, ours), peers)) = measured.split_first() else { continue };
             for (place, (kind, peer)) in peers.iter().enumerate() {
-                // That we might have done more is no reason against us; that a peer might have is.
-                let runs = ours.iter().filter(|report| !report.is_at_least()).chain(peer).chain(&direct);
+                // That we might have done more is no reason against us. That a peer might have is one, where it decides; it does not
+                // where there is no target, or none that a peer has a part in.
+                let decides = matches!(line.target, Target::RatioAtLeast(_)) && place == 0;
+                let counts = |report: &&Report| decides || !report.is_at_least();
+                let ours_count = ours.iter().filter(|report| !report.is_at_least());
+                let runs = ours_count.chain(peer.iter().filter(counts)).chain(&direct);
                 let mut peer_name = kind.name().to_owned();
                 if let Some(rate) = rate {
                     peer_name.push_str(&format!(", both at {rate:.0} packets/s"));
                 }
-                if ours.iter().any(Report::is_at_least) {
-                    peer_name.push_str("; the load generator bounded ours");
+                for (whose, reports) in [("ours", ours), ("the peer", peer)] {
+                    if !line.first && reports.iter().any(Report::is_at_least) {
+                        peer_name.push_str(&format!("; the load generator bounded {whose}"));
+                    }
                 }
                 found.rows.push(Row {
                     case: line.name.to_owned(),
