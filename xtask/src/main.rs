@@ -5,6 +5,7 @@
 mod bench;
 mod conformance;
 mod demo_media;
+mod ebpf;
 mod flamegraph;
 mod http;
 mod node;
@@ -44,6 +45,8 @@ enum Task {
     Bench(bench::Options),
     /// Run the conformance suites whose sources lie in a folder.
     Conformance(conformance::Options),
+    /// Compile the eBPF programs into the object that is committed, with a stamp of their sources.
+    Ebpf(ebpf::Options),
     /// Draw where the data plane's time goes: perf and inferno.
     Flamegraph(flamegraph::Options),
     /// Make the sample video anew with ffmpeg.
@@ -65,6 +68,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Tidy { explain } => tidy::run(explain),
         Task::Bench(options) => bench::run(&options),
         Task::Conformance(options) => conformance::run(&options),
+        Task::Ebpf(options) => ebpf::run(&options),
         Task::Flamegraph(options) => flamegraph::run(&options),
         Task::DemoMedia => demo_media::run(),
     }

@@ -2,12 +2,13 @@
 
 use std::env;
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::Context;
 
-use crate::{tidy, tools, workspace};
+use crate::{ebpf, tidy, tools, workspace};
 
 /// What tests call for, and the Debian packages that have it.
 const TOOLS: &[tools::Wanted<'_>] = &[
@@ -48,7 +49,11 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     fs::write(&skip_file, "")?;
 
     let mut totals = Totals::default();
-    totals.stage("fmt", || workspace::run(workspace::cargo().args(["fmt", "--all", "--check"])));
+    totals.stage("fmt", || {
+        workspace::run(workspace::cargo().args(["fmt", "--all", "--check"]))?;
+        let programs = ["fmt", "--check", "--manifest-path", "ebpf-probes/programs/Cargo.toml"];
+        workspace::run(workspace::cargo().args(programs))
+    });
     totals.stage("clippy", || {
         let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--quiet", "--", "-D", "warnings"];
         workspace::run(workspace::cargo().args(clippy))
@@ -56,6 +61,15 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     totals.stage("tidy", || {
         let code = tidy::run(false)?;
         anyhow::ensure!(code == ExitCode::SUCCESS, "tidy found problems");
+        Ok(())
+    });
+    let mut object = None;
+    totals.stage("ebpf", || {
+        ebpf::check()?;
+        match ebpf::tool_chain() {
+            Ok(chain) => object = Some(ebpf::build(chain)?),
+            Err(why) => note_skip(&skip_file, &format!("the eBPF programs as compiled now: {why}"))?,
+        }
         Ok(())
     });
     let mut bin = None;
@@ -67,6 +81,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
     test.args(["test", "--workspace", "--locked", "--no-fail-fast"]).env("SHOAL_SKIP_FILE", &skip_file);
     if let Some(bin) = bin {
         test.env("SHOAL_BIN_DIR", bin);
+    }
+    if let Some(object) = object {
+        test.env("SHOAL_EBPF_OBJECT", object);
     }
     println!("== {}", workspace::shown(&test));
     totals.cargo_test(&mut test)?;
@@ -96,6 +113,13 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         skipped.len()
     );
     Ok(if totals.failed == 0 && !too_few { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Notes that something was skipped, as the tests do.
+fn note_skip(file: &Path, what: &str) -> anyhow::Result<()> {
+    println!("skipped {what}");
+    let mut file = fs::File::options().append(true).open(file)?;
+    Ok(writeln!(file, "{what}")?)
 }
 
 impl Totals {

@@ -44,6 +44,20 @@ pub(crate) fn install(wanted: &[Wanted<'_>]) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Installs Debian packages, where root and apt are there; or says why not.
+pub(crate) fn install_packages(packages: &[&str]) -> Result<(), String> {
+    if find("apt-get").is_none() {
+        return Err("there is no apt-get here".to_owned());
+    }
+    if !rustix::process::geteuid().is_root() {
+        return Err("apt-get needs root".to_owned());
+    }
+    println!("installing {}", packages.join(" "));
+    let all: Vec<&str> =
+        ["install", "--yes", "--no-install-recommends"].into_iter().chain(packages.iter().copied()).collect();
+    apt(&["update"]).and_then(|()| apt(&all))
+}
+
 /// The same for what a task cannot do without.
 pub(crate) fn require(wanted: &[Wanted<'_>]) -> anyhow::Result<()> {
     let missing = install(wanted);

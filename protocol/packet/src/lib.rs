@@ -1,4 +1,4 @@
-//! What eBPF and user space share: the owner hash.
+//! What eBPF and user space share: the owner hash, what datagrams are by their shape, and answers to plain Binding requests.
 //!
 //! A slice's owner shard is the hash of its key, a UDP client's the hash of its five-tuple. XDP and sk_reuseport programs
 //! steer packets by the same hash, so it lives here and nowhere else. It keeps to what a BPF program can do: no
@@ -6,6 +6,11 @@
 
 #![no_std]
 #![forbid(unsafe_code)]
+
+pub mod binding;
+pub mod rate;
+pub mod shape;
+pub mod source;
 
 use core::net::{IpAddr, SocketAddr};
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::calls::UNSAFE_CRATE;
+use super::calls::UNSAFE_CRATES;
 use super::imports::{Package, Target};
 use super::{Problem, Rule};
 
@@ -26,7 +26,7 @@ pub(super) const WORKSPACE_LINTS: Rule = Rule {
 
 pub(super) const FORBID_UNSAFE: Rule = Rule {
     name: "forbid-unsafe",
-    demands: "Every library and program but dataplane/sys starts with #![forbid(unsafe_code)].",
+    demands: "Every library and program but dataplane/sys and ebpf-probes' programs and maps starts with #![forbid(unsafe_code)].",
     because: "the compiler holds this rule better than people do.",
 };
 
@@ -85,7 +85,7 @@ pub(super) fn check_manifest(package: &Package, manifest: &str) -> Option<Proble
 
 /// Checks the root file of a target.
 pub(super) fn check_root(package: &Package, target: &Target, text: &str) -> Option<Problem> {
-    let wanted = matches!(target.kind.as_str(), "lib" | "bin") && package.folder != UNSAFE_CRATE;
+    let wanted = matches!(target.kind.as_str(), "lib" | "bin") && !UNSAFE_CRATES.contains(&package.folder.as_str());
     let message = format!("{} `{}` lacks #![forbid(unsafe_code)]", target.kind, target.name);
     (wanted && !text.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]"))
         .then(|| Problem::new(&FORBID_UNSAFE, target.path.display(), 0, message))

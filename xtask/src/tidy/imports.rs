@@ -9,7 +9,7 @@ use crate::workspace::array;
 
 pub(super) const DIRECTION: Rule = Rule {
     name: "dependency-direction",
-    demands: "protocol imports only protocol; dataplane and control-plane import protocol and config, never each other; perf imports of the planes only dataplane/sys; sdk imports only protocol; nobody imports xtask.",
+    demands: "protocol imports only protocol; dataplane and control-plane import protocol and config, never each other; ebpf-probes imports only protocol/packet; perf imports of the planes only dataplane/sys; sdk imports only protocol; nobody imports xtask.",
     because: "the planes must be able to live, die and be released apart.",
 };
 
@@ -31,9 +31,10 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &[]),
     ("dataplane", &["protocol", "config", "dataplane"]),
     ("control-plane", &["protocol", "config", "control-plane"]),
-    ("perf", &["protocol", "dataplane/sys"]),
+    ("ebpf-probes", &["protocol/packet", "ebpf-probes"]),
+    ("perf", &["protocol", "dataplane/sys", "ebpf-probes"]),
     ("sdk", &["protocol"]),
-    ("tests", &["protocol", "config", "perf"]),
+    ("tests", &["protocol", "config", "ebpf-probes", "perf"]),
     ("xtask", &[]),
 ];
 
@@ -51,7 +52,7 @@ const IMPURE: &[&str] = &[
     "tokio-uring",
 ];
 
-const XTASK_MAY: &[&str] = &["anyhow", "clap", "rustix", "serde_json", "signal-hook"];
+const XTASK_MAY: &[&str] = &["anyhow", "clap", "rustix", "serde_json", "sha2", "signal-hook"];
 
 /// A package of ours.
 #[derive(Debug, Clone)]

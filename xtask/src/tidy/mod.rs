@@ -124,9 +124,13 @@ fn check() -> anyhow::Result<(Vec<Problem>, usize)> {
     }
     let read = |path: &Path| fs::read_to_string(root.join(path)).ok();
     let mut roots: Vec<_> = packages.iter().map(|package| (package.folder.clone(), package.targets.clone())).collect();
-    if root.join("fuzz/Cargo.toml").is_file() {
-        let fuzz = workspace::metadata(&["--no-deps", "--manifest-path", "fuzz/Cargo.toml"])?;
-        roots.extend(imports::own_packages(&fuzz, &root).into_iter().map(|package| (package.folder, package.targets)));
+    // Workspaces of their own.
+    for manifest in ["fuzz/Cargo.toml", "ebpf-probes/programs/Cargo.toml"] {
+        if root.join(manifest).is_file() {
+            let other = workspace::metadata(&["--no-deps", "--manifest-path", manifest])?;
+            let packages = imports::own_packages(&other, &root).into_iter();
+            roots.extend(packages.map(|package| (package.folder, package.targets)));
+        }
     }
     let sources = modules::reachable(&roots, &read);
     problems.extend(modules::unused(&files, &sources));

@@ -1,0 +1,168 @@
+//! Plain Binding requests, answered where they came in.
+//!
+//! The answer is made of the request in its place: what is to be turned round is turned round, and attributes follow.
+
+use aya_ebpf::helpers::bpf_xdp_adjust_tail;
+use aya_ebpf::programs::XdpContext;
+use shoal_packet::binding::{
+    self, ATTRIBUTES_MAX, COOKIE, REQUEST, Whose, attribute, attribute_head, attribute_length, attributes,
+};
+use shoal_packet::shape::STUN_HEADER;
+use shoal_probe_maps::{Address, Config, Endpoint, Verdict};
+
+use crate::headers::{Headers, IPV4, IPV6, UDP, at, fold, get, sum};
+use crate::limits;
+
+/// Hops that an answer may take.
+const HOPS: u8 = 64;
+
+/// UDP and STUN headers, in words.
+const REQUEST_WORDS: usize = (UDP + STUN_HEADER) / 4;
+
+/// Answers what is a plain Binding request; everything else passes.
+#[inline(always)]
+pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Endpoint, config: &Config, now_ns: u64) -> Verdict {
+    let payload = usize::from(headers.payload);
+    if usize::from(headers.length) != STUN_HEADER || get::<[u8; 4]>(ctx, payload) != Some(REQUEST) {
+        return Verdict::Passed;
+    }
+    if !headers.is_plain {
+        return Verdict::NotAnswered;
+    }
+    if !is_intact(ctx, headers) {
+        return Verdict::Checksum;
+    }
+    if !limits::admit_binding(headers, config, now_ns) {
+        return Verdict::BindingRate;
+    }
+    let sent = if headers.is_ipv4 { send::<false>(ctx, headers, own) } else { send::<true>(ctx, headers, own) };
+    if sent.is_some() { Verdict::Answered } else { Verdict::NotAnswered }
+}
+
+/// Makes the answer of the request's frame. `None`: there is no room, and nothing was changed.
+#[inline(always)]
+fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Endpoint) -> Option<()> {
+    let (network, ip) = (usize::from(headers.network), if IPV6_ { IPV6 } else { IPV4 });
+    let cookie = get::<[u8; 4]>(ctx, network + ip + UDP + 4)?;
+    let classic = cookie != COOKIE;
+    let count = attributes(classic, own.other_port != 0);
+    let added = count * attribute_length(IPV6_);
+    let length = UDP + STUN_HEADER + added;
+    let frame = ctx.data_end() - ctx.data();
+    // SAFETY: the packet's own context. All pointers into the packet are made anew below.
+    if unsafe { bpf_xdp_adjust_tail(ctx.ctx, (network + ip + length) as i32 - frame as i32) } != 0 {
+        return None;
+    }
+    let [a, b, c, d, e, f] = get::<[u16; 6]>(ctx, 0)?;
+    set(ctx, 0, [d, e, f, a, b, c])?;
+    let ([l0, l1], [t0, t1]) = ((length as u16).to_be_bytes(), ((ip + length) as u16).to_be_bytes());
+    let (source, destination) = (&headers.destination.0, &headers.source.0);
+    if IPV6_ {
+        set(ctx, network, [word([0x60, 0, 0, 0]), word([l0, l1, 17, HOPS])])?;
+        set(ctx, network + 8, *source)?;
+        set(ctx, network + 24, *destination)?;
+    } else {
+        // Whole, and not to be cut: its number needs to be nothing in particular (RFC 6864).
+        let head = [word([0x45, 0, t0, t1]), word([0, 0, 0x40, 0]), word([HOPS, 17, 0, 0]), source[3], destination[3]];
+        let [a, b, c, d, e] = head;
+        let [s0, s1] = (!fold(sum(a) + sum(b) + sum(c) + sum(d) + sum(e))).to_ne_bytes();
+        set(ctx, network, [a, b, word([HOPS, 17, s0, s1]), d, e])?;
+    }
+    let udp = network + ip;
+    // Cookie and transaction id.
+    let id = get::<[u32; 4]>(ctx, udp + UDP + 4)?;
+    let ([s0, s1], [d0, d1]) = (headers.destination_port.to_be_bytes(), headers.source_port.to_be_bytes());
+    let (ports, said) = (word([s0, s1, d0, d1]), word(binding::header(added)));
+    let mut total = pseudo(headers, length) + sum(ports) + sum(word([l0, l1, 0, 0])) + sum(said);
+    for word in id {
+        total += sum(word);
+    }
+    set(ctx, udp + UDP, said)?;
+    for place in 0..ATTRIBUTES_MAX {
+        if place == count {
+            break;
+        }
+        let (kind, whose) = attribute(classic, place);
+        let (mut address, port) = match whose {
+            Whose::Client => (headers.source, headers.source_port),
+            Whose::MaskedClient => (headers.source, binding::mask_port(headers.source_port)),
+            Whose::Local => (headers.destination, headers.destination_port),
+            Whose::Other => (own.other, own.other_port as u16),
+        };
+        if whose == Whose::MaskedClient {
+            mask::<IPV6_>(&mut address, &id);
+        }
+        let [head, family] = attribute_head(kind, IPV6_, port).map(word);
+        let Address([a, b, c, d]) = address;
+        let place = udp + UDP + STUN_HEADER + place * attribute_length(IPV6_);
+        total += sum(head) + sum(family) + sum(d);
+        if IPV6_ {
+            total += sum(a) + sum(b) + sum(c);
+            set(ctx, place, [head, family, a, b, c, d])?;
+        } else {
+            set(ctx, place, [head, family, d])?;
+        }
+    }
+    let checksum = match !fold(total) {
+        // Zero would say that there is none (RFC 768).
+        0 => 0xffff,
+        checksum => checksum,
+    };
+    let [s0, s1] = checksum.to_ne_bytes();
+    set(ctx, udp, [ports, word([l0, l1, s0, s1])])
+}
+
+#[inline(always)]
+fn mask<const IPV6_: bool>(address: &mut Address, id: &[u32; 4]) {
+    if IPV6_ {
+        for (word, id) in address.0.iter_mut().zip(id) {
+            *word ^= id;
+        }
+    } else {
+        address.0[3] ^= id[0];
+    }
+}
+
+/// Four bytes as a word that lies in memory like them.
+#[inline(always)]
+const fn word(bytes: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(bytes)
+}
+
+/// Writes to the packet, where there is room.
+#[inline(always)]
+fn set<T>(ctx: &XdpContext, offset: usize, value: T) -> Option<()> {
+    // SAFETY: `at` has checked that it lies in the packet.
+    at::<T>(ctx, offset).map(|place| unsafe { place.write_unaligned(value) })
+}
+
+/// Whether the request's checksum is right. One that is to be completed by the device, as on a veth, is not.
+#[inline(always)]
+fn is_intact(ctx: &XdpContext, headers: &Headers) -> bool {
+    let Some(words) = at::<[u32; REQUEST_WORDS]>(ctx, usize::from(headers.payload) - UDP) else { return false };
+    // SAFETY (here and below): `at` has checked that so many words lie in the packet.
+    let read = |nth: usize| unsafe { words.cast::<u32>().add(nth).read_unaligned() };
+    if read(1) & word([0, 0, 0xff, 0xff]) == 0 {
+        return headers.is_ipv4;
+    }
+    let mut total = pseudo(headers, UDP + STUN_HEADER);
+    for nth in 0..REQUEST_WORDS {
+        total += sum(read(nth));
+    }
+    fold(total) == 0xffff
+}
+
+/// The sum of the pseudo header; it is the same in both directions. An IPv4-mapped address has two bytes more than the IPv4
+/// address, of all ones: nothing, in such a sum.
+#[inline(always)]
+fn pseudo(headers: &Headers, length: usize) -> u64 {
+    let [l0, l1] = (length as u16).to_be_bytes();
+    let mut total = sum(word([l0, l1, 0, 17]));
+    for word in headers.source.0 {
+        total += sum(word);
+    }
+    for word in headers.destination.0 {
+        total += sum(word);
+    }
+    total
+}

@@ -1,0 +1,80 @@
+//! Sources of packets as numbers, and their places in tables of rates: each place has one word, and those that share a place
+//! share its rate, which can only make it stricter. A flood from ever new addresses is spread over all places.
+
+use core::net::IpAddr;
+
+use crate::hash_words;
+
+/// A source and its network: the address and the /24 of IPv4, the /64 and the /48 of IPv6.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Source {
+    /// Below 2^32 for IPv4; there are no networks of IPv6.
+    pub address: u64,
+    /// Of the same kind.
+    pub network: u64,
+}
+
+impl Source {
+    /// An IPv4 source.
+    #[must_use]
+    #[inline]
+    pub const fn v4(address: [u8; 4]) -> Self {
+        let address = u32::from_be_bytes(address);
+        Self { address: address as u64, network: (address >> 8) as u64 }
+    }
+
+    /// An IPv6 source, by the first half of its address.
+    #[must_use]
+    #[inline]
+    pub const fn v6(network: [u8; 8]) -> Self {
+        let network = u64::from_be_bytes(network);
+        Self { address: network, network: network >> 16 << 16 }
+    }
+}
+
+impl From<IpAddr> for Source {
+    fn from(ip: IpAddr) -> Self {
+        match ip.to_canonical() {
+            IpAddr::V4(v4) => Self::v4(v4.octets()),
+            IpAddr::V6(v6) => {
+                let [a, b, c, d, e, f, g, h, ..] = v6.octets();
+                Self::v6([a, b, c, d, e, f, g, h])
+            }
+        }
+    }
+}
+
+/// The place of a number, below `places`, a power of two.
+#[must_use]
+#[inline]
+pub const fn place(seed: u64, number: u64, places: u32) -> u32 {
+    // The upper half is as good as the lower.
+    (hash_words(seed, &[number]) >> 32) as u32 & (places - 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(ip: &str) -> Source {
+        ip.parse::<IpAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn networks_are_shared_and_families_apart() {
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+        assert_eq!(of("192.0.2.1").network, of("192.0.2.255").network);
+        assert_ne!(of("192.0.2.1").network, of("192.0.3.1").network);
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:1"));
+        assert_ne!(of("2001:db8:0:1::1").address, of("2001:db8::1").address);
+        assert_eq!(of("2001:db8:0:1::1").network, of("2001:db8::1").network);
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+    }
+
+    #[test]
+    fn places_are_all_used() {
+        let mut used = [0u8; 64];
+        (0..64 * 64).for_each(|number| used[place(7, number, 64) as usize] += 1);
+        assert!(used.iter().all(|count| (24..=120).contains(count)), "{used:?}");
+    }
+}
