@@ -24,6 +24,7 @@ use shoal_dataplane::telemetry::metrics::Node;
 use shoal_dataplane::telemetry::node::NodeStats;
 use shoal_dataplane::telemetry::stats::ShardStats;
 use shoal_dataplane::tls::Loaded;
+use shoal_dataplane::xdp::Filter;
 use shoal_dataplane::{ledger, link, listen};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -85,6 +86,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         ledger: usage,
         access_log: access_log.as_ref().map(AccessLog::sink),
         observed: link::Observed::default(),
+        known: Arc::default(),
         drain: AtomicBool::new(false),
         settings: settings.clone(),
     });
@@ -105,6 +107,8 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
     let shards = shard::start(shared.clone(), listeners.shards)?;
+    let seed = link::random_u64().context("the kernel gives no random numbers")?;
+    let filter = Filter::start(&settings, seed, &stats);
     // The shards' threads are there; what is started from here on inherits it.
     process::give_way();
 
@@ -120,7 +124,8 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
 
     let housekeeping =
         Housekeeping::new(flushes, spool.clone(), plane.clone(), access_log, pulse.clone(), stats.clone())
-            .with_certificates(loaded.files);
+            .with_certificates(loaded.files)
+            .with_filter(filter, shared.known.clone());
     let (stop, stopped) = oneshot::channel();
     let reopen = Arc::new(Notify::new());
     let housekeeping = tokio::spawn(housekeeping.run(reopen.clone(), stopped));

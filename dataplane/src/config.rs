@@ -27,6 +27,8 @@ pub struct Config {
     /// The relay for those who cannot reach each other otherwise (TURN, RFC 8656), on the ports of `udp`. Whose users may use it,
     /// and to whom they may send, comes from the control plane with the tenants.
     pub turn: Turn,
+    /// What is dropped or answered before it reaches a socket, by a program in the network driver (XDP).
+    pub xdp: Xdp,
     /// Metrics and health, for operators.
     pub admin: Admin,
     /// The control plane.
@@ -299,6 +301,29 @@ pub struct Turn {
     pub connections_per_address: u32,
 }
 
+/// Section `xdp`. It takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; without them, or where the kernel or the driver cannot, all is done in
+/// user space, and the log says why. Only what comes to the ports of `udp` and `turn` is touched.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Xdp {
+    /// Network interfaces by which viewers come, such as `["eth0"]`. Empty: no XDP.
+    pub interfaces: Vec<String>,
+    /// Answer plain Binding requests there, up to `udp.bindings_per_address` of an address in a second. Not with `udp.partner`.
+    pub answer: bool,
+    /// Drop fragments for our ports: nothing that is spoken here needs them but datagrams that are longer than a packet.
+    pub drop_fragments: bool,
+    /// Packets in a second that come through of one client address (IPv6: one /64); so many may come at once. What is beyond it is dropped.
+    /// Thousands of viewers may share an address. 0: no limit.
+    pub packets_per_address: u32,
+    /// The same for a client's network, an IPv4 /24 or an IPv6 /48. 0: no limit.
+    pub packets_per_network: u32,
+    /// There is an attack when so many packets in a second come, on one CPU, from addresses that have not proven lately that they are nobody's
+    /// forgery, by a login or a registration. 0: never.
+    pub attack_packets: u32,
+    /// Packets in a second that come through, while there is an attack, of one such address.
+    pub packets_per_new_address: u32,
+}
+
 /// Section `admin`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -430,6 +455,20 @@ impl Default for Turn {
             tcp_ports: Vec::new(),
             connections: 16_384,
             connections_per_address: 4_096,
+        }
+    }
+}
+
+impl Default for Xdp {
+    fn default() -> Self {
+        Self {
+            interfaces: Vec::new(),
+            answer: true,
+            drop_fragments: false,
+            packets_per_address: 0,
+            packets_per_network: 0,
+            attack_packets: 100_000,
+            packets_per_new_address: 50,
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
 use crate::telemetry::stats::ShardStats;
 use crate::tls::reload::Files;
+use crate::xdp::{Filter, KnownSources};
 
 /// A shard without a heartbeat for this long is unhealthy.
 pub const PULSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -69,6 +70,7 @@ pub struct Housekeeping {
     plane: Arc<NodePlane>,
     access_log: Option<AccessLog>,
     certificates: Option<(Files, Instant)>,
+    filter: Option<(Filter, Arc<KnownSources>)>,
     /// Whether its last write failed: said once, not at each round.
     access_log_failing: bool,
     pulse: Arc<Pulse>,
@@ -85,7 +87,17 @@ impl Housekeeping {
         pulse: Arc<Pulse>,
         stats: Arc<NodeStats>,
     ) -> Self {
-        Self { flushes, spool, plane, access_log, certificates: None, access_log_failing: false, pulse, stats }
+        Self {
+            flushes,
+            spool,
+            plane,
+            access_log,
+            certificates: None,
+            filter: None,
+            access_log_failing: false,
+            pulse,
+            stats,
+        }
     }
 
     /// Follows these files, too.
@@ -94,6 +106,12 @@ impl Housekeeping {
             files.report(&self.stats);
         }
         self.certificates = files.map(|files| (files, Instant::now()));
+        self
+    }
+
+    /// Looks after the XDP program, too.
+    pub fn with_filter(mut self, filter: Option<Filter>, known: Arc<KnownSources>) -> Self {
+        self.filter = filter.map(|filter| (filter, known));
         self
     }
 
@@ -129,6 +147,9 @@ impl Housekeeping {
         self.commit_usage();
         self.write_access_log(rotated);
         self.follow_certificates();
+        if let Some((filter, known)) = &mut self.filter {
+            filter.round(known, &self.stats);
+        }
         if save {
             self.plane.retry_save();
         }

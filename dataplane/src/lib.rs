@@ -22,3 +22,4 @@ mod testing;
 pub mod tls;
 mod udp;
 pub mod upstream;
+pub mod xdp;

@@ -54,6 +54,8 @@ pub struct Settings {
     pub udp: UdpSettings,
     /// The relay, if there is one.
     pub turn: Option<TurnSettings>,
+    /// Section `xdp`.
+    pub xdp: XdpSettings,
     /// Metrics and health.
     pub admin: AdminSettings,
     /// The control plane.
@@ -208,6 +210,17 @@ impl std::fmt::Debug for PartnerSettings {
             .field("address", &self.address)
             .finish_non_exhaustive()
     }
+}
+
+/// Section `xdp`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct XdpSettings {
+    /// Names of interfaces; empty: no XDP.
+    pub interfaces: Vec<String>,
+    /// Whether plain Binding requests are answered there.
+    pub answer: bool,
+    /// What comes through.
+    pub limits: shoal_probes::Limits,
 }
 
 /// Section `turn`.

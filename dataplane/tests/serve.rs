@@ -54,6 +54,7 @@ impl Lab {
         let (sink, receiver) = ledger::queue(shards);
         std::thread::spawn(move || receiver.iter().for_each(drop));
         let shared = Shared {
+            known: Default::default(),
             tls: Tls::load(&settings).unwrap().tls,
             settings,
             published,

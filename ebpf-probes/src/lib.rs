@@ -124,6 +124,16 @@ impl Probes {
         }
     }
 
+    /// Attaches the program that does nothing. A veth takes what its other end's program sends back only if it has a program, too.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach).
+    pub fn attach_empty(&mut self, interface: &str) -> Result<(), AttachError> {
+        let program = program_mut(&mut self.ebpf, EMPTY).map_err(|error| AttachError::new(interface, &error))?;
+        let attached = program.attach(interface, XdpMode::Driver);
+        attached.map(drop).map_err(|error| AttachError::new(interface, &error))
+    }
+
     /// Packets so far, by the number of their [`Verdict`](maps::Verdict), on all CPUs.
     ///
     /// # Errors

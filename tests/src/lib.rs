@@ -11,7 +11,6 @@ pub mod chromium;
 pub mod churn;
 pub mod client;
 pub mod content;
-pub mod frames;
 pub mod lab;
 pub mod load;
 pub mod metrics;

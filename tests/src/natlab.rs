@@ -66,6 +66,8 @@ impl From<Kind> for Plan {
 pub struct Side {
     plan: Plan,
     number: u8,
+    /// Of the hub, where this side comes in.
+    port: String,
     client: Namespace,
     sequential: Option<Sequential>,
     nat: Namespace,
@@ -204,10 +206,10 @@ impl Side {
         let (nat, client) = (Namespace::create(&format!("{name}-nat"))?, Namespace::create(&format!("{name}-client"))?);
         nat.sysctl(ROUTER)?;
         client.sysctl(CLIENT)?;
-        let mut side = Self { plan, number, client, sequential: None, nat };
+        let mut side = Self { plan, number, port: format!("side{number}"), client, sequential: None, nat };
         let Plan { kind, ipv6, lost, rate } = plan;
         let (outside, inside, gateway) = (side.outside(), side.client_address(), side.gateway());
-        let port = format!("side{number}");
+        let port = side.port.clone();
         side.nat.ip(&format!(
             "link add outer type veth peer name {port} netns {hub}\n\
              link add inner type veth peer name eth netns {client}\n\
@@ -267,6 +269,22 @@ impl Side {
     /// What was asked for.
     pub fn plan(&self) -> Plan {
         self.plan
+    }
+
+    /// The hub's interface by which it comes.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
+    /// The NAT's interface towards the hub.
+    pub fn outer(&self) -> &'static str {
+        "outer"
+    }
+
+    /// Has the client write its checksums itself, as on a wire: a veth leaves them to who comes next. `Err`: why not.
+    pub fn write_checksums(&self) -> Result<(), String> {
+        let output = tool::run(self.client.command("ethtool").args(["-K", "eth", "tx", "off"]));
+        output.status.success().then_some(()).ok_or_else(|| String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
     /// Where the client runs.

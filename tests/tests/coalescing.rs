@@ -47,6 +47,8 @@ fn a_hundred_clients_cost_one_fetch(shards: u32) {
                 });
             }
         });
+        // The origin counts what it has handed to the kernel, so maybe after it has arrived here.
+        until("the origin has counted it all", Duration::from_secs(5), || origin.body_bytes() - before >= size);
         let fetched = origin.body_bytes() - before;
         let requests = origin.requests(path);
         println!("{path}: {fetched} of {size} bytes fetched in {requests} requests");

@@ -20,7 +20,7 @@ with_one_and_four_shards!(
 
 const SIZE: u64 = 100_000;
 
-/// Longer than the one second for which things are fresh here.
+/// Longer than the one or two seconds for which things are fresh here.
 const STALE: Duration = Duration::from_millis(2200);
 
 fn get(lab: &Lab, path: &str) -> Response {
@@ -37,7 +37,7 @@ fn the_origin_decides_how_long(shards: u32) {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let bare = |path| Object::new(path, SIZE).without("Cache-Control");
     origin
-        .put(bare("/max-age").header("Cache-Control", "max-age=1"))
+        .put(bare("/max-age").header("Cache-Control", "max-age=2"))
         .put(bare("/s-maxage").header("Cache-Control", "max-age=1, s-maxage=100"))
         .put(bare("/long").header("Cache-Control", "public, max-age=100"))
         .put(bare("/expires").header("Expires", &http_date(now + 2)))

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use shoal_perf::frame::Frame;
 use shoal_probes::maps::{Config, Drop, VERDICTS, Verdict};
 use shoal_probes::{Limits, LoadError, Probes, Run, action};
 use shoal_stun::discovery::{Answer, Endpoints, MAX_GROWTH, Other, answer};
 use shoal_stun::message::Message;
-use shoal_tests::frames::Frame;
+
 use shoal_tests::rng::{Rng, seed};
 use shoal_tests::tool;
 

@@ -14,6 +14,7 @@ use crate::{ebpf, tidy, tools, workspace};
 const TOOLS: &[tools::Wanted<'_>] = &[
     ("chromium", "chromium"),
     ("curl", "curl"),
+    ("ethtool", "ethtool"),
     ("ffmpeg", "ffmpeg"),
     ("ip", "iproute2"),
     ("nft", "nftables"),

@@ -34,6 +34,7 @@ use crate::telemetry::access_log::AccessLogSink;
 use crate::telemetry::stats::ShardStats;
 use crate::tls::Tls;
 use crate::udp::{PostOffice, StreamNode, TurnNode, UdpNode};
+use crate::xdp::KnownSources;
 
 /// Threads of a shard for what would block it: names to resolve, files of local origins.
 const BLOCKING_THREADS: usize = 4;
@@ -60,6 +61,8 @@ pub struct Shared {
     pub access_log: Option<AccessLogSink>,
     /// What is seen of peers, for the control plane.
     pub observed: Observed,
+    /// Clients that are no forgery, for XDP.
+    pub known: Arc<KnownSources>,
     /// True from SIGTERM or a drain command on.
     pub drain: AtomicBool,
 }
@@ -271,6 +274,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
     })?;
     let udp = UdpNode {
         seed,
+        known: (!shared.settings.xdp.interfaces.is_empty()).then(|| shared.known.clone()),
         post: Arc::new(PostOffice::new(listeners.len())),
         turn: TurnNode {
             counts: Arc::new(Counts::new(seed)),

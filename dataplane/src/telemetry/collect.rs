@@ -65,6 +65,7 @@ impl Collector for Exporter {
             let (family, labels) = value.series();
             scrape.add(family, "", labels, self.node.get(*value));
         }
+        self.node.each_xdp(|verdict, packets| scrape.add(Family::XdpPackets, "", &[verdict], packets));
         scrape.process(&Process::read());
         scrape.add(Family::BuildInfo, "", &[env!("CARGO_PKG_VERSION")], 1);
         scrape.finish(&self.shards)

@@ -215,6 +215,10 @@ families! {
         "Registrations and introductions refused. Each peer's first request is among them.";
     ObservationsLost: Counter Count "shoal_punch_observations_lost_total" ["where"]
         "Changes of registrations that the control plane was not told of, because it was away or behind.";
+    XdpInterfaces: Gauge Count "shoal_xdp_interfaces" ["mode"]
+        "Interfaces that the XDP program is attached to, by how they run it.";
+    XdpPackets: Counter Count "shoal_xdp_packets_total" ["verdict"]
+        "Packets that the XDP program has seen, by what it did with them.";
     ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
         "CPU time of the shard's thread.";
     ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
@@ -447,6 +451,8 @@ series! {
         TlsReloadFailed: TlsReloads ["failed"] "A changed certificate cannot be used; the old one is served.";
         TlsExpiry: TlsExpiry [] "When the first certificate expires, microseconds.";
         AccessLogDropped: AccessLogDropped [] "Lines dropped.";
+        XdpNative: XdpInterfaces ["native"] "By the driver.";
+        XdpGeneric: XdpInterfaces ["generic"] "By the kernel's stack.";
         Draining: Draining [] "1 while draining.";
     }
 }

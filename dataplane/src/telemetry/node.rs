@@ -6,17 +6,21 @@ use std::time::Duration;
 use rustix::process::Resource;
 use rustix::time::ClockId;
 
+use shoal_probes::maps::{VERDICTS, Verdict};
+
 use super::metrics::Node;
 
 /// Written on the housekeeping side, from any of its threads.
 #[derive(Debug)]
 pub struct NodeStats {
     values: [AtomicU64; Node::COUNT],
+    /// Packets that XDP has seen, by verdict.
+    xdp: [AtomicU64; VERDICTS],
 }
 
 impl Default for NodeStats {
     fn default() -> Self {
-        Self { values: [const { AtomicU64::new(0) }; Node::COUNT] }
+        Self { values: [const { AtomicU64::new(0) }; Node::COUNT], xdp: [const { AtomicU64::new(0) }; VERDICTS] }
     }
 }
 
@@ -29,6 +33,20 @@ impl NodeStats {
     /// Sets a value.
     pub fn set(&self, value: Node, to: u64) {
         self.values[value as usize].store(to, Relaxed);
+    }
+
+    /// Sets how many packets XDP has seen, by verdict.
+    pub fn set_xdp(&self, packets: &[u64; VERDICTS]) {
+        for (place, packets) in self.xdp.iter().zip(packets) {
+            place.store(*packets, Relaxed);
+        }
+    }
+
+    /// Reads that, with the verdicts' names.
+    pub fn each_xdp(&self, mut each: impl FnMut(&'static str, u64)) {
+        for (verdict, packets) in Verdict::ALL.iter().zip(&self.xdp) {
+            each(verdict.name(), packets.load(Relaxed));
+        }
     }
 
     /// Reads a value.

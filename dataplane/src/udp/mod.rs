@@ -25,7 +25,7 @@ mod turn;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -39,10 +39,11 @@ use shoal_sys::udp::{self, Sent};
 use crate::clock::Clock;
 use crate::ledger::Recorder;
 use crate::routes::{Published, Routes};
-use crate::settings::Settings;
+use crate::settings::{Settings, UdpSettings};
 use crate::shard::UdpListener;
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
+use crate::xdp::KnownSources;
 
 use discovery::Answered;
 use outbox::{From, Leaving, Open, Outbox};
@@ -54,6 +55,11 @@ use stream::Streams;
 pub(crate) use stream::{StreamNode, UNSENT_MAX as STREAM_UNSENT_MAX};
 use turn::Turn;
 pub(crate) use turn::TurnNode;
+
+/// The address `own` and its second one, while no partner is known to be alive.
+pub(crate) fn endpoints(settings: &UdpSettings, own: IpAddr) -> Endpoints {
+    discovery::endpoints(settings, own, &Known::default(), 0)
+}
 
 /// Trains of a batch. So long a batch is only when so much waits, and then joins what goes one way also for a thousand flows.
 const BATCH_MAX: usize = 4096;
@@ -104,6 +110,8 @@ pub(crate) struct UdpNode {
     pub(crate) turn: TurnNode,
     /// For hashes that are the same on all shards, and that nobody outside must be able to steer.
     pub(crate) seed: u64,
+    /// Where clients are noted that are no forgery, if anybody wants to know.
+    pub(crate) known: Option<Arc<KnownSources>>,
 }
 
 /// The UDP half of a shard.
@@ -112,12 +120,13 @@ pub(crate) struct Udp {
     ring: Ring,
     datagrams: Rc<Datagrams>,
     endpoints: Vec<Endpoint>,
-    settings: crate::settings::UdpSettings,
+    settings: UdpSettings,
     post: Arc<PostOffice>,
     published: Arc<Published>,
     clock: Clock,
     stats: Arc<ShardStats>,
     streams: Streams,
+    known: Option<Arc<KnownSources>>,
     work: RefCell<Work>,
 }
 
@@ -204,8 +213,22 @@ impl Udp {
         };
         let work = RefCell::new(Work { buffer: vec![0; BUFFER_BYTES].into(), open: Open::default(), state });
         let streams = Streams::new(settings.turn.as_ref(), &node.turn.streams, &stats);
-        let (ring, settings, post) = (ring.clone(), own.clone(), node.post.clone());
-        Ok(Rc::new(Udp { shard, ring, datagrams, endpoints, settings, post, published, clock, stats, streams, work }))
+        let (ring, settings) = (ring.clone(), own.clone());
+        let (post, known) = (node.post.clone(), node.known.clone());
+        Ok(Rc::new(Udp {
+            shard,
+            ring,
+            datagrams,
+            endpoints,
+            settings,
+            post,
+            published,
+            clock,
+            stats,
+            streams,
+            known,
+            work,
+        }))
     }
 
     /// Serves until it is dropped.
@@ -489,6 +512,9 @@ impl Udp {
                 if !authenticated && !state.refusals.admit(came.source.ip(), 1, came.now.ms * 1_000_000) {
                     return Err("rate");
                 }
+                if authenticated && let Some(known) = &self.known {
+                    known.note(came.source.ip());
+                }
                 let reply = out.keep(length);
                 if let Some(by) = came.by.filter(|_| reply.starts_with(&ALLOCATED)) {
                     let (owner, endpoint) = (self.shard as u16, came.endpoint as u16);
@@ -516,7 +542,11 @@ impl Udp {
             self.hand_over(owner, came, datagram);
             return Ok(());
         }
-        if let Some(length) = punch.handle(came.now, (came.source, local), datagram, routes, refusals, out)? {
+        let handled = punch.handle(came.now, (came.source, local), datagram, routes, refusals, out)?;
+        if let Some((length, proven)) = handled {
+            if proven && let Some(known) = &self.known {
+                known.note(came.source.ip());
+            }
             let reply = out.keep(length);
             out.reply(came.endpoint, came.source, reply);
         }

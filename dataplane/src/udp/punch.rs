@@ -104,7 +104,7 @@ impl Punch {
         shard_of(datagram, self.seed, self.shards).map(usize::from)
     }
 
-    /// Handles one, and says how long the reply is that lies in the outbox' spare bytes.
+    /// Handles one, and says how long the reply is that lies in the outbox' spare bytes, and whether the client has proven its address.
     pub(super) fn handle(
         &mut self,
         now: Now,
@@ -113,10 +113,10 @@ impl Punch {
         routes: &Routes,
         unproven: &mut Rates,
         out: &mut Outbox<'_>,
-    ) -> Result<Option<usize>, &'static str> {
+    ) -> Result<Option<(usize, bool)>, &'static str> {
         match self.server.handle(now, client, server, datagram, &Channels(routes, &self.relays), out.spare()) {
             Outcome::Reply { proven: false, .. } if !unproven.admit(client.ip(), 1, now.ms * 1_000_000) => Err("rate"),
-            Outcome::Reply { length, .. } => Ok(Some(length)),
+            Outcome::Reply { length, proven } => Ok(Some((length, proven))),
             Outcome::Done => Ok(None),
             Outcome::Dropped(dropped) => Err(dropped.reason()),
         }

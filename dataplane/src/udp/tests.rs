@@ -57,7 +57,7 @@ fn server(bindings_per_address: u32) -> Server {
     settings.udp = own;
     let streams = Arc::new(StreamNode { tls: None, addresses: AddressCounts::new(1) });
     let turn = TurnNode { counts: Arc::new(Counts::new(1)), nonce_secret: [1; 32], own_addresses: Vec::new(), streams };
-    let node = UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3 };
+    let node = UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3, known: None };
     let udp = Udp::start(UdpParts {
         shard: 0,
         settings: &settings,

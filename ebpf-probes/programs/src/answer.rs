@@ -1,8 +1,9 @@
 //! Plain Binding requests, answered where they came in.
 //!
-//! The answer is made of the request in its place: what is to be turned round is turned round, and attributes follow.
+//! The answer is longer than the request, and the room for that is taken in front: there drivers keep some, for headers, while
+//! behind a packet there may be none.
 
-use aya_ebpf::helpers::bpf_xdp_adjust_tail;
+use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use aya_ebpf::programs::XdpContext;
 use shoal_packet::binding::{
     self, ATTRIBUTES_MAX, COOKIE, REQUEST, Whose, attribute, attribute_head, attribute_length, attributes,
@@ -15,6 +16,10 @@ use crate::limits;
 
 /// Hops that an answer may take.
 const HOPS: u8 = 64;
+
+/// Bytes of the addresses of Ethernet, and pairs of bytes that may come before the IP header: two VLAN tags and a type.
+const ADDRESSES: usize = 12;
+const ETHERTYPES_MAX: usize = 5;
 
 /// UDP and STUN headers, in words.
 const REQUEST_WORDS: usize = (UDP + STUN_HEADER) / 4;
@@ -39,22 +44,38 @@ pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Endpoint, config: &Conf
     if sent.is_some() { Verdict::Answered } else { Verdict::NotAnswered }
 }
 
-/// Makes the answer of the request's frame. `None`: there is no room, and nothing was changed.
+/// Makes the answer of the request's frame. `None`: there is no room, and nothing was changed (the checks after that fail never, and
+/// are for the verifier).
 #[inline(always)]
 fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Endpoint) -> Option<()> {
     let (network, ip) = (usize::from(headers.network), if IPV6_ { IPV6 } else { IPV4 });
-    let cookie = get::<[u8; 4]>(ctx, network + ip + UDP + 4)?;
-    let classic = cookie != COOKIE;
+    let udp = network + ip;
+    // Cookie and transaction id.
+    let id = get::<[u32; 4]>(ctx, udp + UDP + 4)?;
+    let classic = id[0] != word(COOKIE);
     let count = attributes(classic, own.other_port != 0);
     let added = count * attribute_length(IPV6_);
     let length = UDP + STUN_HEADER + added;
-    let frame = ctx.data_end() - ctx.data();
+    let behind = (udp + UDP + STUN_HEADER) as i32 - (ctx.data_end() - ctx.data()) as i32;
     // SAFETY: the packet's own context. All pointers into the packet are made anew below.
-    if unsafe { bpf_xdp_adjust_tail(ctx.ctx, (network + ip + length) as i32 - frame as i32) } != 0 {
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, -(added as i32)) } != 0 {
         return None;
     }
-    let [a, b, c, d, e, f] = get::<[u16; 6]>(ctx, 0)?;
+    // SAFETY: as above. What is behind the datagram goes, which is always possible.
+    if behind < 0 && unsafe { bpf_xdp_adjust_tail(ctx.ctx, behind) } != 0 {
+        return None;
+    }
+    let [a, b, c, d, e, f] = get::<[u16; 6]>(ctx, added)?;
     set(ctx, 0, [d, e, f, a, b, c])?;
+    // What follows the addresses: VLAN tags and the type of what comes then.
+    for nth in 0..ETHERTYPES_MAX {
+        let at = ADDRESSES + nth * 2;
+        if at >= network {
+            break;
+        }
+        let half = get::<u16>(ctx, added + at)?;
+        set(ctx, at, half)?;
+    }
     let ([l0, l1], [t0, t1]) = ((length as u16).to_be_bytes(), ((ip + length) as u16).to_be_bytes());
     let (source, destination) = (&headers.destination.0, &headers.source.0);
     if IPV6_ {
@@ -68,16 +89,13 @@ fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Endpoint) 
         let [s0, s1] = (!fold(sum(a) + sum(b) + sum(c) + sum(d) + sum(e))).to_ne_bytes();
         set(ctx, network, [a, b, word([HOPS, 17, s0, s1]), d, e])?;
     }
-    let udp = network + ip;
-    // Cookie and transaction id.
-    let id = get::<[u32; 4]>(ctx, udp + UDP + 4)?;
     let ([s0, s1], [d0, d1]) = (headers.destination_port.to_be_bytes(), headers.source_port.to_be_bytes());
     let (ports, said) = (word([s0, s1, d0, d1]), word(binding::header(added)));
     let mut total = pseudo(headers, length) + sum(ports) + sum(word([l0, l1, 0, 0])) + sum(said);
     for word in id {
         total += sum(word);
     }
-    set(ctx, udp + UDP, said)?;
+    set(ctx, udp + UDP, [said, id[0], id[1], id[2], id[3]])?;
     for place in 0..ATTRIBUTES_MAX {
         if place == count {
             break;

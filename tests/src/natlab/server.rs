@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde_json::json;
 use shoal_stun::credentials::time_limited_password;
 
-use super::{NatLab, peers};
+use super::{NatLab, Side, peers};
 use crate::lab::binary;
 use crate::process::Process;
 use crate::snapshot;
@@ -92,6 +92,17 @@ impl Server {
         Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], "")
     }
 
+    /// The same with XDP in front, at all interfaces by which the sides come; metrics are at [`ADMIN`](Self::ADMIN).
+    pub fn shoal_with_xdp(lab: &NatLab) -> Self {
+        let (v4, v6) = (lab.addresses(), lab.addresses_v6());
+        let ports: Vec<&str> = lab.sides().iter().map(Side::port).collect();
+        let xdp = format!("[xdp]\ninterfaces = {}\n[admin]\nlisten = \"{}\"\n", json!(ports), Self::ADMIN);
+        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &xdp)
+    }
+
+    /// Where a node alone at its hub has its metrics.
+    pub const ADMIN: &str = "127.0.0.1:9090";
+
     /// Two of it with one address of each family, each other's partners: the one that clients ask, and the other.
     pub fn shoal_partners(lab: &NatLab) -> [Self; 2] {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
@@ -117,13 +128,14 @@ impl Server {
         let pair = authority.issue("turn", &[&v4.to_string(), &v6.to_string()], NOW);
         told.roots = Some(authority.roots());
         let (state, config) = (lab.dir().join(name), lab.dir().join(format!("{name}.toml")));
+        let admin = if more.contains("[admin]") { "" } else { "[admin]\nlisten = \"127.0.0.1:0\"\n" };
         let list = |addresses: &[IpAddr]| json!(addresses).to_string();
         let text = format!(
             "[node]\nname = \"natlab\"\nstate_dir = \"{}\"\n\
              [shards]\ncount = 2\ncpus = [0, 1]\n[cache]\nram_bytes = {RAM}\n[http]\nlisten = [\"127.0.0.1:0\"]\n\
-             [admin]\nlisten = \"127.0.0.1:0\"\n[link]\ncontrol = []\n[tls]\ncertificates = [{}]\n\
+             [link]\ncontrol = []\n[tls]\ncertificates = [{}]\n\
              [turn]\nrelay_addresses = {}\nrealm = \"lab\"\n\
-             [udp]\naddresses = {}\nport = {PORT}\nalternate_port = {}\n{more}",
+             [udp]\naddresses = {}\nport = {PORT}\nalternate_port = {}\n{more}{admin}",
             state.display(),
             pair.toml(),
             list(&[v4, v6]),

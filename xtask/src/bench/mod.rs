@@ -19,6 +19,7 @@ mod ram;
 mod stage;
 mod table;
 mod udp;
+mod xdp;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -64,6 +65,8 @@ enum Name {
     Http,
     /// Relayed packets, Binding requests, allocations, latency, loss and memory, against coturn and turn-server.
     Udp,
+    /// Nanoseconds of the XDP program for a packet of each verdict, beyond those of a program that does nothing.
+    Xdp,
 }
 
 /// Succeeds when everything could be measured, whether or not a target was met.
@@ -71,6 +74,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match options.name {
         Name::Http => http::run(options),
         Name::Udp => udp::run(options),
+        Name::Xdp => xdp::run(options),
     }
 }
 

@@ -9,7 +9,7 @@ use crate::workspace::array;
 
 pub(super) const DIRECTION: Rule = Rule {
     name: "dependency-direction",
-    demands: "protocol imports only protocol; dataplane and control-plane import protocol and config, never each other; ebpf-probes imports only protocol/packet; perf imports of the planes only dataplane/sys; sdk imports only protocol; nobody imports xtask.",
+    demands: "protocol imports only protocol; dataplane and control-plane import protocol and config, never each other, and dataplane also ebpf-probes; ebpf-probes imports only protocol/packet; perf imports of the planes only dataplane/sys; sdk imports only protocol; nobody imports xtask.",
     because: "the planes must be able to live, die and be released apart.",
 };
 
@@ -29,7 +29,7 @@ pub(super) const LEAN_XTASK: Rule = Rule {
 const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("protocol", &["protocol"]),
     ("config", &[]),
-    ("dataplane", &["protocol", "config", "dataplane"]),
+    ("dataplane", &["protocol", "config", "dataplane", "ebpf-probes"]),
     ("control-plane", &["protocol", "config", "control-plane"]),
     ("ebpf-probes", &["protocol/packet", "ebpf-probes"]),
     ("perf", &["protocol", "dataplane/sys", "ebpf-probes"]),

@@ -1,0 +1,136 @@
+//! What the XDP program costs for a packet of each verdict, beside a program that does nothing (BPF_PROG_TEST_RUN).
+//!
+//! Prints one JSON object. Needs what loading eBPF takes; runs on the CPU that it is started on.
+
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, ensure};
+use clap::Parser;
+use serde_json::{Value, json};
+use shoal_perf::frame::Frame;
+use shoal_probes::maps::Verdict;
+use shoal_probes::{Limits, Probes};
+
+/// Measures each verdict of the XDP program.
+#[derive(Parser)]
+struct Options {
+    /// Runs of each case, each beside one of the program that does nothing.
+    #[arg(long, default_value_t = 9)]
+    runs: usize,
+    /// Packets of a run.
+    #[arg(long, default_value_t = 1_000_000)]
+    packets: u32,
+    /// Packets of a run of what changes them: each has to be handed over anew.
+    #[arg(long, default_value_t = 20_000)]
+    single: u32,
+}
+
+/// A packet, and what comes of it.
+struct Case {
+    name: &'static str,
+    frame: Frame,
+    verdict: Verdict,
+    /// Whether the limits are on that all packets pass in an ordinary node.
+    limits: Limits,
+}
+
+const NODE: &str = "192.0.2.1:3478";
+const NODE6: &str = "[2001:db8::1]:3478";
+const CLIENT: &str = "198.51.100.7:40000";
+const CLIENT6: &str = "[2001:db8:7::7]:40000";
+const STRANGER: &str = "203.0.113.9:40000";
+const RELAY: &str = "192.0.2.1:50000";
+
+/// A Binding request without attributes, ChannelData of 160 bytes, and RTP.
+const REQUEST: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+const CHANNEL: [u8; 164] = {
+    let mut bytes = [0; 164];
+    (bytes[0], bytes[3]) = (0x40, 160);
+    bytes
+};
+const RTP: [u8; 172] = [0x80; 172];
+
+/// Networks on the block list, beside the one that is met.
+const BLOCKED: u8 = 200;
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    ensure!(options.runs > 0 && options.packets > 0 && options.single > 0, "--runs, --packets, --single: at least 1");
+    let cases = cases()?;
+    let mut measured = Vec::new();
+    for case in cases {
+        measured.push(measure(&case, &options).with_context(|| format!("case {}", case.name))?);
+    }
+    println!("{}", json!({ "cases": measured }));
+    Ok(())
+}
+
+fn cases() -> anyhow::Result<Vec<Case>> {
+    let frame = |source: &str, destination: &str, payload: &[u8]| -> anyhow::Result<Frame> {
+        Ok(Frame::new(source.parse()?, destination.parse()?, payload))
+    };
+    // No packet is over them, and each is looked at.
+    let limits =
+        Limits { source: u32::MAX, network: u32::MAX, new_source: u32::MAX, attack: u32::MAX, ..Limits::default() };
+    let bindings = Limits { bindings: u32::MAX, ..limits };
+    let case = |name, frame, verdict, limits| Case { name, frame, verdict, limits };
+    Ok(vec![
+        case("untouched", frame(CLIENT, "192.0.2.1:53", &RTP)?, Verdict::Untouched, limits),
+        case("blocked", frame(STRANGER, RELAY, &RTP)?, Verdict::Blocked, limits),
+        case("passed", frame(CLIENT, NODE, &CHANNEL)?, Verdict::Passed, limits),
+        case("passed-ipv6", frame(CLIENT6, NODE6, &CHANNEL)?, Verdict::Passed, limits),
+        case("passed-relay", frame(CLIENT, RELAY, &RTP)?, Verdict::Passed, limits),
+        case("shape", frame(CLIENT, NODE, &RTP)?, Verdict::Shape, limits),
+        case("source-rate", frame(CLIENT, RELAY, &RTP)?, Verdict::SourceRate, Limits { source: 1, ..limits }),
+        case("answered", frame(CLIENT, NODE, &REQUEST)?, Verdict::Answered, bindings),
+        case("answered-ipv6", frame(CLIENT6, NODE6, &REQUEST)?, Verdict::Answered, bindings),
+    ])
+}
+
+fn measure(case: &Case, options: &Options) -> anyhow::Result<Value> {
+    let mut probes = Probes::load(1)?;
+    for (node, other) in [(NODE, "192.0.2.2:3479"), (NODE6, "[2001:db8::2]:3479")] {
+        probes.add_endpoint(node.parse()?, true, Some(other.parse::<SocketAddr>()?))?;
+    }
+    probes.add_relay_ports(50_000..=50_099)?;
+    for nth in 0..BLOCKED {
+        probes.block(format!("10.{nth}.0.0/16").parse()?)?;
+        probes.block(format!("2001:db8:b{nth:x}::/48").parse()?)?;
+    }
+    probes.block("203.0.113.0/24".parse()?)?;
+    probes.set_limits(&case.limits)?;
+    let frame = case.frame.bytes();
+    // A rate of one in a second has to be used up first.
+    probes.run(&frame, 2)?;
+    let changes = case.verdict == Verdict::Answered;
+    let (mut ours, mut empty) = (Vec::new(), Vec::new());
+    for _ in 0..options.runs {
+        let before = probes.verdicts()?;
+        let packets = if changes {
+            ours.push(singly(options.single, || Ok(probes.run(&frame, 1)?.ns))?);
+            empty.push(singly(options.single, || Ok(probes.run_empty(&frame, 1)?.ns))?);
+            options.single
+        } else {
+            ours.push(probes.run(&frame, options.packets)?.ns as f64);
+            empty.push(probes.run_empty(&frame, options.packets)?.ns as f64);
+            options.packets
+        };
+        let after = probes.verdicts()?;
+        let counted = after[case.verdict as usize] - before[case.verdict as usize];
+        ensure!(counted >= u64::from(packets) * 999 / 1000, "only {counted} of {packets} were {}", case.verdict.name());
+    }
+    Ok(json!({ "case": case.name, "ns": median(ours), "empty_ns": median(empty), "singly": changes }))
+}
+
+/// The median of so many runs of one packet: the clock's resolution is a part of it, which is the same for both programs.
+fn singly(packets: u32, mut run: impl FnMut() -> anyhow::Result<u64>) -> anyhow::Result<f64> {
+    let times: Vec<f64> = (0..packets).map(|_| Ok(run()? as f64)).collect::<anyhow::Result<_>>()?;
+    Ok(median(times))
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}

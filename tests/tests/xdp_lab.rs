@@ -1,0 +1,152 @@
+//! The node with XDP in front, over veth with real NATs: nothing is different for clients, but that plain Binding requests are
+//! answered before they reach a socket.
+
+use std::thread;
+use std::time::Duration;
+
+use shoal_probes::Probes;
+use shoal_probes::maps::Verdict;
+use shoal_stun::message::{MAGIC_COOKIE, MappedAddress, Message, XorMappedAddress};
+use shoal_tests::metrics::Metrics;
+use shoal_tests::natlab::{self, Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Type, Uclient, nat_type};
+use shoal_tests::tool;
+
+/// For an answer; far more than it takes.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The node looks at the program's counters twice in a second.
+const LAG: Duration = Duration::from_secs(2);
+
+/// A lab whose sides' frames arrive as from a wire, with what keeps its programs; `None`: it was noted that `test` was skipped.
+fn lab<P: Copy + Into<Plan>>(test: &str, plans: &[P]) -> Option<(NatLab, Probes)> {
+    tool::need(test, "ethtool")?;
+    if !natlab::possible(test) {
+        return None;
+    }
+    let mut probes = match Probes::load(1) {
+        Ok(probes) => probes,
+        Err(error) => {
+            tool::skip(test, &error.to_string());
+            return None;
+        }
+    };
+    let lab = NatLab::start(plans);
+    for side in lab.sides() {
+        side.write_checksums().expect("the client's interface can be told so");
+        // Or the veth would not take what the program at its other end sends back.
+        side.nat().within(|| probes.attach_empty(side.outer())).expect("a veth runs programs");
+    }
+    Some((lab, probes))
+}
+
+/// The node's metrics.
+fn metrics(lab: &NatLab) -> Metrics {
+    let url = format!("http://{}/metrics", Server::ADMIN);
+    let output = tool::run(lab.hub().command("curl").args(["--silent", "--show-error", &url]));
+    Metrics::parse(&tool::stdout(&output))
+}
+
+fn packets(metrics: &Metrics, verdict: Verdict) -> f64 {
+    metrics.sum("shoal_xdp_packets_total", &[("verdict", verdict.name())])
+}
+
+#[test]
+fn types_are_right_and_the_driver_answers() {
+    let kinds =
+        [Kind::Open, Kind::FullCone, Kind::AddressRestricted, Kind::PortRestricted, Kind::Symmetric, Kind::Blocked];
+    let Some((lab, _probes)) = lab("types_are_right_and_the_driver_answers", &kinds) else { return };
+    let server = Server::shoal_with_xdp(&lab);
+    let found: Vec<_> = thread::scope(|scope| {
+        let run = |side| {
+            let (lab, told) = (&lab, server.told());
+            scope.spawn(move || (side, ["modern", "classic"].map(|dialect| nat_type(lab, side, told, dialect))))
+        };
+        let runs: Vec<_> = lab.sides().iter().map(run).collect();
+        runs.into_iter().map(|run| run.join().expect("it found a type")).collect()
+    });
+    for (side, found) in found {
+        for found in found {
+            println!("{:21} {found}", side.kind());
+            assert_eq!(found["type"], format!("{:?}", Type::from(side.kind())), "{found}");
+            let mapping = side.kind().behaviour().map(|behaviour| match behaviour.mapping {
+                Dependence::Independent => "endpoint-independent",
+                Dependence::Address => "address-dependent",
+                Dependence::AddressAndPort => "address-and-port-dependent",
+            });
+            assert_eq!(found["mapping"].as_str(), mapping, "{found}");
+        }
+    }
+    // shoal-peer's requests have attributes, and go to user space. These have none.
+    thread::sleep(LAG);
+    let before = packets(&metrics(&lab), Verdict::Answered);
+    let mut asked = 0;
+    for side in lab.sides().iter().filter(|side| side.kind() != Kind::Blocked) {
+        let client = side.socket(Family::V4);
+        client.set_read_timeout(Some(PATIENCE)).expect("the time is not zero");
+        for cookie in [MAGIC_COOKIE, 0x1234_5678] {
+            for nth in 0..10 {
+                let request = [&[0, 1, 0, 0][..], &cookie.to_be_bytes(), &[nth; 12]].concat();
+                client.send_to(&request, server.told().v4).expect("there is a route");
+                let (mut answer, to) = ([0; 512], server.told().v4);
+                let (length, from) = client.recv_from(&mut answer).expect("the driver answers");
+                assert_eq!((from, &answer[4..20]), (to, &request[4..]));
+                let answer = Message::parse(&answer[..length]).expect("an answer");
+                let mapped = match cookie {
+                    MAGIC_COOKIE => answer.read::<XorMappedAddress>().map(|mapped| mapped.map(|mapped| mapped.0)),
+                    _ => answer.read::<MappedAddress>().map(|mapped| mapped.map(|mapped| mapped.0)),
+                };
+                assert_eq!(mapped.ok().flatten().map(|mapped| mapped.ip()), Some(side.public().into()), "{answer:?}");
+                asked += 1;
+            }
+        }
+    }
+    thread::sleep(LAG);
+    let metrics = metrics(&lab);
+    assert_eq!(packets(&metrics, Verdict::Answered) - before, f64::from(asked));
+    assert_eq!(metrics.sum("shoal_xdp_interfaces", &[("mode", "native")]), kinds.len() as f64);
+    assert!(packets(&metrics, Verdict::Passed) >= 10.0, "what has attributes is user space's");
+    for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
+        assert_eq!(packets(&metrics, verdict), 0.0, "{}", verdict.name());
+    }
+}
+
+#[test]
+fn the_relay_works_behind_it() {
+    let test = "the_relay_works_behind_it";
+    let (Some(uclient), Some(peer)) = (tool::need(test, "turnutils_uclient"), tool::need(test, "turnutils_peer"))
+    else {
+        return;
+    };
+    let Some((lab, _probes)) =
+        lab(test, &[Plan { ipv6: true, ..Kind::Open.into() }, Kind::Symmetric.into(), Kind::PortRestricted.into()])
+    else {
+        return;
+    };
+    let server = Server::shoal_with_xdp(&lab);
+    let echo = Echo::start(&lab, &peer);
+    thread::scope(|scope| {
+        let (lab, uclient, echo, told) = (&lab, &uclient, &echo, server.told());
+        for way in Uclient::UDP {
+            for side in lab.sides().iter().filter(|side| side.plan().ipv6 || way.client == Family::V4) {
+                scope.spawn(move || {
+                    let counts = way.run(lab, side, uclient, told, echo);
+                    let counts = counts.unwrap_or_else(|said| panic!("{way} behind {}:\n{said}", side.kind()));
+                    println!("{way} behind {}: {counts:?}", side.kind());
+                });
+            }
+        }
+    });
+    // Two that can only meet at the relay.
+    let (serves, connects) = (&lab.sides()[1], &lab.sides()[2]);
+    let serving = Peer::default().serve(&lab, serves, server.told());
+    let met = Peer::with_relay().connect(&lab, connects, server.told(), serving.id(), 50_000);
+    assert_eq!(met["path"], "relay", "{met}");
+    serving.received();
+    thread::sleep(LAG);
+    let metrics = metrics(&lab);
+    println!("{} passed", packets(&metrics, Verdict::Passed));
+    assert!(packets(&metrics, Verdict::Passed) > 1_000.0);
+    for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
+        assert_eq!(packets(&metrics, verdict), 0.0, "{}", verdict.name());
+    }
+}
