@@ -7,6 +7,7 @@ use smoltcp::wire::{
     EthernetAddress, EthernetFrame, EthernetProtocol, EthernetRepr, IpAddress, IpProtocol, Ipv4Packet, Ipv4Repr,
     Ipv6Packet, Ipv6Repr, UdpPacket, UdpRepr,
 };
+use thiserror::Error;
 
 const ETHERNET: usize = 14;
 const UDP: usize = 8;
@@ -22,7 +23,7 @@ const NODE: EthernetAddress = EthernetAddress([2, 0, 0, 0, 0, 2]);
 pub struct Frame {
     /// From whom.
     pub source: SocketAddr,
-    /// To whom, of the same family.
+    /// To whom, of the same family: else the frame says nothing.
     pub destination: SocketAddr,
     /// What it says.
     pub payload: Vec<u8>,
@@ -88,7 +89,8 @@ impl Frame {
                     Ipv6Repr { src_addr, dst_addr, next_header: IpProtocol::Udp, payload_len: length, hop_limit: 57 };
                 ip.emit(&mut Ipv6Packet::new_unchecked(network));
             }
-            _ => panic!("{} and {} are of different families", self.source, self.destination),
+            // Nothing can be sent so; the frame has no IP header.
+            _ => {}
         }
         let mut packet = UdpPacket::new_unchecked(&mut bytes[at..]);
         let write = |place: &mut [u8]| place.copy_from_slice(&self.payload);
@@ -96,39 +98,92 @@ impl Frame {
         bytes
     }
 
-    /// Takes a frame apart; panics, and says why, where a length or a checksum is wrong, or it goes elsewhere than to the peer.
-    #[must_use]
-    pub fn parse(bytes: &[u8]) -> Self {
-        let ethernet = EthernetFrame::new_checked(bytes).expect("a frame");
-        assert_eq!((ethernet.dst_addr(), ethernet.src_addr()), (PEER, NODE), "it goes back where it came from");
+    /// Takes a frame apart that came back: it must go where the request came from, with right lengths and checksums and nothing
+    /// behind it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn parse(bytes: &[u8]) -> Result<Self, FrameError> {
+        let ethernet = EthernetFrame::new_checked(bytes)?;
+        check((ethernet.dst_addr(), ethernet.src_addr()) == (PEER, NODE), "it goes elsewhere")?;
+        let word = |at: usize| bytes.get(at..at + 2).map_or(0, |word| u16::from_be_bytes([word[0], word[1]]));
         let (mut at, mut vlans) = (ETHERNET, Vec::new());
-        let word = |at: usize| u16::from_be_bytes([bytes[at], bytes[at + 1]]);
         while matches!(word(at - 2), 0x8100 | 0x88a8) {
             vlans.push(word(at));
             at += VLAN;
         }
         let checksums = ChecksumCapabilities::default();
-        let (source, destination, datagram): (IpAddress, IpAddress, &[u8]) = if word(at - 2) == 0x0800 {
-            let packet = Ipv4Packet::new_checked(&bytes[at..]).expect("an IPv4 packet");
-            let ip = Ipv4Repr::parse(&packet, &checksums).expect("a right IPv4 header");
-            assert_eq!((ip.next_header, ip.hop_limit), (IpProtocol::Udp, 64));
-            assert_eq!(bytes.len() - at, usize::from(packet.total_len()), "nothing behind it");
-            (ip.src_addr.into(), ip.dst_addr.into(), &bytes[at + 20..])
+        let packet = bytes.get(at..).unwrap_or_default();
+        let (next, hops, header, length, ends): (_, _, _, _, (IpAddress, IpAddress)) = if word(at - 2) == 0x0800 {
+            let packet = Ipv4Packet::new_checked(packet)?;
+            let ip = Ipv4Repr::parse(&packet, &checksums)?;
+            (ip.next_header, ip.hop_limit, 20, 20 + ip.payload_len, (ip.src_addr.into(), ip.dst_addr.into()))
         } else {
-            let packet = Ipv6Packet::new_checked(&bytes[at..]).expect("an IPv6 packet");
-            let ip = Ipv6Repr::parse(&packet).expect("a right IPv6 header");
-            assert_eq!((ip.next_header, ip.hop_limit), (IpProtocol::Udp, 64));
-            assert_eq!(bytes.len() - at, 40 + ip.payload_len, "nothing behind it");
-            (ip.src_addr.into(), ip.dst_addr.into(), &bytes[at + 40..])
+            let packet = Ipv6Packet::new_checked(packet)?;
+            let ip = Ipv6Repr::parse(&packet)?;
+            (ip.next_header, ip.hop_limit, 40, 40 + ip.payload_len, (ip.src_addr.into(), ip.dst_addr.into()))
         };
-        let packet = UdpPacket::new_checked(datagram).expect("a UDP packet");
-        assert_ne!(packet.checksum(), 0, "there is a checksum");
-        let udp = UdpRepr::parse(&packet, &source, &destination, &checksums).expect("a right UDP packet");
-        Self {
+        check((next, hops) == (IpProtocol::Udp, 64), "it is no UDP, or has not 64 hops to go")?;
+        check(packet.len() == length, "something is behind it")?;
+        let (source, destination) = ends;
+        let packet = UdpPacket::new_checked(&packet[header..])?;
+        check(packet.checksum() != 0, "it has no checksum")?;
+        let udp = UdpRepr::parse(&packet, &source, &destination, &checksums)?;
+        Ok(Self {
             source: SocketAddr::new(source.into(), udp.src_port),
             destination: SocketAddr::new(destination.into(), udp.dst_port),
             payload: packet.payload().to_vec(),
             vlans,
+        })
+    }
+}
+
+/// What is wrong with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum FrameError {
+    /// A length or a checksum.
+    #[error("a length or a checksum is wrong")]
+    Malformed,
+    /// Something else.
+    #[error("{0}")]
+    Wrong(&'static str),
+}
+
+impl From<smoltcp::wire::Error> for FrameError {
+    fn from(_: smoltcp::wire::Error) -> Self {
+        Self::Malformed
+    }
+}
+
+fn check(holds: bool, wrong: &'static str) -> Result<(), FrameError> {
+    holds.then_some(()).ok_or(FrameError::Wrong(wrong))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_built_is_what_is_parsed_once_it_is_turned_round() {
+        for (source, destination) in [("192.0.2.1:9", "192.0.2.2:3478"), ("[2001:db8::1]:9", "[2001:db8::2]:3478")] {
+            let frame = Frame::new(source.parse().unwrap(), destination.parse().unwrap(), b"hello").tagged(&[7, 8]);
+            let mut bytes = frame.bytes();
+            assert_eq!(Frame::parse(&bytes), Err(FrameError::Wrong("it goes elsewhere")));
+            let (one, other) = bytes.split_at_mut(6);
+            one.swap_with_slice(&mut other[..6]);
+            assert_eq!(Frame::parse(&bytes), Err(FrameError::Wrong("it is no UDP, or has not 64 hops to go")));
+            let hops = frame.network() + if frame.source.is_ipv4() { 8 } else { 7 };
+            bytes[hops] = 64;
+            if frame.source.is_ipv4() {
+                let network = frame.network();
+                Ipv4Packet::new_unchecked(&mut bytes[network..]).fill_checksum();
+            }
+            assert_eq!(Frame::parse(&bytes), Ok(frame.clone()));
+            bytes.push(0);
+            assert_eq!(Frame::parse(&bytes), Err(FrameError::Wrong("something is behind it")));
+            bytes.pop();
+            *bytes.last_mut().unwrap() ^= 1;
+            assert_eq!(Frame::parse(&bytes), Err(FrameError::Malformed));
         }
     }
 }

@@ -281,7 +281,7 @@ fn answers_are_those_of_user_space() {
             frame.vlans = [&[][..], &[1], &[2, 3]][round % 3].to_vec();
             let (verdict, run) = xdp.run(&frame.bytes());
             assert_eq!(verdict, Verdict::Answered, "{frame:?}");
-            let answered = Frame::parse(&run.frame);
+            let answered = Frame::parse(&run.frame).expect("a right frame");
             assert_eq!((answered.source, answered.destination), (node, client));
             assert_eq!(answered.vlans, frame.vlans);
             let other = if others { Other::Here(second.ip()) } else { Other::Nowhere };
