@@ -26,7 +26,7 @@ pub(super) fn describe(peers: &[String]) -> String {
         sysctl("net/ipv4/tcp_congestion_control"),
         if gso.is_empty() { String::new() } else { format!(", lo gso_max_size {}", gso.trim()) },
         said(Command::new("rustc").arg("--version")),
-        peers.join(", "),
+        if peers.is_empty() { "no peer".to_owned() } else { peers.join(", ") },
         format_args!("shoal {}", commit()),
     )
 }
