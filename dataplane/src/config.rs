@@ -308,7 +308,8 @@ pub struct Turn {
 pub struct Xdp {
     /// Network interfaces by which viewers come, such as `["eth0"]`. Empty: no XDP.
     pub interfaces: Vec<String>,
-    /// Answer plain Binding requests there, up to `udp.bindings_per_address` of an address in a second. Not with `udp.partner`.
+    /// Answer plain Binding requests there, up to `udp.bindings_per_address` of an address in a second: before the host's firewall sees them.
+    /// Not with `udp.partner`.
     pub answer: bool,
     /// Drop fragments for our ports: nothing that is spoken here needs them but datagrams that are longer than a packet.
     pub drop_fragments: bool,

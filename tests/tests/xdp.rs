@@ -143,6 +143,12 @@ fn kinds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("a request without a checksum", changed(&|f| f[40..42].fill(0)), Answered),
         ("a request with a wrong checksum", changed(&|f| f[41] ^= 1), Checksum),
         ("a classic request", from_client(&[&[0, 1, 0, 0][..], &[9; 16]].concat()).bytes(), Answered),
+        ("a request to many", changed(&|f| f[0] |= 1), NotAnswered),
+        ("a request from port 0", Frame::new(at("198.51.100.7:0"), at(NODE), &REQUEST).bytes(), NotAnswered),
+        ("a request from loopback", Frame::new(at("127.0.0.1:9"), at(NODE), &REQUEST).bytes(), NotAnswered),
+        ("a request from many", Frame::new(at("224.0.0.1:9"), at(NODE), &REQUEST).bytes(), NotAnswered),
+        ("a request from many of IPv6", Frame::new(at("[ff02::1]:9"), at(NODE6), &REQUEST).bytes(), NotAnswered),
+        ("a request from IPv6's loopback", Frame::new(at("[::1]:9"), at(NODE6), &REQUEST).bytes(), NotAnswered),
         ("an Allocate request", from_client(&allocate).bytes(), Passed),
         ("ChannelData", from_client(&channel).bytes(), Passed),
         ("ChannelData over IPv6", from_client6(&channel).bytes(), Passed),
@@ -177,7 +183,7 @@ fn kinds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("a packet shorter than its header", repaired(&|f| f[17] = 19), Length),
         ("a packet shorter than its datagram", repaired(&|f| f[17] -= 1), Length),
         ("a first fragment", repaired(&|f| f[20] = 0x20), Fragment),
-        ("a later fragment", repaired(&|f| f[21] = 3), Fragment),
+        ("a later fragment", repaired(&|f| f[21] = 3), Untouched),
     ]);
     // Four bytes of options.
     let mut options = v4.clone();
@@ -212,7 +218,7 @@ fn kinds() -> Vec<(&'static str, Vec<u8>, Verdict)> {
         ("IPv6 with four headers", extended(&[options; 4]), NotAnswered),
         ("IPv6 with five headers", extended(&[options; 5]), Headers),
         ("an IPv6 first fragment", extended(&[[44, 0, 0, 1, 0, 0, 0, 1]]), Fragment),
-        ("an IPv6 later fragment", extended(&[[44, 0, 0, 8, 0, 0, 0, 1]]), Fragment),
+        ("an IPv6 later fragment", extended(&[[44, 0, 0, 8, 0, 0, 0, 1]]), Untouched),
         ("an IPv6 atomic fragment", extended(&[[44, 0, 0, 0, 0, 0, 0, 1]]), NotAnswered),
     ]);
     kinds
@@ -269,7 +275,10 @@ fn answers_are_those_of_user_space() {
         for round in 0..400 {
             let six = rng.one_in(2);
             let (node, second) = if six { (at(NODE6), second6) } else { (at(NODE), second) };
-            let ip: IpAddr = if six { random::<16>(&mut rng).into() } else { random::<4>(&mut rng).into() };
+            // Of addresses that hosts have.
+            let (mut v4, mut v6) = (random::<4>(&mut rng), random::<16>(&mut rng));
+            (v4[0], v6[0]) = (*rng.pick(&[1, 10, 126, 128, 223]), *rng.pick(&[0x20, 0xfc, 0xfe]));
+            let ip: IpAddr = if six { v6.into() } else { v4.into() };
             let client = SocketAddr::new(ip, rng.between(1, 65_535) as u16);
             let mut request = REQUEST;
             request[8..].copy_from_slice(&random::<12>(&mut rng));

@@ -35,13 +35,13 @@ pub enum Verdict {
     Headers,
     /// For us, and to user space.
     Passed,
-    /// A fragment that is for us: to the host, which puts it together.
+    /// The first fragment of a datagram for us: to the host, which puts it together.
     Fragment,
     /// Answered from here.
     Answered,
     /// Would have been answered, but its checksum is not (or not yet) right: to the host, which knows.
     Checksum,
-    /// Would have been answered, but there is no room behind it, or it carries options.
+    /// Would have been answered, but it carries options, or comes from nobody who can be, or there is no room in front of it.
     NotAnswered,
     /// Dropped: its source is on the block list.
     Blocked,
@@ -59,7 +59,7 @@ pub enum Verdict {
     Length,
     /// Dropped: a wrong checksum of the IPv4 header.
     HeaderChecksum,
-    /// Dropped: a fragment, where they are not wanted.
+    /// Dropped: the first fragment of a datagram for us, where they are not wanted. The others are of no use then.
     FragmentDropped,
 }
 

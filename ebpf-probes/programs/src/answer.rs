@@ -31,7 +31,7 @@ pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Endpoint, config: &Conf
     if usize::from(headers.length) != STUN_HEADER || get::<[u8; 4]>(ctx, payload) != Some(REQUEST) {
         return Verdict::Passed;
     }
-    if !headers.is_plain {
+    if !headers.is_plain || !is_from_one_host(ctx, headers) {
         return Verdict::NotAnswered;
     }
     if !is_intact(ctx, headers) {
@@ -42,6 +42,22 @@ pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Endpoint, config: &Conf
     }
     let sent = if headers.is_ipv4 { send::<false>(ctx, headers, own) } else { send::<true>(ctx, headers, own) };
     if sent.is_some() { Verdict::Answered } else { Verdict::NotAnswered }
+}
+
+/// Whether somebody sent it who can be answered, and to this host: the kernel would drop what is not.
+#[inline(always)]
+fn is_from_one_host(ctx: &XdpContext, headers: &Headers) -> bool {
+    // The first bit on the wire says that it is for many (IEEE 802.3).
+    let Some(first) = get::<u8>(ctx, 0) else { return false };
+    let [a, b, c, d] = headers.source.0;
+    let source = if headers.is_ipv4 {
+        // This net, loopback, multicast and beyond.
+        !matches!(d.to_ne_bytes()[0], 0 | 127 | 224..)
+    } else {
+        // Multicast, and the first addresses of all: unspecified, loopback, IPv4's.
+        a.to_ne_bytes()[0] != 0xff && a | b | c != 0
+    };
+    first & 1 == 0 && source && headers.source_port != 0
 }
 
 /// Makes the answer of the request's frame. `None`: there is no room, and nothing was changed (the checks after that fail never, and

@@ -23,23 +23,12 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const DESTINATION: u8 = 60;
 
-/// Which part of a datagram a packet has.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Fragment {
-    /// The whole.
-    None,
-    /// The first, with the ports.
-    First,
-    /// Another.
-    Later,
-}
-
-/// What is known of a UDP packet, or of a later fragment of one.
+/// What is known of a UDP packet. Of a datagram in fragments that is the first one: the others have no ports, and nobody can say whose
+/// they are.
 pub struct Headers {
     /// IPv4-mapped, if `is_ipv4`.
     pub source: Address,
     pub destination: Address,
-    /// 0 in a later fragment.
     pub source_port: u16,
     pub destination_port: u16,
     /// Bytes of UDP's payload, by its header.
@@ -50,7 +39,8 @@ pub struct Headers {
     pub is_ipv4: bool,
     /// Without options and extension headers.
     pub is_plain: bool,
-    pub fragment: Fragment,
+    /// The first fragment of a datagram.
+    pub is_fragment: bool,
     /// The frame holds the packet, and the packet the datagram.
     pub lengths_agree: bool,
 }
@@ -108,11 +98,9 @@ impl Headers {
             return Err(Verdict::Untouched);
         }
         let flags = half(6);
-        let fragment = match (flags & 0x1fff, flags & 0x2000) {
-            (0, 0) => Fragment::None,
-            (0, _) => Fragment::First,
-            _ => Fragment::Later,
-        };
+        if flags & 0x1fff != 0 {
+            return Err(Verdict::Untouched);
+        }
         let total = usize::from(half(2));
         let headers = Self {
             source: Address::v4(word(12)),
@@ -124,7 +112,7 @@ impl Headers {
             payload: 0,
             is_ipv4: true,
             is_plain: header == IPV4,
-            fragment,
+            is_fragment: flags & 0x2000 != 0,
             lengths_agree: total >= header,
         };
         headers.udp(ctx, network + header, total.wrapping_sub(header))
@@ -142,7 +130,7 @@ impl Headers {
         }
         let all = usize::from(u16::from_be_bytes([byte(4), byte(5)])) + IPV6;
         let (source, destination) = (address(8), address(24));
-        let (mut next, mut before, mut fragment) = (byte(6), IPV6, Fragment::None);
+        let (mut next, mut before, mut is_fragment) = (byte(6), IPV6, false);
         let mut seen = 0;
         for _ in 0..=EXTENSIONS_MAX {
             if next == PROTOCOL_UDP {
@@ -157,12 +145,11 @@ impl Headers {
                 HOP_BY_HOP | ROUTING | DESTINATION => before += (usize::from(length) + 1) * 8,
                 FRAGMENT => {
                     let offset = u16::from_be_bytes([high, low]);
-                    fragment = match (offset >> 3, offset & 1) {
-                        // An atomic fragment (RFC 6946) is whole.
-                        (0, 0) => fragment,
-                        (0, _) => Fragment::First,
-                        _ => Fragment::Later,
-                    };
+                    if offset >> 3 != 0 {
+                        return Err(Verdict::Untouched);
+                    }
+                    // An atomic fragment (RFC 6946) is whole.
+                    is_fragment |= offset & 1 != 0;
                     before += 8;
                 }
                 _ => return Err(Verdict::Untouched),
@@ -179,7 +166,7 @@ impl Headers {
             payload: 0,
             is_ipv4: false,
             is_plain: seen == 0,
-            fragment,
+            is_fragment,
             lengths_agree: all >= before,
         };
         headers.udp(ctx, network + before, all.wrapping_sub(before))
@@ -189,9 +176,6 @@ impl Headers {
     #[inline(always)]
     fn udp(mut self, ctx: &XdpContext, at: usize, rest: usize) -> Result<Self, Verdict> {
         self.payload = (at + UDP) as u16;
-        if self.fragment == Fragment::Later {
-            return Ok(self);
-        }
         // Not even ports: nobody's.
         let [source, destination, length, _] = get::<[u16; 4]>(ctx, at).ok_or(Verdict::Untouched)?;
         self.source_port = u16::from_be(source);
@@ -199,8 +183,7 @@ impl Headers {
         let length = usize::from(u16::from_be(length));
         let frame = ctx.data_end() - ctx.data();
         // The whole datagram is in the packet, the packet in the frame, which may have padding.
-        self.lengths_agree &=
-            length >= UDP && (self.fragment == Fragment::First || length <= rest && at + rest <= frame);
+        self.lengths_agree &= length >= UDP && (self.is_fragment || length <= rest && at + rest <= frame);
         self.length = length.wrapping_sub(UDP) as u16;
         Ok(self)
     }

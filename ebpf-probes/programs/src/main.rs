@@ -21,7 +21,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie};
 use aya_ebpf::programs::XdpContext;
-use headers::{Fragment, Headers, get};
+use headers::{Headers, get};
 use shoal_packet::shape::{Shape, shape};
 use shoal_probe_maps::{
     BLOCKED, Config, DROPS_BYTES, Drop, ENDPOINTS, Endpoint, EndpointKey, Meter, NETWORKS, SAMPLE, SOURCES, VERDICTS,
@@ -109,10 +109,7 @@ fn judge(ctx: &XdpContext) -> Verdict {
 #[inline(always)]
 fn ours(ctx: &XdpContext, headers: &Headers) -> Verdict {
     let Some(config) = CONFIG.get(0) else { return Verdict::Untouched };
-    let later = matches!(headers.fragment, Fragment::Later);
-    // A later fragment has no ports: then the address alone says whether it is for us.
-    let kind =
-        if later { port::RELAY } else { PORTS.get(headers.destination_port.into()).copied().unwrap_or(port::NONE) };
+    let kind = PORTS.get(headers.destination_port.into()).copied().unwrap_or(port::NONE);
     if kind == port::NONE {
         return Verdict::Untouched;
     }
@@ -137,10 +134,9 @@ fn ours(ctx: &XdpContext, headers: &Headers) -> Verdict {
     if let Err(verdict) = limits::admit(headers, config, now_ns) {
         return verdict;
     }
-    match headers.fragment {
-        Fragment::None => {}
-        _ if config.flags & config::DROP_FRAGMENTS != 0 => return Verdict::FragmentDropped,
-        _ => return Verdict::Fragment,
+    if headers.is_fragment {
+        let dropped = config.flags & config::DROP_FRAGMENTS != 0;
+        return if dropped { Verdict::FragmentDropped } else { Verdict::Fragment };
     }
     if !of_clients {
         return Verdict::Passed;
