@@ -7,6 +7,7 @@ use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use shoal_packet::source::{Source, place};
 
+use crate::gate::Changed;
 use crate::maps::{self, Address, Config, Drop, Endpoint, SAMPLE, config, port};
 use crate::{MapError, Probes, address, endpoint};
 
@@ -85,7 +86,8 @@ impl Probes {
             IpNet::V4(v4) => self.block_v4.insert(&Key::new(v4.prefix_len().into(), v4.network().octets()), 0, 0)?,
             IpNet::V6(v6) => self.block_v6.insert(&Key::new(v6.prefix_len().into(), v6.network().octets()), 0, 0)?,
         }
-        self.note_blocks()
+        let changed = self.gate.add(network.trunc());
+        self.write_gate(changed)
     }
 
     /// The inverse of it, for the same network.
@@ -94,15 +96,25 @@ impl Probes {
             IpNet::V4(v4) => self.block_v4.remove(&Key::new(v4.prefix_len().into(), v4.network().octets()))?,
             IpNet::V6(v6) => self.block_v6.remove(&Key::new(v6.prefix_len().into(), v6.network().octets()))?,
         }
-        self.note_blocks()
+        let changed = self.gate.remove(network.trunc());
+        self.write_gate(changed)
     }
 
-    /// Where a list is empty no packet is looked up in it.
-    fn note_blocks(&mut self) -> Result<(), MapError> {
-        let v4 = if self.block_v4.keys().next().is_some() { config::BLOCK_V4 } else { 0 };
-        let v6 = if self.block_v6.keys().next().is_some() { config::BLOCK_V6 } else { 0 };
-        self.now.flags = self.now.flags & !(config::BLOCK_V4 | config::BLOCK_V6) | v4 | v6;
-        self.config.set(0, self.now, 0)
+    fn write_gate(&mut self, changed: Changed) -> Result<(), MapError> {
+        match changed {
+            Changed::V4(words) => {
+                for word in words {
+                    self.gate_v4.set(word, self.gate.v4(word), 0)?;
+                }
+                Ok(())
+            }
+            Changed::V6(word) => self.gate_v6.set(word, self.gate.v6(word), 0),
+            Changed::AllV6 => {
+                let short = if self.gate.has_short_v6() { config::BLOCK_V6_SHORT } else { 0 };
+                self.now.flags = self.now.flags & !config::BLOCK_V6_SHORT | short;
+                self.config.set(0, self.now, 0)
+            }
+        }
     }
 
     /// Says that a source has proven not to be forged, until then, by the kernel's monotonic clock.

@@ -8,6 +8,7 @@
 
 mod error;
 mod feed;
+mod gate;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -18,6 +19,7 @@ pub use shoal_probe_maps as maps;
 
 pub use error::{AttachError, LoadError, MapError};
 pub use feed::{Limits, ip};
+use gate::Gate;
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -34,11 +36,14 @@ pub struct Probes {
     endpoints: HashMap<MapData, maps::EndpointKey, maps::Endpoint>,
     block_v4: LpmTrie<MapData, [u8; 4], u32>,
     block_v6: LpmTrie<MapData, [u8; 16], u32>,
+    gate_v4: Array<MapData, u64>,
+    gate_v6: Array<MapData, u64>,
     known: Array<MapData, u64>,
     verdicts: PerCpuArray<MapData, u64>,
     drops: RingBuf<MapData>,
-    /// As it is in the map.
+    /// As they are in the maps.
     now: maps::Config,
+    gate: Gate,
 }
 
 /// How an interface runs the program.
@@ -97,11 +102,14 @@ impl Probes {
             endpoints: take("ENDPOINT")?.try_into()?,
             block_v4: take("BLOCK_V4")?.try_into()?,
             block_v6: take("BLOCK_V6")?.try_into()?,
+            gate_v4: take("GATE_V4")?.try_into()?,
+            gate_v6: take("GATE_V6")?.try_into()?,
             known: take("KNOWN_UNTIL")?.try_into()?,
             verdicts: take("VERDICT")?.try_into()?,
             drops: take("DROPS")?.try_into()?,
             ebpf,
             now: maps::Config { seed, ..maps::Config::default() },
+            gate: Gate::new(seed),
         };
         probes.config.set(0, probes.now, 0)?;
         Ok(probes)

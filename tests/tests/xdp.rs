@@ -359,6 +359,13 @@ fn blocked_networks_are_dropped_until_they_are_not() {
     xdp.probes.unblock(net("198.51.100.7/32")).expect("the kernel agrees");
     xdp.probes.unblock(net("2001:db8:7::/48")).expect("the kernel agrees");
     assert_eq!((xdp.verdict(&v4), xdp.verdict(&v6)), (Verdict::Answered, Verdict::Answered));
+    // Shorter than what the gate has a bit for.
+    xdp.probes.block(net("2000::/3")).expect("the kernel agrees");
+    xdp.probes.block(net("198.0.0.0/7")).expect("the kernel agrees");
+    assert_eq!((xdp.verdict(&v4), xdp.verdict(&v6)), (Verdict::Blocked, Verdict::Blocked));
+    xdp.probes.unblock(net("2000::/3")).expect("the kernel agrees");
+    xdp.probes.unblock(net("198.0.0.0/7")).expect("the kernel agrees");
+    assert_eq!((xdp.verdict(&v4), xdp.verdict(&v6)), (Verdict::Answered, Verdict::Answered));
     assert!(xdp.probes.unblock(net("203.0.113.0/24")).is_err(), "it was never blocked");
 }
 

@@ -190,12 +190,10 @@ pub struct Config {
 
 /// Flags of [`Config`].
 pub mod config {
-    /// The IPv4 block list has entries.
-    pub const BLOCK_V4: u32 = 1;
-    /// The IPv6 block list has entries.
-    pub const BLOCK_V6: u32 = 2;
+    /// The IPv6 block list has networks that are shorter than a /32, so that its gate says nothing.
+    pub const BLOCK_V6_SHORT: u32 = 1;
     /// Fragments for us are dropped.
-    pub const DROP_FRAGMENTS: u32 = 4;
+    pub const DROP_FRAGMENTS: u32 = 2;
 }
 
 /// What comes of unknown sources is counted over such times; a second after the last time that was too much, all is well.

@@ -23,6 +23,7 @@ use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie};
 use aya_ebpf::programs::XdpContext;
 use headers::{Headers, get};
 use shoal_packet::shape::{Shape, shape};
+use shoal_packet::source::{GATE_V4_WORDS, GATE_V6_BITS, gate_v4, gate_v6};
 use shoal_probe_maps::{
     BLOCKED, Config, DROPS_BYTES, Drop, ENDPOINTS, Endpoint, EndpointKey, Meter, NETWORKS, SAMPLE, SOURCES, VERDICTS,
     Verdict, config, endpoint, port,
@@ -43,6 +44,13 @@ static BLOCK_V4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(BLOCKED, 0);
 
 #[map]
 static BLOCK_V6: LpmTrie<[u32; 4], u32> = LpmTrie::with_max_entries(BLOCKED, 0);
+
+/// Which parts of the address space have anything on the block lists.
+#[map]
+static GATE_V4: Array<u64> = Array::with_max_entries(GATE_V4_WORDS, 0);
+
+#[map]
+static GATE_V6: Array<u64> = Array::with_max_entries(GATE_V6_BITS / 64, 0);
 
 /// The rates' words: [`shoal_packet::rate`].
 #[map]
@@ -152,10 +160,14 @@ fn ours(ctx: &XdpContext, headers: &Headers) -> Verdict {
 #[inline(always)]
 fn is_blocked(headers: &Headers, config: &Config) -> bool {
     let words = headers.source.0;
+    // Most addresses are far from any that is blocked, and the list is slow.
+    let is_open = |gate: &Array<u64>, (word, bit): (u32, u64)| gate.get(word).is_some_and(|word| word & bit != 0);
     if headers.is_ipv4 {
-        config.flags & config::BLOCK_V4 != 0 && BLOCK_V4.get(lpm_trie::Key::new(32, words[3])).is_some()
+        is_open(&GATE_V4, gate_v4(words[3].to_ne_bytes())) && BLOCK_V4.get(lpm_trie::Key::new(32, words[3])).is_some()
     } else {
-        config.flags & config::BLOCK_V6 != 0 && BLOCK_V6.get(lpm_trie::Key::new(128, words)).is_some()
+        let short = config.flags & config::BLOCK_V6_SHORT != 0;
+        (short || is_open(&GATE_V6, gate_v6(config.seed, words[0].to_ne_bytes())))
+            && BLOCK_V6.get(lpm_trie::Key::new(128, words)).is_some()
     }
 }
 

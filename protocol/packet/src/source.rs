@@ -52,6 +52,28 @@ pub const fn place(seed: u64, number: u64, places: u32) -> u32 {
     (hash_words(seed, &[number]) >> 32) as u32 & (places - 1)
 }
 
+/// Words of the gate of the IPv4 block list: a bit for each /24.
+pub const GATE_V4_WORDS: u32 = 1 << 18;
+
+/// Bits of the gate of the IPv6 block list: one for the hash of each /32.
+pub const GATE_V6_BITS: u32 = 1 << 16;
+
+/// Where the gate's bit of an IPv4 address is: its word, and the bit in there. If it is clear, nothing of that /24 is blocked.
+#[must_use]
+#[inline]
+pub const fn gate_v4(address: [u8; 4]) -> (u32, u64) {
+    let address = u32::from_be_bytes(address);
+    (address >> 14, 1 << (address >> 8 & 63))
+}
+
+/// The same for the first four bytes of an IPv6 address. If it is clear, nothing of that /32 is blocked by a network of it.
+#[must_use]
+#[inline]
+pub const fn gate_v6(seed: u64, first: [u8; 4]) -> (u32, u64) {
+    let place = place(seed, u32::from_be_bytes(first) as u64, GATE_V6_BITS);
+    (place >> 6, 1 << (place & 63))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
