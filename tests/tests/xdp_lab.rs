@@ -150,3 +150,25 @@ fn the_relay_works_behind_it() {
         assert_eq!(packets(&metrics, verdict), 0.0, "{}", verdict.name());
     }
 }
+
+#[test]
+fn without_privileges_or_an_interface_user_space_serves_alone() {
+    let test = "without_privileges_or_an_interface_user_space_serves_alone";
+    let (Some(_), Some((lab, _probes))) = (tool::need(test, "setpriv"), lab(test, &[Kind::Open])) else { return };
+    let port = lab.sides()[0].port();
+    let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
+    for (interface, wrapper, says) in [
+        (port, &bare[..], "the kernel lets this process load no eBPF"),
+        ("nowhere0", &[][..], "cannot attach XDP to nowhere0"),
+    ] {
+        // It answers before it is handed over.
+        let mut server = Server::shoal_at(&lab, &[interface], wrapper);
+        let found = nat_type(&lab, &lab.sides()[0], server.told(), "modern");
+        assert_eq!(found["type"], "OpenInternet", "{found}");
+        assert_eq!(metrics(&lab).sum("shoal_xdp_interfaces", &[]), 0.0);
+        let said = server.process().output();
+        let lines: Vec<&str> = said.lines().filter(|line| line.contains("WARN") && line.contains(says)).collect();
+        assert_eq!(lines.len(), 1, "{said}");
+        println!("{}", lines[0]);
+    }
+}

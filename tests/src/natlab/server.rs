@@ -89,15 +89,20 @@ impl Server {
     /// Our own data plane, on its last good snapshot, without a control plane.
     pub fn shoal(lab: &NatLab) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], "")
+        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], "", &[])
     }
 
     /// The same with XDP in front, at all interfaces by which the sides come; metrics are at [`ADMIN`](Self::ADMIN).
     pub fn shoal_with_xdp(lab: &NatLab) -> Self {
-        let (v4, v6) = (lab.addresses(), lab.addresses_v6());
         let ports: Vec<&str> = lab.sides().iter().map(Side::port).collect();
-        let xdp = format!("[xdp]\ninterfaces = {}\n[admin]\nlisten = \"{}\"\n", json!(ports), Self::ADMIN);
-        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &xdp)
+        Self::shoal_at(lab, &ports, &[])
+    }
+
+    /// The same at these interfaces, started by `wrapper`, the words of a command that runs another.
+    pub fn shoal_at(lab: &NatLab, interfaces: &[&str], wrapper: &[&str]) -> Self {
+        let (v4, v6) = (lab.addresses(), lab.addresses_v6());
+        let xdp = format!("[xdp]\ninterfaces = {}\n[admin]\nlisten = \"{}\"\n", json!(interfaces), Self::ADMIN);
+        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &xdp, wrapper)
     }
 
     /// Where a node alone at its hub has its metrics.
@@ -115,12 +120,12 @@ impl Server {
                 v4[own],
                 key.display()
             );
-            Self::node(lab, &format!("partner-{own}"), &[v4[own], v6[own]], &link)
+            Self::node(lab, &format!("partner-{own}"), &[v4[own], v6[own]], &link, &[])
         })
     }
 
     /// A data plane with these UDP addresses, which relays from the first of each family.
-    fn node(lab: &NatLab, name: &str, addresses: &[IpAddr], more: &str) -> Self {
+    fn node(lab: &NatLab, name: &str, addresses: &[IpAddr], more: &str, wrapper: &[&str]) -> Self {
         let first = |v4| addresses.iter().find(|ip| ip.is_ipv4() == v4).copied().expect("it has both families");
         let (v4, v6) = (first(true), first(false));
         let mut told = Told::new((v4, PORT).into(), (v6, PORT).into(), "a secret of sixteen or more");
@@ -147,7 +152,15 @@ impl Server {
         let channels = peers::channels(&told.secret);
         snapshot::write(&state, &json!({"version": 1, "channels": channels, "tenants": tenants}));
         fs::write(&config, text).expect("the lab's own folder is writable");
-        let mut command = lab.hub().command(binary("shoal-dataplane"));
+        let program = binary("shoal-dataplane");
+        let mut command = match wrapper {
+            [] => lab.hub().command(program),
+            [first, more @ ..] => {
+                let mut command = lab.hub().command(first);
+                command.args(more).arg(program);
+                command
+            }
+        };
         command.arg("--config").arg(config);
         let process = Process::start("shoal-dataplane", &mut command, &lab.dir().join(format!("{name}.log")));
         let mut server = Self { told, process, _authority: Some(authority) };
