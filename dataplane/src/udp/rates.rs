@@ -1,17 +1,16 @@
 //! How many requests of one client address a shard answers in a second.
 //!
-//! One word for each of a fixed number of places, the generic cell rate algorithm: the time at which all that was admitted
-//! would have passed at the agreed rate. Addresses that share a place share its rate, which can only make it stricter; a flood
+//! One word for each of a fixed number of places ([`shoal_packet::rate`]). Addresses that share a place share its rate, which can only make it stricter; a flood
 //! from ever new (spoofed) addresses is spread over all places and so over far more than it can fill.
 
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
+use shoal_packet::rate::{self, BURST_NS};
+use shoal_packet::source::Source;
+
 /// Places of a shard: half a megabyte.
 const PLACES: usize = 1 << 16;
-
-/// So much of a rate may come at once after a rest.
-const BURST_NS: u64 = 1_000_000_000;
 
 /// The rates of a shard's clients.
 pub(super) struct Rates {
@@ -34,19 +33,13 @@ impl Rates {
     /// Whether a request of `client` may be answered at `now_ns`, of any clock that does not go back, which counts as `cost` ordinary
     /// ones. An IPv6 client is its /64.
     pub(super) fn admit(&mut self, client: IpAddr, cost: u32, now_ns: u64) -> bool {
-        let client = match client {
-            IpAddr::V4(v4) => u64::from(v4.to_bits()),
-            // Below 2^32 there are no networks of IPv6.
-            IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
-        };
-        let place = self.hasher.hash_one(client) as usize % PLACES;
+        let place = self.hasher.hash_one(Source::from(client).address) as usize % PLACES;
         let Some(due_ns) = self.due_ns.get_mut(place) else { return true };
-        let due = (*due_ns).max(now_ns);
-        if due - now_ns >= BURST_NS {
-            return false;
+        let next = rate::admit(*due_ns, now_ns, self.interval_ns * u64::from(cost));
+        if let Some(next) = next {
+            *due_ns = next;
         }
-        *due_ns = due + self.interval_ns * u64::from(cost);
-        true
+        next.is_some()
     }
 }
 
