@@ -311,6 +311,10 @@ pub struct Xdp {
     /// Answer plain Binding requests there, up to `udp.bindings_per_address` of an address in a second: before the host's firewall sees them.
     /// Not with `udp.partner`.
     pub answer: bool,
+    /// TURN channels whose data is relayed there, of all shards: what is bound beyond that is relayed in user space. Takes about 250 bytes of
+    /// the kernel's memory for each, and 32 for each of its CPUs. The host must forward (sysctl `net.ipv4.conf.eth0.forwarding` or
+    /// `net.ipv6.conf.all.forwarding` is 1): else the kernel tells no next hops there, and user space relays. 0: none.
+    pub channels: u32,
     /// Drop fragments for our ports: nothing that is spoken here needs them but datagrams that are longer than a packet.
     pub drop_fragments: bool,
     /// Packets in a second that come through of one client address (IPv6: one /64); so many may come at once. What is beyond it is dropped.
@@ -465,6 +469,7 @@ impl Default for Xdp {
         Self {
             interfaces: Vec::new(),
             answer: true,
+            channels: shoal_probes::maps::CHANNELS,
             drop_fragments: false,
             packets_per_address: 0,
             packets_per_network: 0,

@@ -219,6 +219,8 @@ pub struct XdpSettings {
     pub interfaces: Vec<String>,
     /// Whether plain Binding requests are answered there.
     pub answer: bool,
+    /// Channels of all shards that are relayed there; 0: none.
+    pub channels: u32,
     /// What comes through.
     pub limits: shoal_probes::Limits,
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use rustix::time::ClockId;
-use shoal_probes::{Mode, Probes};
+use shoal_probes::{Mode, Probes, Relay};
 use shoal_stun::discovery::Other;
 
 use crate::settings::Settings;
@@ -48,11 +48,12 @@ pub struct Filter {
 
 impl Filter {
     /// Loads the program and attaches it to the interfaces that are configured. `None`, and a line in the log, where that cannot be.
-    pub fn start(settings: &Settings, seed: u64, stats: &NodeStats) -> Option<Filter> {
+    /// With it, a hand on the channels that it relays for each shard.
+    pub fn start(settings: &Settings, seed: u64, stats: &NodeStats) -> Option<(Filter, Vec<Relay>)> {
         if settings.xdp.interfaces.is_empty() {
             return None;
         }
-        let mut filter = match Probes::load(seed) {
+        let mut filter = match Probes::load_for(seed, settings.xdp.channels) {
             Ok(probes) => Filter { probes, failing: false },
             Err(error) => {
                 tracing::warn!(%error, "no XDP; UDP goes on in user space alone");
@@ -76,7 +77,13 @@ impl Filter {
                 Err(error) => tracing::warn!(%error, "what comes by this interface goes to user space unfiltered"),
             }
         }
-        Some(filter)
+        let shards = if settings.xdp.channels > 0 { settings.shard_count() } else { 0 };
+        let relays = filter.probes.relays(shards);
+        let relays = relays.unwrap_or_else(|error| {
+            tracing::warn!(%error, "XDP relays no channels; user space does");
+            Vec::new()
+        });
+        Some((filter, relays))
     }
 
     /// Tells it what the node serves.

@@ -6,6 +6,7 @@ use std::io;
 
 use aya::EbpfError;
 use aya::programs::ProgramError;
+use rustix::io::Errno;
 use thiserror::Error;
 
 /// The kernel's word on a map.
@@ -55,8 +56,10 @@ impl LoadError {
             ProgramError::LoadError { io_error, .. } if is_privilege(&io_error) => Self::Privilege(io_error),
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
-                // The last lines only count instructions.
-                let says = log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed"));
+                // The last lines only say how long it took.
+                let counts = ["processed", "stack depth", "verification time"];
+                let says =
+                    log.lines().rfind(|line| !line.is_empty() && !counts.iter().any(|count| line.starts_with(count)));
                 Self::Verifier { program, says: says.map_or_else(|| io_error.to_string(), str::to_owned) }
             }
             other => Self::Other(whole(&other)),
@@ -82,8 +85,9 @@ impl From<MapError> for LoadError {
     }
 }
 
+/// EPERM alone: EACCES, of the same kind to Rust, is what the verifier says to a program that it does not accept.
 fn is_privilege(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied
+    error.raw_os_error() == Some(Errno::PERM.raw_os_error())
 }
 
 /// An error with its causes.

@@ -4,22 +4,30 @@
 //! eBPF tool chain. `maps/` has the types that programs and loader share. What a packet goes through is told in
 //! `programs/src/main.rs`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 
 mod error;
 mod feed;
 mod gate;
+mod mapped;
+mod relay;
 
-use std::net::{IpAddr, SocketAddr};
+use std::io;
+use std::net::IpAddr;
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
+use aya::maps::xdp::DevMapHash;
+use aya::maps::{Array, LpmTrie, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use rustix::net::netdevice::name_to_index;
+use rustix::net::{AddressFamily, SocketType, socket};
 pub use shoal_probe_maps as maps;
 
 pub use error::{AttachError, LoadError, MapError};
+use feed::OwnAddresses;
 pub use feed::{Limits, ip};
 use gate::Gate;
+pub use relay::{BindError, Channel, Left, Owner, Relay};
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -32,18 +40,25 @@ const EMPTY: &str = "shoal_empty";
 pub struct Probes {
     ebpf: Ebpf,
     config: Array<MapData, maps::Config>,
-    ports: Array<MapData, u8>,
-    endpoints: HashMap<MapData, maps::EndpointKey, maps::Endpoint>,
+    ports: Array<MapData, u32>,
+    own_addresses: Array<MapData, maps::Own>,
     block_v4: LpmTrie<MapData, [u8; 4], u32>,
     block_v6: LpmTrie<MapData, [u8; 16], u32>,
     gate_v4: Array<MapData, u64>,
     gate_v6: Array<MapData, u64>,
     known: Array<MapData, u64>,
+    relay_paths: MapData,
+    relay_owners: MapData,
+    relay_usage: MapData,
+    relay_taken: MapData,
+    out: DevMapHash<MapData>,
     verdicts: PerCpuArray<MapData, u64>,
     drops: RingBuf<MapData>,
     /// As they are in the maps.
     now: maps::Config,
     gate: Gate,
+    own: OwnAddresses,
+    cpus: usize,
 }
 
 /// How an interface runs the program.
@@ -74,6 +89,8 @@ pub mod action {
     pub const PASS: u32 = 2;
     /// Out of the interface that it came in by.
     pub const TX: u32 = 3;
+    /// Elsewhere.
+    pub const REDIRECT: u32 = 4;
 }
 
 impl Probes {
@@ -91,25 +108,56 @@ impl Probes {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_object(object: &[u8], seed: u64) -> Result<Self, LoadError> {
-        let mut ebpf = EbpfLoader::new().load(object)?;
+        Self::load_parts(object, seed, maps::CHANNELS)
+    }
+
+    /// The same with room for so many channels that are relayed.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn load_for(seed: u64, channels: u32) -> Result<Self, LoadError> {
+        Self::load_parts(OBJECT, seed, channels)
+    }
+
+    fn load_parts(object: &[u8], seed: u64, channels: u32) -> Result<Self, LoadError> {
+        // A map has room for something.
+        let channels = channels.max(1);
+        let cpus = aya::util::nr_cpus().map_err(|(_, error)| LoadError::Other(error.to_string()))?;
+        let mut ebpf = EbpfLoader::new()
+            .map_max_entries("RELAY", 2 * channels)
+            .map_max_entries("RELAY_USAGE", channels * cpus as u32)
+            .map_max_entries("RELAY_TAKEN", channels)
+            .map_max_entries("RELAY_OWNER", channels)
+            .load(object)?;
         for name in [PROGRAM, EMPTY] {
             program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
         }
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+        let data = |map: Map| match map {
+            Map::Array(data) | Map::HashMap(data) => Ok(data),
+            _ => Err(LoadError::Missing("array or hash map where one should be")),
+        };
         let mut probes = Self {
             config: take("CONFIG")?.try_into()?,
             ports: take("PORTS")?.try_into()?,
-            endpoints: take("ENDPOINT")?.try_into()?,
+            own_addresses: take("OWN")?.try_into()?,
             block_v4: take("BLOCK_V4")?.try_into()?,
             block_v6: take("BLOCK_V6")?.try_into()?,
             gate_v4: take("GATE_V4")?.try_into()?,
             gate_v6: take("GATE_V6")?.try_into()?,
             known: take("KNOWN_UNTIL")?.try_into()?,
+            relay_paths: data(take("RELAY")?)?,
+            relay_owners: data(take("RELAY_OWNER")?)?,
+            relay_usage: data(take("RELAY_USAGE")?)?,
+            relay_taken: data(take("RELAY_TAKEN")?)?,
+            out: take("OUT")?.try_into()?,
             verdicts: take("VERDICT")?.try_into()?,
             drops: take("DROPS")?.try_into()?,
             ebpf,
-            now: maps::Config { seed, ..maps::Config::default() },
+            now: maps::Config { seed, channels, generation: 1, ..maps::Config::default() },
             gate: Gate::new(seed),
+            own: OwnAddresses::default(),
+            cpus,
         };
         probes.config.set(0, probes.now, 0)?;
         Ok(probes)
@@ -122,7 +170,10 @@ impl Probes {
     pub fn attach(&mut self, interface: &str) -> Result<Mode, AttachError> {
         let program = program_mut(&mut self.ebpf, PROGRAM).map_err(|error| AttachError::new(interface, &error))?;
         let native = match program.attach(interface, XdpMode::Driver) {
-            Ok(_) => return Ok(Mode::Native),
+            Ok(_) => {
+                self.let_out(interface)?;
+                return Ok(Mode::Native);
+            }
             Err(error) => error,
         };
         match program.attach(interface, XdpMode::Skb) {
@@ -130,6 +181,13 @@ impl Probes {
             // Why the better way did not go says more.
             Err(_) => Err(AttachError::new(interface, &native)),
         }
+    }
+
+    /// Lets packets that are relayed leave by an interface, also by those that came in by others. One without a native program may drop
+    /// such frames without a word.
+    fn let_out(&mut self, interface: &str) -> Result<(), AttachError> {
+        let index = index(interface).map_err(|error| AttachError::new(interface, &error))?;
+        self.out.insert(index, index, None, 0).map_err(|error| AttachError::new(interface, &error))
     }
 
     /// Attaches the program that does nothing. A veth takes what its other end's program sends back only if it has a program, too.
@@ -164,7 +222,15 @@ impl Probes {
     /// # Errors
     /// The kernel's: a frame shorter than an Ethernet header, or longer than a page takes.
     pub fn run(&self, frame: &[u8], repeat: u32) -> Result<Run, LoadError> {
-        self.run_program(PROGRAM, frame, repeat)
+        self.run_program(PROGRAM, frame, None, repeat)
+    }
+
+    /// The same as if the frame had come in by an interface of this number, which has to run a program.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_at(&self, interface: u32, frame: &[u8], repeat: u32) -> Result<Run, LoadError> {
+        self.run_program(PROGRAM, frame, Some(interface), repeat)
     }
 
     /// The same with a program that does nothing: what the way there costs.
@@ -172,15 +238,26 @@ impl Probes {
     /// # Errors
     /// As [`run`](Self::run).
     pub fn run_empty(&self, frame: &[u8], repeat: u32) -> Result<Run, LoadError> {
-        self.run_program(EMPTY, frame, repeat)
+        self.run_program(EMPTY, frame, None, repeat)
     }
 
-    fn run_program(&self, name: &'static str, frame: &[u8], repeat: u32) -> Result<Run, LoadError> {
+    fn run_program(
+        &self,
+        name: &'static str,
+        frame: &[u8],
+        interface: Option<u32>,
+        repeat: u32,
+    ) -> Result<Run, LoadError> {
         let program = self.ebpf.program(name).ok_or(LoadError::Missing(name))?;
         let program: &Xdp = program.try_into().map_err(|error| LoadError::program(name, error))?;
         let mut out = vec![0; frame.len() + 256];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), repeat, ..TestRunOptions::new() };
+        // The kernel's `struct xdp_md`: where data begins and ends, metadata, interface, its queue, and where to.
+        let context = interface.map(|interface| {
+            let words = [0, frame.len() as u32, 0, interface, 0, 0];
+            words.map(u32::to_ne_bytes).concat()
+        });
+        let (data_in, data_out, ctx_in) = (Some(frame), Some(&mut out[..]), context.as_deref());
+        let options = TestRunOptions { data_in, data_out, ctx_in, repeat, ..TestRunOptions::new() };
         let result = program.test_run(options).map_err(|error| LoadError::program(name, error))?;
         out.truncate(result.data_size_out as usize);
         // The kernel says how long one took, in whole nanoseconds.
@@ -201,13 +278,16 @@ pub fn address(ip: IpAddr) -> maps::Address {
         IpAddr::V6(v6) => {
             let words = v6.octets();
             let word = |nth: usize| u32::from_ne_bytes([0, 1, 2, 3].map(|byte| words[nth * 4 + byte]));
-            maps::Address([word(0), word(1), word(2), word(3)])
+            maps::Address::from_words([word(0), word(1), word(2), word(3)])
         }
     }
 }
 
-/// The key of an endpoint.
-#[must_use]
-pub fn endpoint(at: SocketAddr) -> maps::EndpointKey {
-    maps::EndpointKey { address: address(at.ip()), port: at.port().into() }
+/// The number of an interface.
+///
+/// # Errors
+/// There is none of this name.
+pub fn index(interface: &str) -> io::Result<u32> {
+    let socket = socket(AddressFamily::INET, SocketType::DGRAM, None)?;
+    Ok(name_to_index(&socket, interface)?)
 }

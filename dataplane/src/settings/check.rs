@@ -424,6 +424,9 @@ fn udp(raw: &config::Udp, problems: &mut Problems) -> UdpSettings {
     }
 }
 
+/// Channels that may be relayed by XDP: their counters are memory of the kernel, for each CPU.
+const MAX_XDP_CHANNELS: u32 = 1 << 20;
+
 fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSettings {
     let key = "xdp.interfaces";
     for (nth, name) in raw.interfaces.iter().enumerate() {
@@ -436,6 +439,9 @@ fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSett
     if !raw.interfaces.is_empty() && udp.addresses.is_empty() {
         problems.add(key, raw.interfaces.join(", "), "is for what comes by UDP; give `udp.addresses`, or none here");
     }
+    if raw.channels > MAX_XDP_CHANNELS {
+        problems.add("xdp.channels", raw.channels, format_args!("is too many; {MAX_XDP_CHANNELS} at most"));
+    }
     if raw.attack_packets > 0 && raw.packets_per_new_address == 0 {
         let remedy = "would leave an attack without consequence; give at least 1, or 0 as xdp.attack_packets";
         problems.add("xdp.packets_per_new_address", 0, remedy);
@@ -444,6 +450,7 @@ fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSett
         interfaces: raw.interfaces.clone(),
         // The second address comes and goes with the partner, and only user space knows.
         answer: raw.answer && udp.partner.is_none(),
+        channels: raw.channels,
         limits: Limits {
             source: raw.packets_per_address,
             network: raw.packets_per_network,

@@ -35,6 +35,7 @@ use crate::telemetry::stats::ShardStats;
 use crate::tls::Tls;
 use crate::udp::{PostOffice, StreamNode, TurnNode, UdpNode};
 use crate::xdp::KnownSources;
+use shoal_probes::Relay;
 
 /// Threads of a shard for what would block it: names to resolve, files of local origins.
 const BLOCKING_THREADS: usize = 4;
@@ -247,11 +248,11 @@ impl ShardHandle {
     }
 }
 
-/// Starts a thread for each of `listeners`.
+/// Starts a thread for each of `listeners`, and gives it one of `hands`, if there are any.
 ///
 /// # Errors
 /// What keeps a shard from starting.
-pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shards, ShardError> {
+pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>, hands: Vec<Relay>) -> Result<Shards, ShardError> {
     let clock = Clock::start();
     let disk = &shared.settings.disk;
     let seed = match disk.paths.is_empty() {
@@ -295,7 +296,9 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
         shared,
     });
     let mut shards = Shards { handles: Vec::new(), threads: Vec::new() };
+    let mut hands = hands.into_iter();
     for (shard, listeners) in listeners.into_iter().enumerate() {
+        let relay = hands.next();
         let cpu = node.shared.settings.shards.cpus.get(shard).copied().unwrap_or(shard);
         let inbox = Arc::new(Inbox::default());
         let handle = ShardHandle { inbox: Arc::clone(&inbox) };
@@ -308,7 +311,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
                 let ending = Ending(Arc::clone(&inbox));
                 move || async move {
                     let _ending = ending;
-                    run::run(shard, &node, listeners, &inbox).await
+                    run::run(shard, &node, listeners, relay, &inbox).await
                 }
             })
             .map_err(|error| ShardError::Executor { shard, cpu, error: error.to_string() })?;

@@ -195,6 +195,8 @@ families! {
         "TURN requests answered: granted, or by the error code of the answer.";
     TurnRefusals: Counter Count "shoal_turn_refusals_total" ["reason"]
         "TURN requests without good credentials, by what was wrong. Each client's first one is among them.";
+    TurnOffloaded: Gauge Count "shoal_turn_offloaded_channels" ["shard"]
+        "Bound channels that XDP relays.";
     TurnQueue: Gauge Bytes "shoal_turn_receive_queue_bytes" ["shard"]
         "Memory of datagrams that wait in the shard's relay sockets, as of the last look at all of them.";
     TurnConnections: Gauge Count "shoal_turn_connections" ["shard", "transport"]
@@ -423,6 +425,7 @@ series! {
         UdpQueue: UdpQueue [] "Memory of what waits.";
         UdpQueueMax: UdpQueueMax [] "Bound of the fullest queue.";
         TurnAllocations: TurnAllocations [] "Relay allocations.";
+        TurnOffloaded: TurnOffloaded [] "Channels that XDP relays.";
         TurnQueue: TurnQueue [] "Memory of what waits for relays.";
         TurnTcp: TurnConnections ["tcp"] "Open connections without TLS.";
         TurnTls: TurnConnections ["tls"] "Open connections with TLS.";

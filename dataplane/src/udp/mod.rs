@@ -11,6 +11,7 @@
 //! the kernel has no room for is dropped, newest first, and counted.
 
 mod discovery;
+mod offload;
 mod outbox;
 mod partner;
 mod post;
@@ -30,6 +31,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use shoal_link::observation::Observation;
+use shoal_probes::Relay;
 use shoal_stun::discovery::Endpoints;
 use shoal_stun::message::Family;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
@@ -46,6 +48,7 @@ use crate::telemetry::stats::ShardStats;
 use crate::xdp::KnownSources;
 
 use discovery::Answered;
+use offload::Offload;
 use outbox::{From, Leaving, Open, Outbox};
 use partner::{Known, Partner};
 pub(crate) use post::{Mail, PostOffice};
@@ -100,6 +103,8 @@ pub(crate) struct UdpParts<'a> {
     pub(crate) clock: Clock,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) published: Arc<Published>,
+    /// The shard's hand on the channels that XDP relays.
+    pub(crate) relay: Option<Relay>,
     /// Random, for this shard alone.
     pub(crate) seed: [u8; 32],
 }
@@ -177,7 +182,7 @@ impl Udp {
     /// # Errors
     /// No memory for the receive buffers, or the link to the partner cannot be opened.
     pub(crate) fn start(parts: UdpParts<'_>) -> io::Result<Rc<Udp>> {
-        let UdpParts { shard, settings, node, listeners, ring, clock, stats, published, seed } = parts;
+        let UdpParts { shard, settings, node, listeners, ring, clock, stats, published, relay, seed } = parts;
         let (version, routes) = (published.version(), published.current());
         let own = &settings.udp;
         let datagrams = Rc::new(ring.datagrams(DatagramConfig { buffers: own.receive_buffers })?);
@@ -192,7 +197,8 @@ impl Udp {
         let place = (shard, node.post.shards());
         let turn = settings.turn.as_ref().map(|turn| {
             let tenants = routes.tenants().clone();
-            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed)
+            let offload = relay.map(|relay| Offload::new(relay, place, clock.clone()));
+            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), offload, seed)
         });
         let partner = match own.partner.as_ref().filter(|_| shard == 0) {
             Some(partner) => Some(Partner::start(partner, own, now_ms, &datagrams, LINK)?),
@@ -307,6 +313,20 @@ impl Udp {
     pub(crate) fn record(&self, recorder: &mut Recorder) {
         if let Some(turn) = &mut self.work.borrow_mut().state.turn {
             turn.record(recorder);
+        }
+    }
+
+    /// Hands over what a process before this one had XDP relay and did not record. For the first shard, before it serves.
+    pub(crate) fn record_left(&self, recorder: &mut Recorder) {
+        if let Some(turn) = &mut self.work.borrow_mut().state.turn {
+            turn.record_left(recorder);
+        }
+    }
+
+    /// Has XDP relay nothing any more: what it has is then to be [recorded](Self::record) for the last time.
+    pub(crate) fn end_offload(&self) {
+        if let Some(turn) = &mut self.work.borrow_mut().state.turn {
+            turn.end_offload();
         }
     }
 

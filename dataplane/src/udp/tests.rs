@@ -67,6 +67,7 @@ fn server(bindings_per_address: u32) -> Server {
         clock: Clock::start(),
         stats: Arc::clone(&stats),
         published: Arc::default(),
+        relay: None,
         seed: [2; 32],
     })
     .unwrap();

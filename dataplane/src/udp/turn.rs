@@ -5,14 +5,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use shoal_link::ledger::Kind;
+use shoal_probes::Left;
 use shoal_stun::credentials::{Authenticator, NonceKey, Nonces};
 use shoal_stun::message::Family;
 use shoal_stun::turn::{
-    Config, FiveTuple, FromClient, Now, OpenError, RelayId, Relays, Server, ToPeer, TrainToPeer, Transport, Way,
+    self, BoundChannel, Config, FiveTuple, FromClient, Now, OpenError, RelayId, Relays, Server, ToPeer, TrainToPeer,
+    Transport, Way,
 };
 use shoal_sys::ring::{Arrived, DatagramSocket, Datagrams};
 use shoal_sys::udp::{self, Buffers};
 
+use super::offload::{self, Offload};
 use super::outbox::{From, Outbox};
 use super::quota::NodeQuota;
 use super::stream::{StreamNode, Streams};
@@ -56,6 +59,9 @@ struct Sockets {
     places: Vec<Option<RelaySocket>>,
     buffers: Buffers,
     stats: Arc<ShardStats>,
+    /// Where XDP relays, too; and who pays for that.
+    offload: Option<Offload>,
+    tenants: Arc<RelayTenants>,
 }
 
 struct RelaySocket {
@@ -97,6 +103,18 @@ impl Relays for Sockets {
             closed.look(&self.stats);
         }
     }
+
+    fn bind(&mut self, channel: &BoundChannel<'_>) {
+        if let Some(offload) = &mut self.offload {
+            offload.bind(channel, &self.tenants);
+        }
+    }
+
+    fn unbind(&mut self, relay: RelayId, number: u16) {
+        if let Some(offload) = &mut self.offload {
+            offload.unbind(relay, number);
+        }
+    }
 }
 
 impl RelaySocket {
@@ -117,6 +135,7 @@ impl Turn {
         datagrams: Rc<Datagrams>,
         tenants: Arc<RelayTenants>,
         stats: Arc<ShardStats>,
+        offload: Option<Offload>,
         seed: [u8; 32],
     ) -> Self {
         let config = Config {
@@ -135,7 +154,7 @@ impl Turn {
         let buffers = Buffers { receive: settings.socket_bytes, send: settings.socket_bytes };
         Self {
             server: Server::new(config, authenticator, tenants.names.clone(), quota),
-            sockets: Sockets { datagrams, places: Vec::new(), buffers, stats },
+            sockets: Sockets { datagrams, places: Vec::new(), buffers, stats, offload, tenants: tenants.clone() },
             tenants,
             nothing: "".into(),
             walk: Walk::default(),
@@ -146,6 +165,7 @@ impl Turn {
         if !Arc::ptr_eq(&tenants, &self.tenants) {
             self.server.set_tenants(tenants.names.clone());
             self.server.quota_mut().set_tenants(tenants.clone());
+            self.sockets.tenants = tenants.clone();
             self.tenants = tenants;
         }
     }
@@ -245,19 +265,31 @@ impl Turn {
         }
     }
 
+    /// Hands over what a process before this one had XDP relay and did not record.
+    pub(super) fn record_left(&mut self, recorder: &mut Recorder) {
+        let left = self.sockets.offload.as_mut().map(Offload::take_left).unwrap_or_default();
+        for Left { tenant, user, usage } in left {
+            let tenant: Arc<str> = tenant.into();
+            let flow = Flow { tenant: &tenant, channel: &self.nothing, kind: Kind::Relay, origin: &self.nothing };
+            recorder.record(flow, &user, ledger_usage(&offload::usage(&usage)));
+        }
+    }
+
+    /// Has XDP relay nothing any more.
+    pub(super) fn end_offload(&mut self) {
+        self.sockets.offload.iter_mut().for_each(Offload::end);
+    }
+
     /// Hands over what was relayed since the last time.
     pub(super) fn record(&mut self, recorder: &mut Recorder) {
-        let Self { server, tenants, nothing, .. } = self;
+        let Self { server, sockets, tenants, nothing, .. } = self;
+        if let Some(offload) = &mut sockets.offload {
+            offload.take(server);
+        }
         server.take_usage(|tenant, user, usage| {
             let Some(rules) = tenants.rules(tenant) else { return };
             let flow = Flow { tenant: &rules.id, channel: nothing, kind: Kind::Relay, origin: nothing };
-            let body_bytes = usage.sent_bytes + usage.received_bytes;
-            let usage = Usage {
-                requests: usage.sent + usage.received,
-                body_bytes,
-                wire_bytes: body_bytes + usage.framing_bytes,
-            };
-            recorder.record(flow, user, usage);
+            recorder.record(flow, user, ledger_usage(usage));
         });
     }
 
@@ -266,6 +298,7 @@ impl Turn {
         let Self { server, sockets, walk, .. } = self;
         let stats = &sockets.stats;
         stats.set(Gauge::TurnAllocations, server.allocations() as u64);
+        stats.set(Gauge::TurnOffloaded, sockets.offload.as_ref().map_or(0, Offload::len) as u64);
         let counters = server.counters();
         stats.set_total(Counter::TurnAllocated, counters.allocations);
         stats.set_total(Counter::TurnGranted, counters.granted);
@@ -281,4 +314,10 @@ impl Turn {
             *walk = Walk::default();
         }
     }
+}
+
+/// What was relayed, as the ledger counts it.
+const fn ledger_usage(usage: &turn::Usage) -> Usage {
+    let body_bytes = usage.sent_bytes + usage.received_bytes;
+    Usage { requests: usage.sent + usage.received, body_bytes, wire_bytes: body_bytes + usage.framing_bytes }
 }

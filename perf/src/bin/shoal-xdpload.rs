@@ -92,7 +92,9 @@ fn cases() -> anyhow::Result<Vec<Case>> {
 fn measure(case: &Case, options: &Options) -> anyhow::Result<Value> {
     let mut probes = Probes::load(1)?;
     for (node, other) in [(NODE, "192.0.2.2:3479"), (NODE6, "[2001:db8::2]:3479")] {
-        probes.add_endpoint(node.parse()?, true, Some(other.parse::<SocketAddr>()?))?;
+        let node: SocketAddr = node.parse()?;
+        probes.add_endpoint(node, true, Some(other.parse()?))?;
+        probes.add_address(node.ip())?;
     }
     probes.add_relay_ports(50_000..=50_099)?;
     for nth in 0..BLOCKED {

@@ -91,7 +91,7 @@ impl Shard {
         let udp = Udp::start(UdpParts {
             shard: 0,
             settings: &settings,
-            node: &UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3, known: None },
+            node: &UdpNode { post: Arc::new(PostOffice::new(1)), turn, relay: None, seed: 3, known: None },
             listeners: vec![endpoint],
             ring: &ring,
             clock: clock.clone(),
