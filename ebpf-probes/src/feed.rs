@@ -95,22 +95,22 @@ impl Probes {
     /// Has what clients send to `at` judged; with `answer`, plain Binding requests are answered, and clients told that `other` is the
     /// second address and port.
     pub fn add_endpoint(&mut self, at: SocketAddr, answer: bool, other: Option<SocketAddr>) -> Result<(), MapError> {
-        let number = self.own.number(at);
-        self.own.clients.entry(at.port()).or_default().push(Own {
+        let own = Own {
             address: address(at.ip()),
             other: other.map_or_else(Address::default, |other| address(other.ip())),
             other_port: other.map_or(0, |other| other.port().into()),
             flags: if answer { own::ANSWER } else { 0 },
-            number,
+            number: self.own.number(at),
             reserved: 0,
-        });
+        };
+        put(self.own.clients.entry(at.port()).or_default(), own);
         self.write_own()
     }
 
     /// Has what comes to a relay address judged, on the ports of [`add_relay_ports`](Self::add_relay_ports).
     pub fn add_address(&mut self, ip: IpAddr) -> Result<(), MapError> {
         let number = self.own.number(SocketAddr::new(ip, 0));
-        self.own.relays.push(Own { address: address(ip), number, ..Own::default() });
+        put(&mut self.own.relays, Own { address: address(ip), number, ..Own::default() });
         self.write_own()
     }
 
@@ -185,6 +185,14 @@ impl Probes {
     pub fn know(&mut self, source: IpAddr, until_ns: u64) -> Result<(), MapError> {
         let place = place(self.now.seed, Source::from(source).address, maps::SOURCES);
         self.known.set(place, until_ns, 0)
+    }
+}
+
+/// Adds an address, or replaces what was said of it.
+fn put(all: &mut Vec<Own>, own: Own) {
+    match all.iter_mut().find(|known| known.number == own.number) {
+        Some(known) => *known = own,
+        None => all.push(own),
     }
 }
 

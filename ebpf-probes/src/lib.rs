@@ -183,9 +183,12 @@ impl Probes {
         }
     }
 
-    /// Lets packets that are relayed leave by an interface, also by those that came in by others. One without a native program may drop
-    /// such frames without a word.
-    fn let_out(&mut self, interface: &str) -> Result<(), AttachError> {
+    /// Lets packets that are relayed leave by an interface, also those that came in by others. One without a native program may drop such
+    /// frames without a word; [`attach`](Self::attach) lets them out by those that have this one.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn let_out(&mut self, interface: &str) -> Result<(), AttachError> {
         let index = index(interface).map_err(|error| AttachError::new(interface, &error))?;
         self.out.insert(index, index, None, 0).map_err(|error| AttachError::new(interface, &error))
     }

@@ -73,7 +73,16 @@ pub struct Relay {
 }
 
 impl Probes {
-    /// Hands on the relay's channels. What others have bound before is in force no longer.
+    /// Makes what was bound until now, by a process before this one, be in force no longer; what it has counted stays.
+    ///
+    /// # Errors
+    /// The kernel's, here and below.
+    pub fn begin_anew(&mut self) -> Result<(), MapError> {
+        self.now.generation = self.now.generation.wrapping_add(1);
+        self.config.set(0, self.now, 0)
+    }
+
+    /// Hands on the relay's channels.
     ///
     /// # Errors
     /// The kernel's.

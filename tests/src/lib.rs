@@ -26,4 +26,5 @@ pub mod tool;
 pub mod verdict;
 pub mod viewers;
 pub mod volume;
+pub mod xdp;
 pub mod zoo;
