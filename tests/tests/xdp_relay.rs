@@ -558,7 +558,7 @@ fn the_hosts_routes_decide() {
         assert_eq!(node.xdp.verdict(&frame), Verdict::Redirected);
         change(node, "route replace blackhole 198.18.0.0/16\n");
         assert_eq!(node.xdp.verdict(&frame), Verdict::NoNextHop);
-        change(node, "route replace 198.18.0.0/16 via 192.0.2.5 mtu 80\n");
+        change(node, "route replace 198.18.0.0/16 via 192.0.2.5 mtu lock 80\n");
         assert_eq!(node.xdp.verdict(&frame), Verdict::TooLong);
         let back = Frame::new(at(PEERS[0]), relayed, &[7; 61]).bytes();
         assert_eq!(node.xdp.verdict(&back), Verdict::Relayed, "the other way is as it was");
