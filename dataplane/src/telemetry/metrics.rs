@@ -195,6 +195,10 @@ families! {
         "TURN requests answered: granted, or by the error code of the answer.";
     TurnRefusals: Counter Count "shoal_turn_refusals_total" ["reason"]
         "TURN requests without good credentials, by what was wrong. Each client's first one is among them.";
+    TurnRelayed: Counter Count "shoal_turn_relayed_datagrams_total" ["by"]
+        "Datagrams relayed between clients and peers, as the ledger has them.";
+    TurnRelayedBytes: Counter Bytes "shoal_turn_relayed_bytes_total" ["by"]
+        "Bytes of their payloads.";
     TurnOffloaded: Gauge Count "shoal_turn_offloaded_channels" ["shard"]
         "Bound channels that XDP relays.";
     TurnQueue: Gauge Bytes "shoal_turn_receive_queue_bytes" ["shard"]
@@ -368,6 +372,10 @@ series! {
         StunRefused: StunAnswers ["stun", "error"] "It was answered by an error.";
         ClassicAnswered: StunAnswers ["classic", "success"] "A classic Binding request was answered.";
         ClassicRefused: StunAnswers ["classic", "error"] "It was answered by an error.";
+        TurnBySockets: TurnRelayed ["sockets"] "Relayed in user space.";
+        TurnByXdp: TurnRelayed ["xdp"] "Relayed by XDP.";
+        TurnBytesBySockets: TurnRelayedBytes ["sockets"] "Bytes of the first.";
+        TurnBytesByXdp: TurnRelayedBytes ["xdp"] "Bytes of the second.";
         TurnAllocated: TurnAllocated [] "A relay allocation was made.";
         TurnGranted: TurnRequests ["granted"] "A TURN request was granted.";
         TurnConnectionsAccepted: TurnConnectionsAccepted [] "A connection was accepted.";

@@ -125,10 +125,18 @@ impl Offload {
         all.into_iter().for_each(|(relay, number)| self.unbind(relay, number));
     }
 
-    /// Takes into the books what was relayed since the last time.
-    pub(super) fn take(&mut self, server: &mut Server) {
+    /// Takes into the books what was relayed since the last time; gives all of it.
+    pub(super) fn take(&mut self, server: &mut Server) -> Usage {
+        let mut all = Usage::default();
+        let mut add = |bound: &Bound, relayed: &RelayUsage| {
+            if *relayed != RelayUsage::default() {
+                let usage = usage(relayed);
+                all.add(&usage);
+                server.add_usage(bound.relay, bound.tenant, &bound.user, &usage);
+            }
+        };
         for closed in std::mem::take(&mut self.closing) {
-            add(server, &closed, &self.relay.take(closed.place));
+            add(&closed, &self.relay.take(closed.place));
             let done = self.relay.disown(closed.place);
             self.note(&done.map_err(BindError::from));
             self.free.push(closed.place);
@@ -136,12 +144,13 @@ impl Offload {
         let now_ms = self.clock.now_ms();
         let mut expired = Vec::new();
         for (key, bound) in &self.bound {
-            add(server, bound, &self.relay.take(bound.place));
+            add(bound, &self.relay.take(bound.place));
             if bound.expires <= now_ms {
                 expired.push(*key);
             }
         }
         expired.into_iter().for_each(|(relay, number)| self.unbind(relay, number));
+        all
     }
 
     /// Channels that are relayed there.
@@ -158,12 +167,6 @@ impl Offload {
             }
             Err(_) => {}
         }
-    }
-}
-
-fn add(server: &mut Server, bound: &Bound, relayed: &RelayUsage) {
-    if *relayed != RelayUsage::default() {
-        server.add_usage(bound.relay, bound.tenant, &bound.user, &usage(relayed));
     }
 }
 

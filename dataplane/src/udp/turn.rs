@@ -117,6 +117,19 @@ impl Relays for Sockets {
     }
 }
 
+impl Sockets {
+    /// Counts what was relayed, and what of it by XDP.
+    fn count(&self, all: &turn::Usage, by_xdp: &turn::Usage) {
+        let [all, by_xdp] = [all, by_xdp].map(ledger_usage);
+        // What a tenant that is gone has used is in nobody's books.
+        let less = |a: u64, b: u64| a.saturating_sub(b);
+        self.stats.add(Counter::TurnBySockets, less(all.requests, by_xdp.requests));
+        self.stats.add(Counter::TurnByXdp, by_xdp.requests);
+        self.stats.add(Counter::TurnBytesBySockets, less(all.body_bytes, by_xdp.body_bytes));
+        self.stats.add(Counter::TurnBytesByXdp, by_xdp.body_bytes);
+    }
+}
+
 impl RelaySocket {
     /// Counts what was lost in its queue, and says how many bytes wait there.
     fn look(&mut self, stats: &ShardStats) -> u64 {
@@ -271,7 +284,9 @@ impl Turn {
         for Left { tenant, user, usage } in left {
             let tenant: Arc<str> = tenant.into();
             let flow = Flow { tenant: &tenant, channel: &self.nothing, kind: Kind::Relay, origin: &self.nothing };
-            recorder.record(flow, &user, ledger_usage(&offload::usage(&usage)));
+            let usage = offload::usage(&usage);
+            recorder.record(flow, &user, ledger_usage(&usage));
+            self.sockets.count(&usage, &usage);
         }
     }
 
@@ -283,14 +298,15 @@ impl Turn {
     /// Hands over what was relayed since the last time.
     pub(super) fn record(&mut self, recorder: &mut Recorder) {
         let Self { server, sockets, tenants, nothing, .. } = self;
-        if let Some(offload) = &mut sockets.offload {
-            offload.take(server);
-        }
+        let by_xdp = sockets.offload.as_mut().map(|offload| offload.take(server)).unwrap_or_default();
+        let mut all = turn::Usage::default();
         server.take_usage(|tenant, user, usage| {
             let Some(rules) = tenants.rules(tenant) else { return };
             let flow = Flow { tenant: &rules.id, channel: nothing, kind: Kind::Relay, origin: nothing };
             recorder.record(flow, user, ledger_usage(usage));
+            all.add(usage);
         });
+        sockets.count(&all, &by_xdp);
     }
 
     /// Notes how it is.

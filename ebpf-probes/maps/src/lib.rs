@@ -435,9 +435,28 @@ pub struct Drop {
     pub sample: [u8; SAMPLE],
 }
 
+/// Words of a frame's head that a sender of frames writes.
+pub const FEED_WORDS: usize = 48;
+
+/// The head of frames that are sent again and again, for measurements.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Feed {
+    /// As in the frame.
+    pub head: [u32; FEED_WORDS],
+    /// How many of them.
+    pub words: u32,
+    /// Whether half a word follows: `tail`.
+    pub half: u32,
+    /// As in the frame.
+    pub tail: u16,
+    /// Whether the second half of an IPv4 source is random.
+    pub random: u16,
+}
+
 #[cfg(feature = "user")]
 mod user {
-    use super::{Address, Config, Drop, Meter, NextHop, Own, RelayKey, RelayOwner, RelayPath, RelayUsage};
+    use super::{Address, Config, Drop, Feed, Meter, NextHop, Own, RelayKey, RelayOwner, RelayPath, RelayUsage};
 
     macro_rules! plain {
         ($($name:ident $bytes:literal,)*) => {
@@ -460,5 +479,6 @@ mod user {
         Config 64,
         Meter 32,
         Drop 72,
+        Feed 204,
     }
 }

@@ -15,6 +15,7 @@
 mod answer;
 mod headers;
 mod limits;
+mod measure;
 mod next_hop;
 mod relay;
 
@@ -124,12 +125,6 @@ pub fn shoal(ctx: XdpContext) -> u32 {
         verdict if verdict.is_drop() => XDP_DROP,
         _ => XDP_PASS,
     }
-}
-
-/// What an empty program costs, to be measured beside the one above.
-#[xdp]
-pub fn shoal_empty(_ctx: XdpContext) -> u32 {
-    XDP_PASS
 }
 
 #[inline(always)]

@@ -287,7 +287,8 @@ pub enum Way {
 }
 
 impl Usage {
-    fn add(&mut self, other: &Self) {
+    /// Adds what was forwarded besides.
+    pub fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.sent_bytes += other.sent_bytes;
         self.received += other.received;

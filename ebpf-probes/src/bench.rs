@@ -1,0 +1,115 @@
+//! What the programs are measured by: a sender of frames without a network card, and what a driver does with frames when it does nothing
+//! else with them.
+
+use aya::maps::{Array, MapData, PerCpuArray};
+use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+
+use crate::maps::{FEED_WORDS, Feed};
+use crate::{AttachError, LoadError, MapError, OBJECT, program_mut};
+
+/// What the driver does with all frames.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bare {
+    /// Drops them.
+    Drop,
+    /// Sends them back.
+    Tx,
+}
+
+impl Bare {
+    const fn program(self) -> &'static str {
+        match self {
+            Self::Drop => "shoal_drop",
+            Self::Tx => "shoal_tx",
+        }
+    }
+}
+
+/// Frames that a sender hands to the kernel at once.
+const BATCH: u32 = 64;
+
+const FEEDER: &str = "shoal_feed";
+
+/// The programs of a measurement. Dropped, they are gone and detached.
+pub struct Bench {
+    ebpf: Ebpf,
+    feed: Array<MapData, Feed>,
+    measured: PerCpuArray<MapData, u64>,
+}
+
+impl Bench {
+    /// Loads them.
+    ///
+    /// # Errors
+    /// As [`Probes::load`](crate::Probes::load).
+    pub fn load() -> Result<Self, LoadError> {
+        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        for name in [FEEDER, Bare::Drop.program(), Bare::Tx.program()] {
+            program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
+        }
+        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+        Ok(Self { feed: take("FEED")?.try_into()?, measured: take("MEASURED")?.try_into()?, ebpf })
+    }
+
+    /// Has an interface do that with all frames.
+    ///
+    /// # Errors
+    /// There is no such interface, or its driver runs no programs.
+    pub fn attach(&mut self, bare: Bare, interface: &str) -> Result<(), AttachError> {
+        let program =
+            program_mut(&mut self.ebpf, bare.program()).map_err(|error| AttachError::new(interface, &error))?;
+        let attached = program.attach(interface, XdpMode::Driver);
+        attached.map(drop).map_err(|error| AttachError::new(interface, &error))
+    }
+
+    /// Frames that were dropped or sent back so.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn measured(&self) -> Result<u64, MapError> {
+        Ok(self.measured.get(&0, 0)?.iter().sum())
+    }
+
+    /// Says what is sent from now on; with `random_sources` the second half of its IPv4 source is another one each time.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn feed(&mut self, frame: &[u8], random_sources: bool) -> Result<(), MapError> {
+        let mut head = [0; FEED_WORDS];
+        let (words, rest) = frame.as_chunks::<4>();
+        for (place, word) in head.iter_mut().zip(words) {
+            *place = u32::from_ne_bytes(*word);
+        }
+        let words = words.len().min(FEED_WORDS);
+        let tail = rest.first_chunk::<2>().filter(|_| words < FEED_WORDS);
+        let feed = Feed {
+            head,
+            words: words as u32,
+            half: tail.is_some().into(),
+            tail: tail.map_or(0, |tail| u16::from_ne_bytes(*tail)),
+            random: random_sources.into(),
+        };
+        self.feed.set(0, feed, 0)
+    }
+
+    /// Sends `count` frames out of an interface of this number, as fast as this CPU can. Those are of what was
+    /// [said](Self::feed), which `frame` has to be, too.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn send(&self, interface: u32, frame: &[u8], count: u32) -> Result<(), LoadError> {
+        let program = self.ebpf.program(FEEDER).ok_or(LoadError::Missing(FEEDER))?;
+        let program: &aya::programs::Xdp = program.try_into().map_err(|error| LoadError::program(FEEDER, error))?;
+        // As in `Probes::run_at`.
+        let context = [0, frame.len() as u32, 0, interface, 0, 0].map(u32::to_ne_bytes).concat();
+        let options = TestRunOptions {
+            data_in: Some(frame),
+            ctx_in: Some(&context),
+            repeat: count,
+            attrs: TestRunAttrs::new().xdp_live_frames(BATCH),
+            ..TestRunOptions::new()
+        };
+        program.test_run(options).map(drop).map_err(|error| LoadError::program(FEEDER, error))
+    }
+}
