@@ -6,7 +6,7 @@ use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 
 use crate::maps::{FEED_WORDS, Feed};
-use crate::{AttachError, LoadError, MapError, OBJECT, program_mut};
+use crate::{AttachError, LoadError, MapError, OBJECT, Probes, program_mut};
 
 /// What the driver does with all frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum Bare {
     Drop,
     /// Sends them back.
     Tx,
+    /// Hands them to the host.
+    Pass,
 }
 
 impl Bare {
@@ -22,6 +24,7 @@ impl Bare {
         match self {
             Self::Drop => "shoal_drop",
             Self::Tx => "shoal_tx",
+            Self::Pass => "shoal_empty",
         }
     }
 }
@@ -45,7 +48,7 @@ impl Bench {
     /// As [`Probes::load`](crate::Probes::load).
     pub fn load() -> Result<Self, LoadError> {
         let mut ebpf = EbpfLoader::new().load(OBJECT)?;
-        for name in [FEEDER, Bare::Drop.program(), Bare::Tx.program()] {
+        for name in [FEEDER, Bare::Drop.program(), Bare::Tx.program(), Bare::Pass.program()] {
             program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
         }
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
@@ -76,21 +79,7 @@ impl Bench {
     /// # Errors
     /// The kernel's.
     pub fn feed(&mut self, frame: &[u8], random_sources: bool) -> Result<(), MapError> {
-        let mut head = [0; FEED_WORDS];
-        let (words, rest) = frame.as_chunks::<4>();
-        for (place, word) in head.iter_mut().zip(words) {
-            *place = u32::from_ne_bytes(*word);
-        }
-        let words = words.len().min(FEED_WORDS);
-        let tail = rest.first_chunk::<2>().filter(|_| words < FEED_WORDS);
-        let feed = Feed {
-            head,
-            words: words as u32,
-            half: tail.is_some().into(),
-            tail: tail.map_or(0, |tail| u16::from_ne_bytes(*tail)),
-            random: random_sources.into(),
-        };
-        self.feed.set(0, feed, 0)
+        self.feed.set(0, feed(frame, random_sources), 0)
     }
 
     /// Sends `count` frames out of an interface of this number, as fast as this CPU can. Those are of what was
@@ -111,5 +100,54 @@ impl Bench {
             ..TestRunOptions::new()
         };
         program.test_run(options).map(drop).map_err(|error| LoadError::program(FEEDER, error))
+    }
+}
+
+impl Probes {
+    /// Makes ready for [`run_again`](Self::run_again).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub fn prepare_again(&mut self, frame: &[u8]) -> Result<(), LoadError> {
+        for name in [AGAIN, RESET] {
+            let program = program_mut(&mut self.ebpf, name)?;
+            if program.fd().is_err() {
+                program.load().map_err(|error| LoadError::program(name, error))?;
+            }
+        }
+        let map = self.ebpf.map_mut("FEED").ok_or(LoadError::Missing("FEED"))?;
+        let mut map: Array<_, Feed> = map.try_into().map_err(LoadError::from)?;
+        Ok(map.set(0, feed(frame, false), 0)?)
+    }
+
+    /// Runs the program so often on the frame that was [prepared](Self::prepare_again), which is made what it was before each time; and as
+    /// often only that. Gives the nanoseconds of both.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_again(&self, interface: Option<u32>, frame: &[u8], repeat: u32) -> Result<[u64; 2], LoadError> {
+        let run = |name| Ok::<_, LoadError>(self.run_program(name, frame, interface, repeat)?.ns);
+        Ok([run(AGAIN)?, run(RESET)?])
+    }
+}
+
+const AGAIN: &str = "shoal_again";
+const RESET: &str = "shoal_reset";
+
+fn feed(frame: &[u8], random_sources: bool) -> Feed {
+    let mut head = [0; FEED_WORDS];
+    let (words, rest) = frame.as_chunks::<4>();
+    for (place, word) in head.iter_mut().zip(words) {
+        *place = u32::from_ne_bytes(*word);
+    }
+    let words = words.len().min(FEED_WORDS);
+    let tail = rest.first_chunk::<2>().filter(|_| words < FEED_WORDS);
+    Feed {
+        head,
+        words: words as u32,
+        half: tail.is_some().into(),
+        tail: tail.map_or(0, |tail| u16::from_ne_bytes(*tail)),
+        random: random_sources.into(),
+        length: frame.len() as u32,
     }
 }

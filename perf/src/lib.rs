@@ -9,6 +9,7 @@ pub mod busy;
 pub mod expected;
 pub mod flow;
 pub mod frame;
+pub mod namespace;
 pub mod plan;
 pub mod report;
 pub mod response;

@@ -452,6 +452,8 @@ pub struct Feed {
     pub tail: u16,
     /// Whether the second half of an IPv4 source is random.
     pub random: u16,
+    /// Bytes of the whole frame.
+    pub length: u32,
 }
 
 #[cfg(feature = "user")]
@@ -479,6 +481,6 @@ mod user {
         Config 64,
         Meter 32,
         Drop 72,
-        Feed 204,
+        Feed 208,
     }
 }

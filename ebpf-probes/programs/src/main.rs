@@ -114,7 +114,12 @@ static DROPS: RingBuf = RingBuf::with_byte_size(DROPS_BYTES, 0);
 /// The whole way.
 #[xdp]
 pub fn shoal(ctx: XdpContext) -> u32 {
-    let verdict = judge(&ctx);
+    go(&ctx)
+}
+
+#[inline(always)]
+fn go(ctx: &XdpContext) -> u32 {
+    let verdict = judge(ctx);
     if let Some(count) = VERDICT.get_ptr_mut(verdict as u32) {
         // SAFETY: the map's own memory, of this CPU alone.
         unsafe { *count += 1 };

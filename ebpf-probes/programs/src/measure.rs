@@ -1,7 +1,7 @@
 //! Programs to measure the other one by: what the driver alone can do, and a sender that is fed by BPF_PROG_RUN's live frames.
 
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::helpers::bpf_get_prandom_u32;
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_xdp_adjust_head};
 use aya_ebpf::macros::{map, xdp};
 use aya_ebpf::maps::{Array, PerCpuArray};
 use aya_ebpf::programs::XdpContext;
@@ -35,6 +35,29 @@ pub fn shoal_drop(_ctx: XdpContext) -> u32 {
 pub fn shoal_tx(_ctx: XdpContext) -> u32 {
     count();
     XDP_TX
+}
+
+/// Makes the frame what it was before it was answered or relayed: so a program that changes it can be run on the same one again.
+#[xdp]
+pub fn shoal_reset(ctx: XdpContext) -> u32 {
+    if reset(&ctx).is_some() { XDP_PASS } else { XDP_ABORTED }
+}
+
+/// The same, and then the whole way.
+#[xdp]
+pub fn shoal_again(ctx: XdpContext) -> u32 {
+    if reset(&ctx).is_some() { crate::go(&ctx) } else { XDP_ABORTED }
+}
+
+#[inline(always)]
+fn reset(ctx: &XdpContext) -> Option<()> {
+    let length = FEED.get(0)?.length as i32;
+    let grown = (ctx.data_end() - ctx.data()) as i32 - length;
+    // SAFETY: the packet's own context.
+    if unsafe { bpf_xdp_adjust_head(ctx.ctx, grown) } != 0 {
+        return None;
+    }
+    feed(ctx)
 }
 
 /// Sends what it is fed with.

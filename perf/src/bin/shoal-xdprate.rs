@@ -7,7 +7,6 @@
 #![forbid(unsafe_code)]
 
 use std::net::{SocketAddr, UdpSocket};
-use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
@@ -16,9 +15,10 @@ use std::{fs, thread};
 
 use anyhow::{Context, anyhow, ensure};
 use clap::Parser;
-use rustix::thread::{CpuSet, LinkNameSpaceType, gettid, move_into_link_name_space, sched_getcpu, sched_setaffinity};
+use rustix::thread::{gettid, sched_getcpu};
 use serde_json::{Value, json};
 use shoal_perf::frame::Frame;
+use shoal_perf::namespace::{self, ip};
 use shoal_perf::udp::dance::{Ask, Client, Step};
 use shoal_probes::bench::{Bare, Bench};
 use shoal_probes::maps::Verdict;
@@ -47,7 +47,7 @@ const PEER: &str = "192.0.2.5:9000";
 const STRANGER: &str = "203.0.113.9:40000";
 const RELAY: &str = "192.0.2.1:50000";
 const CHANNEL: u16 = 0x4000;
-const SECRET: &str = "a secret of sixteen or more";
+const SECRET: &str = "sixteen-or-more";
 
 /// The ends of the veth, and what the node's host knows of the other one.
 const NODE_END: &str = "node0";
@@ -72,7 +72,8 @@ impl Outer {
         let (work, todo) = mpsc::channel::<Work>();
         let (ready, is_ready) = mpsc::channel();
         thread::spawn(move || {
-            let entered = enter_namespace("outer").and_then(|()| pin(cpu)).map(|()| gettid().as_raw_nonzero().get());
+            let entered =
+                namespace::enter("outer").and_then(|()| namespace::pin(cpu)).map(|()| gettid().as_raw_nonzero().get());
             if ready.send(entered).is_ok() {
                 todo.into_iter().for_each(|work| work());
             }
@@ -91,40 +92,12 @@ impl Outer {
     }
 }
 
-/// Puts this thread into a network namespace that ends with the last one who is in there.
-fn enter_namespace(role: &str) -> anyhow::Result<()> {
-    let name = format!("shoal-xdp-{}-{role}", std::process::id());
-    run("ip", &["netns", "add", &name])?;
-    let file = fs::File::open(format!("/run/netns/{name}")).with_context(|| format!("namespace {name}"))?;
-    let entered = move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network));
-    // Only the name: so nothing is left behind, however this ends.
-    run("ip", &["netns", "delete", &name])?;
-    entered.with_context(|| format!("cannot enter the namespace {name}"))
-}
-
-fn pin(cpu: usize) -> anyhow::Result<()> {
-    let mut cpus = CpuSet::new();
-    cpus.set(cpu);
-    sched_setaffinity(None, &cpus).with_context(|| format!("CPU {cpu} is not ours to run on"))
-}
-
-fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let shown = || format!("{program} {}", arguments.join(" "));
-    let output = Command::new(program).args(arguments).output().with_context(shown)?;
-    ensure!(output.status.success(), "{}: {}", shown(), String::from_utf8_lossy(&output.stderr).trim());
-    Ok(())
-}
-
-fn ip(line: &str) -> anyhow::Result<()> {
-    run("ip", &line.split(' ').collect::<Vec<_>>())
-}
-
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     ensure!(options.runs > 0 && options.run_ms > 0, "--runs, --run-ms: at least 1");
     let cpu = sched_getcpu();
-    enter_namespace("node")?;
-    pin(cpu)?;
+    namespace::enter("node")?;
+    namespace::pin(cpu)?;
     let outer = Outer::start(cpu)?;
     wire(&outer)?;
     let mut cases = Vec::new();
@@ -154,8 +127,7 @@ fn wire(outer: &Outer) -> anyhow::Result<()> {
         ip(&format!("neigh add {host} lladdr 02:00:00:00:00:01 dev {NODE_END}"))?;
     }
     ip("route add default via 192.0.2.4")?;
-    let forwarding = "/proc/sys/net/ipv4/conf/all/forwarding";
-    fs::write(forwarding, "1").with_context(|| forwarding.to_owned())?;
+    namespace::forward()?;
     outer.within(|| {
         ip(&format!("link set {OUTER_END} address 02:00:00:00:00:01 up"))?;
         ip("addr add 192.0.2.4/24 dev outer0")?;
@@ -353,6 +325,9 @@ fn coturn(case: &Case, outer: &Outer, program: &std::path::Path, options: &Optio
     command.arg("--pidfile").arg(dir.join("pid")).arg("--userdb").arg(dir.join("db"));
     let _ended_with_us =
         Turnserver(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("coturn cannot be started")?);
+    // Without a program a veth takes no such frames as are sent here.
+    let mut node = Bench::load()?;
+    node.attach(Bare::Pass, NODE_END)?;
     let socket = outer.within(move || allocate(server))?;
     let frame = case.frame()?;
     let mut best = (0.0, 0);
@@ -380,14 +355,17 @@ fn allocate(server: SocketAddr) -> anyhow::Result<UdpSocket> {
     let mut client = Client::new("bench", SECRET, 1);
     let deadline = Instant::now() + Duration::from_secs(10);
     for ask in [Ask::Allocate, Ask::Bind(CHANNEL, PEER.parse()?)] {
+        let mut request = client.request(ask);
         loop {
             ensure!(Instant::now() < deadline, "coturn does not grant {ask:?}");
             // A port that is not open yet shows as an error.
-            drop(socket.send_to(&client.repeat(ask), server));
+            drop(socket.send_to(&request, server));
             let mut answer = [0; 1500];
             let Ok(length) = socket.recv(&mut answer) else { continue };
-            if client.handle(&answer[..length])? == Step::Granted {
-                break;
+            match client.handle(&answer[..length])? {
+                Step::Granted => break,
+                Step::Again => request = client.request(ask),
+                Step::Later | Step::Other => {}
             }
         }
     }
