@@ -9,17 +9,19 @@
 mod error;
 mod feed;
 mod gate;
+mod steer;
 
 use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, include_bytes_aligned};
 pub use shoal_probe_maps as maps;
 
 pub use error::{AttachError, LoadError, MapError};
 pub use feed::{Limits, ip};
 use gate::Gate;
+pub use steer::{SteerError, Steered, Steering};
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -44,6 +46,7 @@ pub struct Probes {
     /// As they are in the maps.
     now: maps::Config,
     gate: Gate,
+    cpus: steer::Cpus,
 }
 
 /// How an interface runs the program.
@@ -74,6 +77,8 @@ pub mod action {
     pub const PASS: u32 = 2;
     /// Out of the interface that it came in by.
     pub const TX: u32 = 3;
+    /// Elsewhere: to another CPU.
+    pub const REDIRECT: u32 = 4;
 }
 
 impl Probes {
@@ -91,10 +96,11 @@ impl Probes {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_object(object: &[u8], seed: u64) -> Result<Self, LoadError> {
-        let mut ebpf = EbpfLoader::new().load(object)?;
+        let mut ebpf = steer::loader().load(object)?;
         for name in [PROGRAM, EMPTY] {
             program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
         }
+        let cpus = steer::Cpus::take(&mut ebpf)?;
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         let mut probes = Self {
             config: take("CONFIG")?.try_into()?,
@@ -110,6 +116,7 @@ impl Probes {
             ebpf,
             now: maps::Config { seed, ..maps::Config::default() },
             gate: Gate::new(seed),
+            cpus,
         };
         probes.config.set(0, probes.now, 0)?;
         Ok(probes)

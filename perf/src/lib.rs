@@ -13,3 +13,4 @@ pub mod plan;
 pub mod report;
 pub mod response;
 pub mod udp;
+pub mod wire;

@@ -77,7 +77,7 @@ impl Shard {
         listener.set_nonblocking(true).unwrap();
         let server = listener.local_addr().unwrap();
         let buffers = Buffers { receive: 1 << 20, send: 1 << 20 };
-        let endpoint = UdpListener { address: server, socket: own_socket(server, buffers).unwrap() };
+        let endpoint = UdpListener { address: server, socket: own_socket(server, buffers).unwrap(), owners: None };
         let ring = Ring::new(RingConfig { entries: 256, buffers: 16, buffer_bytes: 4096 }).unwrap();
         let relay = serde_json::json!({ "secrets": [{ "id": "one", "secret": SECRET }], "allow": ["127.0.0.0/8"] });
         let tenants = serde_json::json!([{ "id": "default", "relay": relay }]);
