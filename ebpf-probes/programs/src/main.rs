@@ -84,19 +84,15 @@ static DROPS: RingBuf = RingBuf::with_byte_size(DROPS_BYTES, 0);
 /// The whole way.
 #[xdp]
 pub fn shoal(ctx: XdpContext) -> u32 {
-    let headers = Headers::parse(&ctx);
-    let verdict = match &headers {
-        Ok(headers) => judge(&ctx, headers),
-        Err(verdict) => *verdict,
-    };
+    let verdict = judge(&ctx);
     if let Some(count) = VERDICT.get_ptr_mut(verdict as u32) {
         // SAFETY: the map's own memory, of this CPU alone.
         unsafe { *count += 1 };
     }
-    match (verdict, &headers) {
-        (Verdict::Answered, _) => XDP_TX,
-        (verdict, _) if verdict.is_drop() => XDP_DROP,
-        (Verdict::Passed | Verdict::Checksum | Verdict::NotAnswered, Ok(headers)) => steer::pass(headers),
+    match verdict {
+        Verdict::Answered => XDP_TX,
+        verdict if verdict.is_drop() => XDP_DROP,
+        Verdict::Passed | Verdict::Checksum | Verdict::NotAnswered => steer::pass(&ctx),
         _ => XDP_PASS,
     }
 }
@@ -108,10 +104,14 @@ pub fn shoal_empty(_ctx: XdpContext) -> u32 {
 }
 
 #[inline(always)]
-fn judge(ctx: &XdpContext, headers: &Headers) -> Verdict {
-    let verdict = ours(ctx, headers);
+fn judge(ctx: &XdpContext) -> Verdict {
+    let headers = match Headers::parse(ctx) {
+        Ok(headers) => headers,
+        Err(verdict) => return verdict,
+    };
+    let verdict = ours(ctx, &headers);
     if verdict.is_drop() {
-        sample(ctx, headers, verdict);
+        sample(ctx, &headers, verdict);
     }
     verdict
 }

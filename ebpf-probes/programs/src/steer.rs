@@ -8,7 +8,7 @@ use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::helpers::{bpf_get_smp_processor_id, bpf_skb_load_bytes_relative};
 use aya_ebpf::macros::{map, sk_reuseport};
 use aya_ebpf::maps::{Array, CpuMap, HashMap, PerCpuArray, ReusePortSockArray};
-use aya_ebpf::programs::SkReuseportContext;
+use aya_ebpf::programs::{SkReuseportContext, XdpContext};
 use shoal_packet::flow::{Owners, RelayPorts};
 use shoal_probe_maps::steer::{COUNTS, CPUS, Count, SHARDS, SOCKETS, Steer};
 use shoal_probe_maps::{Address, ENDPOINTS, EndpointKey, port};
@@ -96,9 +96,13 @@ fn load<T: Copy + Default>(ctx: &SkReuseportContext, offset: u32) -> Option<T> {
 
 /// What becomes of a packet that goes to user space.
 #[inline(always)]
-pub fn pass(headers: &Headers) -> u32 {
+pub fn pass(ctx: &XdpContext) -> u32 {
     match STEER.get(0) {
-        Some(steer) if steer.cpus != 0 => redirect(steer, headers).unwrap_or(XDP_PASS),
+        // The headers are taken apart once more: to keep them until here costs every packet.
+        Some(steer) if steer.cpus != 0 => match Headers::parse(ctx) {
+            Ok(headers) => redirect(steer, &headers).unwrap_or(XDP_PASS),
+            Err(_) => XDP_PASS,
+        },
         _ => XDP_PASS,
     }
 }

@@ -56,3 +56,39 @@ impl RelayPorts {
         if self.each == 0 || port < self.first { None } else { Some((port - self.first) / self.each) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::net::IpAddr;
+
+    use super::*;
+
+    #[test]
+    fn user_space_and_programs_name_the_same_owner() {
+        let at = |ip: IpAddr, port| SocketAddr::new(ip, port);
+        let (v4, own_v4) = ([198, 51, 100, 7], [192, 0, 2, 1]);
+        let (v6, own_v6) = ([0x26; 16], [0x2a; 16]);
+        let mut seen = [[0; 3]; 2];
+        for port in 1..=3_000 {
+            let owners = Owners { seed: u64::from(port % 7), shards: 3 };
+            let four = owners.of_ipv4((v4, port), (own_v4, 3478));
+            assert_eq!(owners.of(at(v4.into(), port), at(own_v4.into(), 3478)), four);
+            let six = owners.of_ipv6((v6, port), (own_v6, 3478));
+            assert_eq!(owners.of(at(v6.into(), port), at(own_v6.into(), 3478)), six);
+            seen[0][four as usize] += 1;
+            seen[1][six as usize] += 1;
+        }
+        // A thousand each; the bound is seven standard deviations.
+        assert!(seen.iter().flatten().all(|share| (820..=1_180).contains(share)), "{seen:?}");
+    }
+
+    #[test]
+    fn relay_ports_are_shards_in_their_order() {
+        let ports = RelayPorts { first: 50_000, each: 10 };
+        assert_eq!(
+            [49_999, 50_000, 50_009, 50_010, 50_029].map(|port| ports.shard(port)),
+            [None, Some(0), Some(0), Some(1), Some(2)]
+        );
+        assert_eq!(RelayPorts::default().shard(50_000), None);
+    }
+}
