@@ -416,7 +416,7 @@ fn of_a_million_datagrams_in_both_directions_none_is_handed_over() {
     const PEERS: usize = 400_000;
     let test = "of_a_million_datagrams_in_both_directions_none_is_handed_over";
     Road::run(test, |mut road| {
-        let server = Server::shoal_with(&road.lab, "", &[]);
+        let server = Server::shoal_with(road.lab, "", &[]);
         let relays = relays(&mut road, &server, 48);
         let of_second: usize = relays.iter().map(Relay::shard).sum();
         println!("{of_second} of {} relays are the second shard's", relays.len());
@@ -458,7 +458,7 @@ fn on_to_their_owners_cpus(test: &str, interface: &str, mode: &str) {
     Road::run(test, |mut road| {
         let xdp =
             format!("[xdp]\ninterfaces = [\"{interface}\"]\nsteer_cpus = true\nanswer = false\nattack_packets = 0\n");
-        let server = Server::shoal_with(&road.lab, &xdp, &[]);
+        let server = Server::shoal_with(road.lab, &xdp, &[]);
         let relays = relays(&mut road, &server, 16);
         let started = road.metrics();
         // What a veth is given it takes on the same CPU.
