@@ -18,6 +18,7 @@ use shoal_dataplane::link::store::SnapshotStore;
 use shoal_dataplane::routes::Published;
 use shoal_dataplane::settings::Settings;
 use shoal_dataplane::shard::{self, ShardCommand, Shards, Shared};
+use shoal_dataplane::steer::SocketSteering;
 use shoal_dataplane::telemetry::access_log::AccessLog;
 use shoal_dataplane::telemetry::collect::Exporter;
 use shoal_dataplane::telemetry::metrics::Node;
@@ -102,12 +103,15 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         Some(listeners) => listeners,
         None => listen::bind(&listen::wanted(&settings), shard_count)?,
     };
+    let seed = link::random_u64().context("the kernel gives no random numbers")?;
+    let mut steering = SocketSteering::load(&settings, seed);
     listen::bind_udp(&settings.udp, &mut listeners)?;
+    steering.iter_mut().for_each(|steering| steering.attach(&mut listeners.shards));
     listen::bind_turn(&settings, &mut listeners)?;
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
-    let seed = link::random_u64().context("the kernel gives no random numbers")?;
-    let (filter, relays) = Filter::start(&settings, seed, &stats).unzip();
+    let owners = steering.as_ref().map(SocketSteering::owners);
+    let (filter, relays) = Filter::start(&settings, seed, owners, &stats).unzip();
     let shards = shard::start(shared.clone(), listeners.shards, relays.unwrap_or_default())?;
     // The shards' threads are there; what is started from here on inherits it.
     process::give_way();
@@ -125,7 +129,8 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     let housekeeping =
         Housekeeping::new(flushes, spool.clone(), plane.clone(), access_log, pulse.clone(), stats.clone())
             .with_certificates(loaded.files)
-            .with_filter(filter, shared.known.clone());
+            .with_filter(filter, shared.known.clone())
+            .with_steering(steering);
     let (stop, stopped) = oneshot::channel();
     let reopen = Arc::new(Notify::new());
     let housekeeping = tokio::spawn(housekeeping.run(reopen.clone(), stopped));

@@ -257,6 +257,9 @@ pub struct Udp {
     /// Bytes that may wait in the kernel for each socket of a shard, in each direction. What is beyond it is dropped, newest
     /// first. The kernel grants no more than `net.core.rmem_max` and `net.core.wmem_max`.
     pub socket_bytes: usize,
+    /// Have each client's datagrams come to the shard that owns the flow, by a program of eBPF. It takes CAP_BPF and CAP_NET_ADMIN; without
+    /// them the kernel chooses a shard for each flow by itself.
+    pub steer: bool,
 }
 
 /// Section `turn`.
@@ -327,6 +330,9 @@ pub struct Xdp {
     pub attack_packets: u32,
     /// Packets in a second that come through, while there is an attack, of one such address.
     pub packets_per_new_address: u32,
+    /// Send packets on to the CPU of the shard that owns them, where they come in by another: for network cards whose queues are not spread
+    /// over the shards' CPUs. The card's check of their checksums is lost by that, and made again. It takes `udp.steer`.
+    pub steer_cpus: bool,
 }
 
 /// Section `admin`.
@@ -438,6 +444,7 @@ impl Default for Udp {
             partner_listen: String::new(),
             partner_key_file: String::new(),
             socket_bytes: 4 << 20,
+            steer: true,
         }
     }
 }
@@ -475,6 +482,7 @@ impl Default for Xdp {
             packets_per_network: 0,
             attack_packets: 100_000,
             packets_per_new_address: 50,
+            steer_cpus: false,
         }
     }
 }

@@ -188,6 +188,8 @@ pub struct UdpSettings {
     pub receive_buffers: u16,
     /// Bytes of each socket's buffers.
     pub socket_bytes: usize,
+    /// Whether flows are steered to their owners.
+    pub steer: bool,
     /// The node that has the second address, if this one has none.
     pub partner: Option<PartnerSettings>,
 }
@@ -223,6 +225,8 @@ pub struct XdpSettings {
     pub channels: u32,
     /// What comes through.
     pub limits: shoal_probes::Limits,
+    /// Whether packets are sent on to their owners' CPUs.
+    pub steer_cpus: bool,
 }
 
 /// Section `turn`.

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use crossbeam::queue::ArrayQueue;
 use rustix::time::ClockId;
+use shoal_packet::flow::Owners;
 use shoal_probes::{Mode, Probes, Relay};
 use shoal_stun::discovery::Other;
 
 use crate::settings::Settings;
 use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
-use crate::udp;
+use crate::{steer, udp};
 
 /// Sources that wait to be made known; more are forgotten, and come again.
 const KNOWN_MAX: usize = 4_096;
@@ -48,8 +49,13 @@ pub struct Filter {
 
 impl Filter {
     /// Loads the program and attaches it to the interfaces that are configured. `None`, and a line in the log, where that cannot be.
-    /// With it, a hand on the channels that it relays for each shard.
-    pub fn start(settings: &Settings, seed: u64, stats: &NodeStats) -> Option<(Filter, Vec<Relay>)> {
+    /// With it, a hand on the channels that it relays for each shard. `owners` are those of flows, if the sockets are steered by them.
+    pub fn start(
+        settings: &Settings,
+        seed: u64,
+        owners: Option<Owners>,
+        stats: &NodeStats,
+    ) -> Option<(Filter, Vec<Relay>)> {
         if settings.xdp.interfaces.is_empty() {
             return None;
         }
@@ -63,6 +69,9 @@ impl Filter {
         if let Err(error) = filter.feed(settings) {
             tracing::warn!(%error, "no XDP, for its maps cannot be written; UDP goes on in user space alone");
             return None;
+        }
+        if let Some(owners) = owners.filter(|_| settings.xdp.steer_cpus) {
+            filter.steer(settings, owners);
         }
         for interface in &settings.xdp.interfaces {
             match filter.probes.attach(interface) {
@@ -109,6 +118,14 @@ impl Filter {
         Ok(())
     }
 
+    /// Has packets go on at their owners' CPUs.
+    fn steer(&mut self, settings: &Settings, owners: Owners) {
+        let cpus: Vec<u32> = settings.shards.cpus.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect();
+        if let Err(error) = self.probes.steer_cpus(owners, &cpus, steer::relay_ports(settings)) {
+            tracing::warn!(%error, "packets stay on the CPUs that they come in by; leave xdp.steer_cpus out");
+        }
+    }
+
     /// Makes known who has proven itself, and notes what the program has done since the last time.
     pub fn round(&mut self, known: &KnownSources, stats: &NodeStats) {
         let now = rustix::time::clock_gettime(ClockId::Monotonic);
@@ -118,10 +135,12 @@ impl Filter {
         while let Some(source) = known.0.pop() {
             done = done.and(self.probes.know(source, until));
         }
-        match done.and_then(|()| self.probes.verdicts()) {
-            Ok(packets) => {
+        let read = |()| Ok((self.probes.verdicts()?, self.probes.redirected()?));
+        match done.and_then(read) {
+            Ok((packets, redirected)) => {
                 self.failing = false;
                 stats.set_xdp(&packets);
+                stats.set(Node::XdpRedirects, redirected);
             }
             Err(error) if !self.failing => {
                 self.failing = true;

@@ -1,11 +1,12 @@
 //! What the programs are measured by: a sender of frames without a network card, and what a driver does with frames when it does nothing
 //! else with them.
 
+use aya::Ebpf;
 use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, XdpMode};
-use aya::{Ebpf, EbpfLoader};
 
 use crate::maps::{FEED_WORDS, Feed};
+use crate::steer::loader;
 use crate::{AttachError, LoadError, MapError, OBJECT, Probes, program_mut};
 
 /// What the driver does with all frames.
@@ -47,7 +48,7 @@ impl Bench {
     /// # Errors
     /// As [`Probes::load`](crate::Probes::load).
     pub fn load() -> Result<Self, LoadError> {
-        let mut ebpf = EbpfLoader::new().load(OBJECT)?;
+        let mut ebpf = loader().load(OBJECT)?;
         for name in [FEEDER, Bare::Drop.program(), Bare::Tx.program(), Bare::Pass.program()] {
             program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
         }

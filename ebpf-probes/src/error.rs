@@ -91,7 +91,7 @@ fn is_privilege(error: &io::Error) -> bool {
 }
 
 /// An error with its causes.
-fn whole(error: &(dyn Error + '_)) -> String {
+pub(crate) fn whole(error: &(dyn Error + '_)) -> String {
     let mut all = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -12,6 +12,7 @@ mod feed;
 mod gate;
 mod mapped;
 mod relay;
+mod steer;
 
 use std::io;
 use std::net::IpAddr;
@@ -19,7 +20,7 @@ use std::net::IpAddr;
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, LpmTrie, Map, MapData, PerCpuArray, RingBuf};
 use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
-use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
+use aya::{Ebpf, include_bytes_aligned};
 use rustix::net::netdevice::name_to_index;
 use rustix::net::{AddressFamily, SocketType, socket};
 pub use shoal_probe_maps as maps;
@@ -29,6 +30,7 @@ use feed::OwnAddresses;
 pub use feed::{Limits, ip};
 use gate::Gate;
 pub use relay::{BindError, Channel, Left, Owner, Relay};
+pub use steer::{SteerError, Steered, Steering};
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -59,7 +61,8 @@ pub struct Probes {
     now: maps::Config,
     gate: Gate,
     own: OwnAddresses,
-    cpus: usize,
+    cpu_count: usize,
+    cpus: steer::Cpus,
 }
 
 /// How an interface runs the program.
@@ -90,7 +93,7 @@ pub mod action {
     pub const PASS: u32 = 2;
     /// Out of the interface that it came in by.
     pub const TX: u32 = 3;
-    /// Elsewhere.
+    /// Elsewhere: by another interface, or to another CPU.
     pub const REDIRECT: u32 = 4;
 }
 
@@ -123,16 +126,17 @@ impl Probes {
     fn load_parts(object: &[u8], seed: u64, channels: u32) -> Result<Self, LoadError> {
         // A map has room for something.
         let channels = channels.max(1);
-        let cpus = aya::util::nr_cpus().map_err(|(_, error)| LoadError::Other(error.to_string()))?;
-        let mut ebpf = EbpfLoader::new()
+        let cpu_count = aya::util::nr_cpus().map_err(|(_, error)| LoadError::Other(error.to_string()))?;
+        let mut ebpf = steer::loader()
             .map_max_entries("RELAY", 2 * channels)
-            .map_max_entries("RELAY_USAGE", channels * cpus as u32)
+            .map_max_entries("RELAY_USAGE", channels * cpu_count as u32)
             .map_max_entries("RELAY_TAKEN", channels)
             .map_max_entries("RELAY_OWNER", channels)
             .load(object)?;
         for name in [PROGRAM, EMPTY] {
             program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
         }
+        let cpus = steer::Cpus::take(&mut ebpf)?;
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         let data = |map: Map| match map {
             Map::Array(data) | Map::HashMap(data) => Ok(data),
@@ -158,6 +162,7 @@ impl Probes {
             now: maps::Config { seed, channels, generation: 1, ..maps::Config::default() },
             gate: Gate::new(seed),
             own: OwnAddresses::default(),
+            cpu_count,
             cpus,
         };
         probes.config.set(0, probes.now, 0)?;

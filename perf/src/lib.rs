@@ -14,3 +14,4 @@ pub mod plan;
 pub mod report;
 pub mod response;
 pub mod udp;
+pub mod wire;

@@ -420,6 +420,7 @@ fn udp(raw: &config::Udp, problems: &mut Problems) -> UdpSettings {
         bindings_per_address: raw.bindings_per_address,
         receive_buffers: buffers,
         socket_bytes: problems.within("udp.socket_bytes", raw.socket_bytes, 64 << 10, 1 << 30, "bytes"),
+        steer: raw.steer,
         partner: partner::settings(raw, problems),
     }
 }
@@ -446,6 +447,10 @@ fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSett
         let remedy = "would leave an attack without consequence; give at least 1, or 0 as xdp.attack_packets";
         problems.add("xdp.packets_per_new_address", 0, remedy);
     }
+    if raw.steer_cpus && !udp.steer {
+        let remedy = "sends packets to CPUs of shards that would not get them; set udp.steer = true, or leave this out";
+        problems.add("xdp.steer_cpus", true, remedy);
+    }
     XdpSettings {
         interfaces: raw.interfaces.clone(),
         // The second address comes and goes with the partner, and only user space knows.
@@ -460,6 +465,7 @@ fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSett
             sample_every: 0,
             drop_fragments: raw.drop_fragments,
         },
+        steer_cpus: raw.steer_cpus,
     }
 }
 

@@ -135,6 +135,13 @@ fn udp_needs_addresses_of_this_machine_and_two_ports() {
 }
 
 #[test]
+fn packets_are_sent_to_cpus_of_shards_that_get_them() {
+    let cpus = |steer: bool| move |config: &mut Config| (config.udp.steer, config.xdp.steer_cpus) = (steer, true);
+    refused("xdp.steer_cpus = true", "udp.steer", cpus(false));
+    assert_eq!(problems(cpus(true)), [""; 0]);
+}
+
+#[test]
 fn the_relay_is_served_by_tcp_on_ports_that_nobody_else_has() {
     let with = |change: fn(&mut Config)| {
         move |config: &mut Config| {

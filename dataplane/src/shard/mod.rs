@@ -19,6 +19,7 @@ use crossbeam::queue::SegQueue;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use shoal_link::message::PurgeScope;
 use shoal_link::prefetch::PrefetchItem;
+use shoal_packet::flow::Owners;
 use shoal_sys::doorbell::Doorbell;
 use tokio::sync::oneshot;
 
@@ -95,6 +96,8 @@ pub struct UdpListener {
     pub address: SocketAddr,
     /// The socket.
     pub socket: OwnedFd,
+    /// Whose flows are, if the kernel was told to give them to their owners.
+    pub owners: Option<Owners>,
 }
 
 /// A listener of the relay.

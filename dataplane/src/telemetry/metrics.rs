@@ -177,6 +177,10 @@ families! {
         "Bytes of their payloads.";
     UdpTrains: Counter Count "shoal_udp_trains_total" ["direction"]
         "Messages in which they were passed to and from the kernel, which joins datagrams of one flow.";
+    UdpSteered: Counter Count "shoal_udp_steered_total" ["to"]
+        "Messages for which the steering program was asked: to the owner's socket, or left to the kernel.";
+    UdpStrays: Counter Count "shoal_udp_strays_total" []
+        "Messages that came to a shard that does not own their flow, though flows are steered: before they were, at the start.";
     UdpDrops: Counter Count "shoal_udp_drops_total" ["reason"]
         "Datagrams dropped, and messages of TURN connections, by reason.";
     UdpQueue: Gauge Bytes "shoal_udp_receive_queue_bytes" ["shard"]
@@ -225,6 +229,8 @@ families! {
         "Interfaces that the XDP program is attached to, by how they run it.";
     XdpPackets: Counter Count "shoal_xdp_packets_total" ["verdict"]
         "Packets that the XDP program has seen, by what it did with them.";
+    XdpRedirects: Counter Count "shoal_xdp_redirects_total" []
+        "Packets that the XDP program has sent on to the CPU of their owner.";
     ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
         "CPU time of the shard's thread.";
     ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
@@ -367,6 +373,7 @@ series! {
         UdpBytesOut: UdpBytes ["out"] "The kernel took bytes.";
         UdpTrainsIn: UdpTrains ["in"] "A train came.";
         UdpTrainsOut: UdpTrains ["out"] "The kernel was given a train.";
+        UdpStrays: UdpStrays [] "A message came to another shard than its owner.";
         UdpQueueDrops: UdpQueueDrops [] "A queue was full.";
         StunAnswered: StunAnswers ["stun", "success"] "A Binding request was answered.";
         StunRefused: StunAnswers ["stun", "error"] "It was answered by an error.";
@@ -464,6 +471,9 @@ series! {
         AccessLogDropped: AccessLogDropped [] "Lines dropped.";
         XdpNative: XdpInterfaces ["native"] "By the driver.";
         XdpGeneric: XdpInterfaces ["generic"] "By the kernel's stack.";
+        XdpRedirects: XdpRedirects [] "Packets sent on to another CPU.";
+        SteeredToOwner: UdpSteered ["owner"] "The owner's socket was chosen.";
+        SteeredByKernel: UdpSteered ["kernel"] "There was none; the kernel chose.";
         Draining: Draining [] "1 while draining.";
     }
 }

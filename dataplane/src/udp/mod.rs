@@ -31,6 +31,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use shoal_link::observation::Observation;
+use shoal_packet::flow::Owners;
 use shoal_probes::Relay;
 use shoal_stun::discovery::Endpoints;
 use shoal_stun::message::Family;
@@ -142,6 +143,8 @@ struct Endpoint {
     discovery: Cell<Endpoints>,
     /// Datagrams lost in its queue that were counted.
     drops: Cell<u32>,
+    /// Whose flows are, if they are steered.
+    owners: Option<Owners>,
 }
 
 /// What changes from batch to batch.
@@ -192,6 +195,7 @@ impl Udp {
             socket: datagrams.receive(listener.socket, NO_RELAY | index as u64),
             discovery: Cell::new(discovery::endpoints(own, listener.address.ip(), &Known::default(), now_ms)),
             drops: Cell::new(0),
+            owners: listener.owners,
         };
         let endpoints = listeners.into_iter().enumerate().map(endpoint).collect();
         let place = (shard, node.post.shards());
@@ -469,7 +473,12 @@ impl Udp {
             return;
         }
         let endpoint = (train.key() & !NO_RELAY) as usize;
-        let Some(server) = self.endpoints.get(endpoint).map(|at| at.address) else { return };
+        let Some(Endpoint { address: server, owners, .. }) = self.endpoints.get(endpoint) else { return };
+        let server = *server;
+        // It is served all the same, by the shard that it came to: where it came to is as steady as an owner.
+        if owners.is_some_and(|owners| owners.of(train.source(), server) as usize != self.shard) {
+            self.stats.add(Counter::UdpStrays, 1);
+        }
         let came = Came { endpoint, source: train.source(), now, by: None };
         if !state.guests.is_empty()
             && let Some((owner, until_ms)) = state.guests.get_mut(&(endpoint, came.source))

@@ -4,6 +4,8 @@
 
 #![no_std]
 
+pub mod steer;
+
 /// A record for each packet and each map that counts by verdict has so many places.
 pub const VERDICTS: usize = Verdict::ALL.len();
 

@@ -18,6 +18,7 @@ mod limits;
 mod measure;
 mod next_hop;
 mod relay;
+mod steer;
 
 use core::mem::MaybeUninit;
 
@@ -128,7 +129,8 @@ fn go(ctx: &XdpContext) -> u32 {
         Verdict::Answered | Verdict::Relayed => XDP_TX,
         Verdict::Redirected => XDP_REDIRECT,
         verdict if verdict.is_drop() => XDP_DROP,
-        _ => XDP_PASS,
+        Verdict::Untouched | Verdict::Headers | Verdict::Fragment => XDP_PASS,
+        _ => steer::pass(ctx),
     }
 }
 

@@ -100,9 +100,14 @@ impl Server {
 
     /// The same at these interfaces, started by `wrapper`, the words of a command that runs another.
     pub fn shoal_at(lab: &NatLab, interfaces: &[&str], wrapper: &[&str]) -> Self {
+        Self::shoal_with(lab, &format!("[xdp]\ninterfaces = {}\n", json!(interfaces)), wrapper)
+    }
+
+    /// The same with lines of configuration that end the section `udp`, and begin others.
+    pub fn shoal_with(lab: &NatLab, more: &str, wrapper: &[&str]) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        let xdp = format!("[xdp]\ninterfaces = {}\n[admin]\nlisten = \"{}\"\n", json!(interfaces), Self::ADMIN);
-        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &xdp, wrapper)
+        let more = format!("{more}[admin]\nlisten = \"{}\"\n", Self::ADMIN);
+        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &more, wrapper)
     }
 
     /// Where a node alone at its hub has its metrics.
