@@ -25,6 +25,7 @@ use shoal_dataplane::telemetry::node::NodeStats;
 use shoal_dataplane::telemetry::stats::ShardStats;
 use shoal_dataplane::tls::Loaded;
 use shoal_dataplane::xdp::Filter;
+use shoal_dataplane::xdp::watch::Watch;
 use shoal_dataplane::{ledger, link, listen};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -108,7 +109,8 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     let addresses = listeners.addresses;
     let shards = shard::start(shared.clone(), listeners.shards)?;
     let seed = link::random_u64().context("the kernel gives no random numbers")?;
-    let filter = Filter::start(&settings, seed, &stats);
+    let watch = Arc::<Watch>::default();
+    let filter = Filter::start(&settings, seed, &stats, watch.clone());
     // The shards' threads are there; what is started from here on inherits it.
     process::give_way();
 
@@ -137,6 +139,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         stats: stats.clone(),
         plane: plane.clone(),
         pulse: pulse.clone(),
+        xdp: watch,
         addresses: addresses.clone(),
         boot,
         started,
@@ -182,7 +185,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     if let Err(error) = shards.join() {
         return end_with(&error.to_string(), usage).await;
     }
-    usage.deliver().await?;
+    usage.deliver(true).await?;
     tracing::info!("ended in order");
     Ok(ExitCode::SUCCESS)
 }
@@ -196,13 +199,17 @@ struct LastUsage {
 }
 
 impl LastUsage {
-    /// Writes what the shards have flushed, and gives a connected control plane a moment to take it.
-    async fn deliver(self) -> anyhow::Result<()> {
+    /// Writes what the shards have flushed, and gives a connected control plane a moment to take it. Who ends in order takes XDP along, too.
+    async fn deliver(self, in_order: bool) -> anyhow::Result<()> {
         drop(self.stop);
         let mut housekeeping = self.housekeeping.await.context("housekeeping ended early")?;
         let committed = tokio::task::spawn_blocking(move || {
             housekeeping.round(false, true);
-            housekeeping.commit_usage()
+            let committed = housekeeping.commit_usage();
+            if in_order {
+                housekeeping.end();
+            }
+            committed
         });
         if !committed.await.context("the last usage was not written")? {
             bail!("the last usage could not be written and is lost; the log says why");
@@ -230,7 +237,7 @@ async fn failed(shards: Shards, what: &str, usage: LastUsage) -> anyhow::Result<
 
 async fn end_with(failure: &str, usage: LastUsage) -> anyhow::Result<ExitCode> {
     eprintln!("shoal-dataplane: {failure}");
-    usage.deliver().await?;
+    usage.deliver(false).await?;
     Ok(ExitCode::from(process::SOFTWARE_FAILURE))
 }
 

@@ -1,5 +1,6 @@
 //! What user space tells the programs.
 
+use std::collections::HashSet;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 
@@ -7,8 +8,8 @@ use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use shoal_packet::source::{Source, place};
 
-use crate::gate::Changed;
-use crate::maps::{self, Address, Config, Drop, Endpoint, SAMPLE, config, port};
+use crate::gate::{Changed, Gate};
+use crate::maps::{self, Address, Config, Drop, Endpoint, EndpointKey, SAMPLE, config, port};
 use crate::{MapError, Probes, address, endpoint};
 
 /// What a node takes. Rates in packets per second; 0: no limit.
@@ -30,7 +31,73 @@ pub struct Limits {
     pub drop_fragments: bool,
 }
 
+/// What this process has told the maps so far; what they have beyond it is of one before.
+#[derive(Default)]
+pub(crate) struct Told {
+    endpoints: HashSet<EndpointKey>,
+    /// By number; empty before the first one.
+    ports: Vec<u8>,
+}
+
+impl Told {
+    /// What a port is to be.
+    fn port(&mut self, number: u16) -> &mut u8 {
+        self.ports.resize(1 << 16, port::NONE);
+        &mut self.ports[usize::from(number)]
+    }
+}
+
 impl Probes {
+    /// Takes over what the maps have, if they were used before: the places of rates, and whom is blocked.
+    pub(crate) fn resume(&mut self) -> Result<(), MapError> {
+        let before = self.config.get(&0, 0)?;
+        if before.seed == 0 {
+            return self.config.set(0, self.now, 0);
+        }
+        self.now = before;
+        self.gate = Gate::new(before.seed);
+        for network in self.blocked()? {
+            let changed = self.gate.add(network);
+            self.write_gate(changed)?;
+        }
+        Ok(())
+    }
+
+    /// All networks that are blocked.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn blocked(&self) -> Result<Vec<IpNet>, MapError> {
+        let mut networks = Vec::new();
+        for key in self.block_v4.keys() {
+            let key = key?;
+            networks.extend(net(key.data().into(), key.prefix_len()));
+        }
+        for key in self.block_v6.keys() {
+            let key = key?;
+            networks.extend(net(key.data().into(), key.prefix_len()));
+        }
+        Ok(networks)
+    }
+
+    /// Takes away endpoints and ports that this process has not told of: those of another configuration, before it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget_untold(&mut self) -> Result<(), MapError> {
+        let keys: Vec<EndpointKey> = self.endpoints.keys().collect::<Result<_, _>>()?;
+        for key in keys.iter().filter(|key| !self.told.endpoints.contains(key)) {
+            self.endpoints.remove(key)?;
+        }
+        for number in 0..=u16::MAX {
+            let told = *self.told.port(number);
+            if self.ports.get(&number.into(), 0)? != told {
+                self.ports.set(number.into(), told, 0)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts limits in force.
     ///
     /// # Errors
@@ -61,19 +128,25 @@ impl Probes {
             flags: if answer { maps::endpoint::ANSWER } else { 0 },
         };
         self.endpoints.insert(endpoint(at), value, 0)?;
+        self.told.endpoints.insert(endpoint(at));
         self.add_address(at.ip())?;
+        *self.told.port(at.port()) = port::CLIENTS;
         self.ports.set(at.port().into(), port::CLIENTS, 0)
     }
 
     /// Has what comes to a relay address judged, on the ports of [`add_relay_ports`](Self::add_relay_ports).
     pub fn add_address(&mut self, ip: IpAddr) -> Result<(), MapError> {
-        self.endpoints.insert(endpoint(SocketAddr::new(ip, 0)), Endpoint::default(), 0)
+        let key = endpoint(SocketAddr::new(ip, 0));
+        self.told.endpoints.insert(key);
+        self.endpoints.insert(key, Endpoint::default(), 0)
     }
 
     /// Ports of relays, on all own addresses. Those that clients send to stay what they are.
     pub fn add_relay_ports(&mut self, ports: RangeInclusive<u16>) -> Result<(), MapError> {
         for number in ports {
-            if self.ports.get(&number.into(), 0)? == port::NONE {
+            let told = self.told.port(number);
+            if *told == port::NONE {
+                *told = port::RELAY;
                 self.ports.set(number.into(), port::RELAY, 0)?;
             }
         }
@@ -122,6 +195,10 @@ impl Probes {
         let place = place(self.now.seed, Source::from(source).address, maps::SOURCES);
         self.known.set(place, until_ns, 0)
     }
+}
+
+fn net(address: IpAddr, length: u32) -> Option<IpNet> {
+    IpNet::new(address, u8::try_from(length).ok()?).ok()
 }
 
 /// A record of the ring.

@@ -9,17 +9,25 @@
 mod error;
 mod feed;
 mod gate;
+mod life;
+mod netlink;
+mod pins;
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::SystemTime;
 
-use aya::maps::{Array, HashMap, LpmTrie, MapData, PerCpuArray, RingBuf};
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, include_bytes_aligned};
 pub use shoal_probe_maps as maps;
 
 pub use error::{AttachError, LoadError, MapError};
+use feed::Told;
 pub use feed::{Limits, ip};
 use gate::Gate;
+pub use life::{Attached, may_load};
+pub use pins::{PinError, Pins};
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -28,9 +36,13 @@ static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
 const PROGRAM: &str = "shoal";
 const EMPTY: &str = "shoal_empty";
 
-/// Loaded programs and their maps. Dropped, all of it is gone, and what was attached is detached.
+/// Loaded programs and their maps. Dropped, all of it is gone, and what was attached is detached, but for what is pinned.
 pub struct Probes {
-    ebpf: Ebpf,
+    /// `None`: another process has loaded the programs, and pinned all.
+    ebpf: Option<Ebpf>,
+    pins: Option<Pins>,
+    /// What is not pinned.
+    attached: Vec<Attached>,
     config: Array<MapData, maps::Config>,
     ports: Array<MapData, u8>,
     endpoints: HashMap<MapData, maps::EndpointKey, maps::Endpoint>,
@@ -44,6 +56,7 @@ pub struct Probes {
     /// As they are in the maps.
     now: maps::Config,
     gate: Gate,
+    told: Told,
 }
 
 /// How an interface runs the program.
@@ -53,6 +66,20 @@ pub enum Mode {
     Native,
     /// By the kernel's stack, afterwards: works everywhere, and saves less.
     Generic,
+    /// By the network card itself.
+    Offloaded,
+}
+
+impl Mode {
+    /// A label for metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offloaded => "offloaded",
+        }
+    }
 }
 
 /// What a program made of a frame.
@@ -92,10 +119,14 @@ impl Probes {
     /// As [`load`](Self::load).
     pub fn load_object(object: &[u8], seed: u64) -> Result<Self, LoadError> {
         let mut ebpf = EbpfLoader::new().load(object)?;
-        for name in [PROGRAM, EMPTY] {
-            program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
-        }
-        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+        load_programs(&mut ebpf)?;
+        let mut probes = Self::of_maps(|name| ebpf.take_map(name).ok_or(LoadError::Missing(name)), seed)?;
+        probes.ebpf = Some(ebpf);
+        Ok(probes)
+    }
+
+    /// With these maps, new or used before, and without programs.
+    fn of_maps(mut take: impl FnMut(&'static str) -> Result<Map, LoadError>, seed: u64) -> Result<Self, LoadError> {
         let mut probes = Self {
             config: take("CONFIG")?.try_into()?,
             ports: take("PORTS")?.try_into()?,
@@ -107,26 +138,41 @@ impl Probes {
             known: take("KNOWN_UNTIL")?.try_into()?,
             verdicts: take("VERDICT")?.try_into()?,
             drops: take("DROPS")?.try_into()?,
-            ebpf,
+            ebpf: None,
+            pins: None,
+            attached: Vec::new(),
             now: maps::Config { seed, ..maps::Config::default() },
             gate: Gate::new(seed),
+            told: Told::default(),
         };
-        probes.config.set(0, probes.now, 0)?;
+        probes.resume()?;
         Ok(probes)
     }
 
-    /// Attaches the program to an interface, native if its driver can. Replaces nothing: one that is there already is an error.
+    /// Attaches the program to an interface, native if its driver can. Replaces nothing but what is pinned there: another one is an error.
     ///
     /// # Errors
     /// There is no such interface, or another program on it.
     pub fn attach(&mut self, interface: &str) -> Result<Mode, AttachError> {
+        if let Some(pins) = self.pins.clone() {
+            return self.attach_pinned(interface, &pins);
+        }
+        let (mode, _) = self.attach_new(interface)?;
+        let program = program_mut(&mut self.ebpf, PROGRAM).map_err(|error| AttachError::new(interface, &error))?;
+        let program = program.info().map_err(|error| AttachError::new(interface, &error))?.id();
+        let (interface, since) = (interface.to_owned(), Some(SystemTime::now()));
+        self.attached.push(Attached { interface, mode: Some(mode), link: None, program, since });
+        Ok(mode)
+    }
+
+    fn attach_new(&mut self, interface: &str) -> Result<(Mode, XdpLinkId), AttachError> {
         let program = program_mut(&mut self.ebpf, PROGRAM).map_err(|error| AttachError::new(interface, &error))?;
         let native = match program.attach(interface, XdpMode::Driver) {
-            Ok(_) => return Ok(Mode::Native),
+            Ok(link) => return Ok((Mode::Native, link)),
             Err(error) => error,
         };
         match program.attach(interface, XdpMode::Skb) {
-            Ok(_) => Ok(Mode::Generic),
+            Ok(link) => Ok((Mode::Generic, link)),
             // Why the better way did not go says more.
             Err(_) => Err(AttachError::new(interface, &native)),
         }
@@ -176,7 +222,7 @@ impl Probes {
     }
 
     fn run_program(&self, name: &'static str, frame: &[u8], repeat: u32) -> Result<Run, LoadError> {
-        let program = self.ebpf.program(name).ok_or(LoadError::Missing(name))?;
+        let program = self.ebpf.as_ref().and_then(|ebpf| ebpf.program(name)).ok_or(LoadError::Missing(name))?;
         let program: &Xdp = program.try_into().map_err(|error| LoadError::program(name, error))?;
         let mut out = vec![0; frame.len() + 256];
         let options =
@@ -188,7 +234,18 @@ impl Probes {
     }
 }
 
-fn program_mut<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Xdp, LoadError> {
+/// Has the kernel verify and take all programs of the object.
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for name in [PROGRAM, EMPTY] {
+        let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
+        let program: &mut Xdp = program.try_into().map_err(|error| LoadError::program(name, error))?;
+        program.load().map_err(|error| LoadError::program(name, error))?;
+    }
+    Ok(())
+}
+
+fn program_mut<'e>(ebpf: &'e mut Option<Ebpf>, name: &'static str) -> Result<&'e mut Xdp, LoadError> {
+    let ebpf = ebpf.as_mut().ok_or(LoadError::Elsewhere)?;
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|error| LoadError::program(name, error))
 }

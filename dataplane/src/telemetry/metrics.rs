@@ -381,6 +381,7 @@ series! {
         TurnClosedReplaced: TurnConnectionsClosed ["replaced"] "The client has connected anew from the same port.";
         TurnClosedPerShard: TurnConnectionsClosed ["shard"] "Too many connections on the shard.";
         TurnClosedPerAddress: TurnConnectionsClosed ["address"] "Too many connections of one address.";
+        TurnClosedBlocked: TurnConnectionsClosed ["blocked"] "Of an address that is blocked.";
         TurnBytesIn: TurnConnectionBytes ["in"] "Bytes came.";
         TurnBytesOut: TurnConnectionBytes ["out"] "The kernel took bytes.";
         PunchRegistered: PunchRegistered [] "A peer was registered.";
@@ -453,6 +454,7 @@ series! {
         AccessLogDropped: AccessLogDropped [] "Lines dropped.";
         XdpNative: XdpInterfaces ["native"] "By the driver.";
         XdpGeneric: XdpInterfaces ["generic"] "By the kernel's stack.";
+        XdpOffloaded: XdpInterfaces ["offloaded"] "By the network card.";
         Draining: Draining [] "1 while draining.";
     }
 }
