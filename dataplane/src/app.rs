@@ -271,7 +271,7 @@ fn announce(settings: &Settings, addresses: &[SocketAddr], admin: SocketAddr, st
     for address in addresses {
         tracing::info!(%address, "serving viewers");
     }
-    tracing::info!(address = %admin, "serving /metrics, /healthz, /readyz, /status");
+    tracing::info!(address = %admin, "serving /metrics, /healthz, /readyz, /status, /xdp");
     let after_ms = started.elapsed().as_millis() as u64;
     tracing::info!(node = settings.node.name, shards = settings.shard_count(), after_ms, "ready");
     notify(&[NotifyState::Ready]);

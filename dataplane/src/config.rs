@@ -336,7 +336,7 @@ pub struct Xdp {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Address (`address:port`) of /metrics, /healthz, /readyz and /status. They need no password: keep it off public
+    /// Address (`address:port`) of /metrics, /healthz, /readyz, /status, /xdp and /xdp/drops. They need no password: keep it off public
     /// networks.
     pub listen: String,
 }

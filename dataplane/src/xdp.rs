@@ -89,6 +89,9 @@ impl Filter {
             return None;
         }
         life::attach(&mut filter.probes, &own.interfaces);
+        if let Err(error) = filter.probes.forget_untold() {
+            tracing::warn!(%error, "XDP's maps have what an earlier configuration served");
+        }
         filter.watch.begin(own, &filter.probes);
         filter.look(stats);
         Some(filter)
@@ -123,7 +126,7 @@ impl Filter {
             relays.into_iter().try_for_each(|ip: IpAddr| self.probes.add_address(ip))?;
             self.probes.add_relay_ports(turn.ports.clone())?;
         }
-        self.probes.forget_untold()
+        Ok(())
     }
 
     /// Makes known who has proven itself and who is blocked, and notes what the program has done since the last time.
@@ -153,6 +156,7 @@ impl Filter {
             Err(_) => {}
         }
     }
+
     /// Looks where the program is.
     fn look(&self, stats: &NodeStats) {
         let attached = match self.probes.attached() {

@@ -37,6 +37,8 @@ pub(crate) struct Told {
     endpoints: HashSet<EndpointKey>,
     /// By number; empty before the first one.
     ports: Vec<u8>,
+    /// Whether there was a process before.
+    resumed: bool,
 }
 
 impl Told {
@@ -55,6 +57,7 @@ impl Probes {
             return self.config.set(0, self.now, 0);
         }
         self.now = before;
+        self.told.resumed = true;
         self.gate = Gate::new(before.seed);
         for network in self.blocked()? {
             let changed = self.gate.add(network);
@@ -85,6 +88,9 @@ impl Probes {
     /// # Errors
     /// The kernel's.
     pub fn forget_untold(&mut self) -> Result<(), MapError> {
+        if !self.told.resumed {
+            return Ok(());
+        }
         let keys: Vec<EndpointKey> = self.endpoints.keys().collect::<Result<_, _>>()?;
         for key in keys.iter().filter(|key| !self.told.endpoints.contains(key)) {
             self.endpoints.remove(key)?;

@@ -10,7 +10,7 @@ use super::{ChangeError, Store, StoreError, now_ms};
 impl Store {
     /// All that hold now, by network.
     pub fn blocks(&self) -> Result<Vec<Block>, StoreError> {
-        let rows = self.read(|db| rows(db))?;
+        let rows = self.read(rows)?;
         self.parse_blocks(&rows)
     }
 
