@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::net::UdpSocket;
-use std::path::PathBuf;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::thread;
@@ -27,6 +28,9 @@ const LAG: Duration = Duration::from_secs(2);
 
 /// For a node to end in order.
 const END: Duration = Duration::from_secs(40);
+
+/// A user that has nothing.
+const NOBODY: u32 = 65_534;
 
 /// The words of a command that runs another one as root without any capability.
 const BARE: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
@@ -124,6 +128,17 @@ impl Life {
     fn loader(&self, arguments: &[&str]) -> Output {
         let mut command = self.lab.hub().command(binary("shoal-xdp"));
         tool::run(command.arg("--pins").arg(self.bpf.pins()).args(arguments))
+    }
+
+    /// The same as a user who is nobody else, with these capabilities at most.
+    fn loader_as_nobody(&self, capabilities: &str, pins: &Path, arguments: &[&str]) -> Output {
+        let mut command = self.lab.hub().command("setpriv");
+        command.args(["--reuid", &NOBODY.to_string(), "--regid", &NOBODY.to_string(), "--clear-groups"]);
+        for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {
+            command.arg(set).arg(capabilities);
+        }
+        command.args(["--no-new-privs", "--"]).arg(binary("shoal-xdp")).arg("--pins").arg(pins);
+        tool::run(command.args(arguments))
     }
 
     fn loaded(&self, arguments: &[&str]) -> String {
@@ -257,27 +272,26 @@ fn without_capabilities_what_a_loader_has_pinned_is_fed() {
     stop(&mut server);
     assert!(!life.bpf.pins().exists(), "removing what is one's own takes no capability");
     // Another user's.
-    life.loaded(&["load", life.port(), "--user", "65534:65534"]);
+    life.loaded(&["load", life.port(), "--user", &format!("{NOBODY}:{NOBODY}")]);
     let mut server = life.node("", &BARE);
     warned(&mut server, "this user may not use", 1);
     drop(server);
-    // That user may.
-    let mut command = Command::new("setpriv");
-    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--"]);
-    command.arg(binary("shoal-xdp")).arg("--pins").arg(life.bpf.pins());
-    let output = tool::run(command.args(["detach", life.port()]));
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    // That user may take it off, without anything, and not put it on.
+    let pins = life.bpf.pins();
+    let gone = life.loader_as_nobody("-all", &pins, &["detach", life.port()]);
+    assert!(gone.status.success(), "{}", String::from_utf8_lossy(&gone.stderr));
     assert_eq!(life.loaded(&["status"]), "");
-    // And may not attach.
-    let output =
-        tool::run(life.lab.hub().command("setpriv").args(&BARE[1..3]).arg("--").arg(binary("shoal-xdp")).args([
-            "--pins",
-            &life.bpf.dir().join("more").display().to_string(),
-            "attach",
-            life.port(),
-        ]));
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("CAP_BPF") && said.lines().count() == 1, "{said}");
+    let refused = life.loader_as_nobody("-all", &pins, &["attach", life.port()]);
+    let said = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && said.contains("CAP_BPF") && said.lines().count() == 1, "{said}");
+    // With what its unit gives it, in a folder that was made for it.
+    let own = life.bpf.dir().join("own");
+    fs::create_dir(&own).expect("root may");
+    chown(&own, Some(NOBODY), Some(NOBODY)).expect("root may");
+    let loaded = life.loader_as_nobody("-all,+bpf,+net_admin,+perfmon", &own, &["load", life.port()]);
+    assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    let status = tool::stdout(&life.loader_as_nobody("-all", &own, &["status"]));
+    assert!(status.starts_with(&format!("{} native", life.port())), "{status}");
 }
 
 #[test]
