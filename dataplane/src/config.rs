@@ -304,13 +304,20 @@ pub struct Turn {
     pub connections_per_address: u32,
 }
 
-/// Section `xdp`. It takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; without them, or where the kernel or the driver cannot, all is done in
-/// user space, and the log says why. Only what comes to the ports of `udp` and `turn` is touched.
+/// Section `xdp`. It takes `shoal-xdp load` before, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; without either, or where the kernel or the
+/// driver cannot, all is done in user space, and the log says why. Only what comes to the ports of `udp` and `turn` is touched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Xdp {
     /// Network interfaces by which viewers come, such as `["eth0"]`. Empty: no XDP.
     pub interfaces: Vec<String>,
+    /// Folder of a bpf file system, this node's alone, where program and maps are while nobody runs: packets are filtered and answered also
+    /// while the data plane restarts. Empty: all ends with the process, which then has to load it.
+    pub pins: String,
+    /// Leave the program where it is also when the data plane is stopped in order; `shoal-xdp unload` removes it.
+    pub keep: bool,
+    /// Tell of every so-many-th packet dropped on a CPU, for `shoalctl drops`. 0: of none.
+    pub sample_every: u32,
     /// Answer plain Binding requests there, up to `udp.bindings_per_address` of an address in a second: before the host's firewall sees them.
     /// Not with `udp.partner`.
     pub answer: bool,
@@ -339,7 +346,7 @@ pub struct Xdp {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Address (`address:port`) of /metrics, /healthz, /readyz and /status. They need no password: keep it off public
+    /// Address (`address:port`) of /metrics, /healthz, /readyz, /status, /xdp and /xdp/drops. They need no password: keep it off public
     /// networks.
     pub listen: String,
 }
@@ -475,6 +482,9 @@ impl Default for Xdp {
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
+            pins: "/sys/fs/bpf/shoal".to_owned(),
+            keep: false,
+            sample_every: 64,
             answer: true,
             channels: shoal_probes::maps::CHANNELS,
             drop_fragments: false,

@@ -157,13 +157,20 @@ impl Housekeeping {
         self.write_access_log(rotated);
         self.follow_certificates();
         if let Some((filter, known)) = &mut self.filter {
-            filter.round(known, &self.stats);
+            filter.round(known, self.plane.published(), &self.stats);
         }
         if let Some(steering) = &mut self.steering {
             steering.round(&self.stats);
         }
         if save {
             self.plane.retry_save();
+        }
+    }
+
+    /// Ends what is to end with the process.
+    pub fn end(self) {
+        if let Some((filter, _)) = self.filter {
+            filter.end();
         }
     }
 

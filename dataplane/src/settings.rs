@@ -15,6 +15,7 @@ use crate::tls::certificates::Pair;
 mod check;
 
 pub(crate) use check::ports_of_shard;
+pub use check::xdp_place;
 
 /// Most shards of one process: the owner of a key is one byte in many places.
 pub const MAX_SHARDS: usize = 256;
@@ -219,6 +220,10 @@ impl std::fmt::Debug for PartnerSettings {
 pub struct XdpSettings {
     /// Names of interfaces; empty: no XDP.
     pub interfaces: Vec<String>,
+    /// Where program and maps outlive the process, if they do.
+    pub pins: Option<PathBuf>,
+    /// Whether they are left there when it ends in order.
+    pub keep: bool,
     /// Whether plain Binding requests are answered there.
     pub answer: bool,
     /// Channels of all shards that are relayed there; 0: none.

@@ -6,8 +6,8 @@ use aya::maps::{Array, MapData, PerCpuArray};
 use aya::programs::{TestRun, TestRunAttrs, TestRunOptions, XdpMode};
 
 use crate::maps::{FEED_WORDS, Feed};
-use crate::steer::loader;
-use crate::{AttachError, LoadError, MapError, OBJECT, Probes, program_mut};
+use crate::sizes::Sizes;
+use crate::{AttachError, LoadError, MapError, OBJECT, Probes, program_mut, xdp_program};
 
 /// What the driver does with all frames.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,9 +48,9 @@ impl Bench {
     /// # Errors
     /// As [`Probes::load`](crate::Probes::load).
     pub fn load() -> Result<Self, LoadError> {
-        let mut ebpf = loader().load(OBJECT)?;
+        let mut ebpf = Sizes::new(1)?.loader().load(OBJECT)?;
         for name in [FEEDER, Bare::Drop.program(), Bare::Tx.program(), Bare::Pass.program()] {
-            program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
+            xdp_program(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
         }
         let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
         Ok(Self { feed: take("FEED")?.try_into()?, measured: take("MEASURED")?.try_into()?, ebpf })
@@ -62,7 +62,7 @@ impl Bench {
     /// There is no such interface, or its driver runs no programs.
     pub fn attach(&mut self, bare: Bare, interface: &str) -> Result<(), AttachError> {
         let program =
-            program_mut(&mut self.ebpf, bare.program()).map_err(|error| AttachError::new(interface, &error))?;
+            xdp_program(&mut self.ebpf, bare.program()).map_err(|error| AttachError::new(interface, &error))?;
         let attached = program.attach(interface, XdpMode::Driver);
         attached.map(drop).map_err(|error| AttachError::new(interface, &error))
     }
@@ -116,7 +116,7 @@ impl Probes {
                 program.load().map_err(|error| LoadError::program(name, error))?;
             }
         }
-        let map = self.ebpf.map_mut("FEED").ok_or(LoadError::Missing("FEED"))?;
+        let map = self.ebpf.as_mut().and_then(|ebpf| ebpf.map_mut("FEED")).ok_or(LoadError::Missing("FEED"))?;
         let mut map: Array<_, Feed> = map.try_into().map_err(LoadError::from)?;
         Ok(map.set(0, feed(frame, false), 0)?)
     }

@@ -31,6 +31,12 @@ pub enum LoadError {
     /// The object lacks a part: it is of another version.
     #[error("the embedded object has no {0}; cargo xtask ebpf makes it anew")]
     Missing(&'static str),
+    /// The programs are pinned, and only who loads them can do more with them.
+    #[error("another process has loaded the programs: `shoal-xdp` attaches them")]
+    Elsewhere,
+    /// What is pinned, or is to be, is no use.
+    #[error(transparent)]
+    Pins(#[from] crate::PinError),
     /// Anything else.
     #[error("cannot load the eBPF programs: {0}")]
     Other(String),

@@ -8,7 +8,7 @@ use aya::maps::lpm_trie::Key;
 use ipnet::IpNet;
 use shoal_packet::source::{Source, place};
 
-use crate::gate::Changed;
+use crate::gate::{Changed, Gate};
 use crate::maps::{self, Address, Config, Drop, Own, SAMPLE, config, own, port};
 use crate::{MapError, Probes, address};
 
@@ -41,6 +41,8 @@ pub(crate) struct OwnAddresses {
     numbers: Vec<SocketAddr>,
     /// Which half of the places is in force.
     upper: bool,
+    /// Whether a process before this one has told some.
+    resumed: bool,
 }
 
 impl OwnAddresses {
@@ -67,9 +69,71 @@ impl OwnAddresses {
         self.upper = !self.upper;
         if self.upper { maps::OWN_PLACES / 2 } else { 0 }
     }
+
+    /// Whether this process has told of a port.
+    fn has_port(&self, port: u16) -> bool {
+        self.clients.contains_key(&port) || self.relay_ports.iter().any(|ports| ports.contains(&port))
+    }
 }
 
 impl Probes {
+    /// Takes over what the maps have, if they were used before: the places of rates, and whom is blocked.
+    pub(crate) fn resume(&mut self) -> Result<(), MapError> {
+        let before = self.config.get(&0, 0)?;
+        if before.seed == 0 {
+            return self.config.set(0, self.now, 0);
+        }
+        self.now = before;
+        self.own.resumed = true;
+        // The half that is in force is that of any port.
+        for number in 0..=u16::MAX {
+            let (kind, first, _) = port::parts(self.ports.get(&number.into(), 0)?);
+            if kind != port::NONE {
+                self.own.upper = first >= maps::OWN_PLACES / 2;
+                break;
+            }
+        }
+        self.gate = Gate::new(before.seed);
+        for network in self.blocked()? {
+            let changed = self.gate.add(network);
+            self.write_gate(changed)?;
+        }
+        Ok(())
+    }
+
+    /// All networks that are blocked.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn blocked(&self) -> Result<Vec<IpNet>, MapError> {
+        let mut networks = Vec::new();
+        for key in self.block_v4.keys() {
+            let key = key?;
+            networks.extend(net(key.data().into(), key.prefix_len()));
+        }
+        for key in self.block_v6.keys() {
+            let key = key?;
+            networks.extend(net(key.data().into(), key.prefix_len()));
+        }
+        Ok(networks)
+    }
+
+    /// Takes away ports that this process has not told of: those of another configuration, before it.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn forget_untold(&mut self) -> Result<(), MapError> {
+        if !self.own.resumed {
+            return Ok(());
+        }
+        for number in 0..=u16::MAX {
+            if !self.own.has_port(number) && self.ports.get(&number.into(), 0)? != port::NONE {
+                self.ports.set(number.into(), port::NONE, 0)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Puts limits in force.
     ///
     /// # Errors
@@ -194,6 +258,10 @@ fn put(all: &mut Vec<Own>, own: Own) {
         Some(known) => *known = own,
         None => all.push(own),
     }
+}
+
+fn net(address: IpAddr, length: u32) -> Option<IpNet> {
+    IpNet::new(address, u8::try_from(length).ok()?).ok()
 }
 
 /// A record of the ring.

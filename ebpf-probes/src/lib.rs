@@ -10,15 +10,21 @@ pub mod bench;
 mod error;
 mod feed;
 mod gate;
+mod life;
 mod mapped;
+mod netlink;
+mod pins;
 mod relay;
+mod sizes;
 mod steer;
 
 use std::io;
 use std::net::IpAddr;
+use std::time::SystemTime;
 
 use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, LpmTrie, Map, MapData, PerCpuArray, RingBuf};
+use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, include_bytes_aligned};
 use rustix::net::netdevice::name_to_index;
@@ -29,7 +35,10 @@ pub use error::{AttachError, LoadError, MapError};
 use feed::OwnAddresses;
 pub use feed::{Limits, ip};
 use gate::Gate;
+pub use life::{Attached, may_load};
+pub use pins::{PinError, Pins};
 pub use relay::{BindError, Channel, Left, Owner, Relay};
+use sizes::Sizes;
 pub use steer::{SteerError, Steered, Steering};
 
 /// The programs.
@@ -39,9 +48,13 @@ static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
 const PROGRAM: &str = "shoal";
 const EMPTY: &str = "shoal_empty";
 
-/// Loaded programs and their maps. Dropped, all of it is gone, and what was attached is detached.
+/// Loaded programs and their maps. Dropped, all of it is gone, and what was attached is detached, but for what is pinned.
 pub struct Probes {
-    ebpf: Ebpf,
+    /// `None`: another process has loaded the programs, and pinned all.
+    ebpf: Option<Ebpf>,
+    pins: Option<Pins>,
+    /// What is not pinned.
+    attached: Vec<Attached>,
     config: Array<MapData, maps::Config>,
     ports: Array<MapData, u32>,
     own_addresses: Array<MapData, maps::Own>,
@@ -61,8 +74,9 @@ pub struct Probes {
     now: maps::Config,
     gate: Gate,
     own: OwnAddresses,
-    cpu_count: usize,
     cpus: steer::Cpus,
+    /// Of the counts of what was relayed.
+    cpus_counted: usize,
 }
 
 /// How an interface runs the program.
@@ -72,6 +86,20 @@ pub enum Mode {
     Native,
     /// By the kernel's stack, afterwards: works everywhere, and saves less.
     Generic,
+    /// By the network card itself.
+    Offloaded,
+}
+
+impl Mode {
+    /// A label for metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Generic => "generic",
+            Self::Offloaded => "offloaded",
+        }
+    }
 }
 
 /// What a program made of a frame.
@@ -124,24 +152,22 @@ impl Probes {
     }
 
     fn load_parts(object: &[u8], seed: u64, channels: u32) -> Result<Self, LoadError> {
-        // A map has room for something.
-        let channels = channels.max(1);
-        let cpu_count = aya::util::nr_cpus().map_err(|(_, error)| LoadError::Other(error.to_string()))?;
-        let mut ebpf = steer::loader()
-            .map_max_entries("RELAY", 2 * channels)
-            .map_max_entries("RELAY_USAGE", channels * cpu_count as u32)
-            .map_max_entries("RELAY_TAKEN", channels)
-            .map_max_entries("RELAY_OWNER", channels)
-            .load(object)?;
-        for name in [PROGRAM, EMPTY] {
-            program_mut(&mut ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
-        }
-        let cpus = steer::Cpus::take(&mut ebpf)?;
-        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+        let mut ebpf = Sizes::new(channels)?.loader().load(object)?;
+        load_programs(&mut ebpf)?;
+        let mut probes = Self::of_maps(|name| ebpf.take_map(name).ok_or(LoadError::Missing(name)), seed)?;
+        probes.ebpf = Some(ebpf);
+        Ok(probes)
+    }
+
+    /// With these maps, new or used before, and without programs.
+    fn of_maps(mut take: impl FnMut(&'static str) -> Result<Map, LoadError>, seed: u64) -> Result<Self, LoadError> {
+        let cpus = steer::Cpus::take(&mut take)?;
         let data = |map: Map| match map {
             Map::Array(data) | Map::HashMap(data) => Ok(data),
             _ => Err(LoadError::Missing("array or hash map where one should be")),
         };
+        let relay_taken = data(take("RELAY_TAKEN")?)?;
+        let channels = relay_taken.info()?.max_entries();
         let mut probes = Self {
             config: take("CONFIG")?.try_into()?,
             ports: take("PORTS")?.try_into()?,
@@ -154,36 +180,50 @@ impl Probes {
             relay_paths: data(take("RELAY")?)?,
             relay_owners: data(take("RELAY_OWNER")?)?,
             relay_usage: data(take("RELAY_USAGE")?)?,
-            relay_taken: data(take("RELAY_TAKEN")?)?,
+            relay_taken,
             out: take("OUT")?.try_into()?,
             verdicts: take("VERDICT")?.try_into()?,
             drops: take("DROPS")?.try_into()?,
-            ebpf,
-            now: maps::Config { seed, channels, generation: 1, ..maps::Config::default() },
+            ebpf: None,
+            pins: None,
+            attached: Vec::new(),
+            now: maps::Config { seed, channels, ..maps::Config::default() },
             gate: Gate::new(seed),
             own: OwnAddresses::default(),
-            cpu_count,
             cpus,
+            cpus_counted: Sizes::new(channels)?.cpus(),
         };
-        probes.config.set(0, probes.now, 0)?;
+        probes.resume()?;
         Ok(probes)
     }
 
-    /// Attaches the program to an interface, native if its driver can. Replaces nothing: one that is there already is an error.
+    /// Attaches the program to an interface, native if its driver can. Replaces nothing but what is pinned there: another one is an error.
     ///
     /// # Errors
     /// There is no such interface, or another program on it.
     pub fn attach(&mut self, interface: &str) -> Result<Mode, AttachError> {
+        if let Some(pins) = self.pins.clone() {
+            return self.attach_pinned(interface, &pins);
+        }
+        let (mode, _) = self.attach_new(interface)?;
+        let program = program_mut(&mut self.ebpf, PROGRAM).map_err(|error| AttachError::new(interface, &error))?;
+        let program = program.info().map_err(|error| AttachError::new(interface, &error))?.id();
+        let (interface, since) = (interface.to_owned(), Some(SystemTime::now()));
+        self.attached.push(Attached { interface, mode: Some(mode), link: None, program, since });
+        Ok(mode)
+    }
+
+    fn attach_new(&mut self, interface: &str) -> Result<(Mode, XdpLinkId), AttachError> {
         let program = program_mut(&mut self.ebpf, PROGRAM).map_err(|error| AttachError::new(interface, &error))?;
         let native = match program.attach(interface, XdpMode::Driver) {
-            Ok(_) => {
+            Ok(link) => {
                 self.let_out(interface)?;
-                return Ok(Mode::Native);
+                return Ok((Mode::Native, link));
             }
             Err(error) => error,
         };
         match program.attach(interface, XdpMode::Skb) {
-            Ok(_) => Ok(Mode::Generic),
+            Ok(link) => Ok((Mode::Generic, link)),
             // Why the better way did not go says more.
             Err(_) => Err(AttachError::new(interface, &native)),
         }
@@ -257,7 +297,7 @@ impl Probes {
         interface: Option<u32>,
         repeat: u32,
     ) -> Result<Run, LoadError> {
-        let program = self.ebpf.program(name).ok_or(LoadError::Missing(name))?;
+        let program = self.ebpf.as_ref().and_then(|ebpf| ebpf.program(name)).ok_or(LoadError::Missing(name))?;
         let program: &Xdp = program.try_into().map_err(|error| LoadError::program(name, error))?;
         let mut out = vec![0; frame.len() + 256];
         // The kernel's `struct xdp_md`: where data begins and ends, metadata, interface, its queue, and where to.
@@ -274,7 +314,19 @@ impl Probes {
     }
 }
 
-fn program_mut<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Xdp, LoadError> {
+/// Has the kernel verify and take all programs of the object.
+fn load_programs(ebpf: &mut Ebpf) -> Result<(), LoadError> {
+    for name in [PROGRAM, EMPTY] {
+        xdp_program(ebpf, name)?.load().map_err(|error| LoadError::program(name, error))?;
+    }
+    Ok(())
+}
+
+fn program_mut<'e>(ebpf: &'e mut Option<Ebpf>, name: &'static str) -> Result<&'e mut Xdp, LoadError> {
+    xdp_program(ebpf.as_mut().ok_or(LoadError::Elsewhere)?, name)
+}
+
+fn xdp_program<'e>(ebpf: &'e mut Ebpf, name: &'static str) -> Result<&'e mut Xdp, LoadError> {
     let program = ebpf.program_mut(name).ok_or(LoadError::Missing(name))?;
     program.try_into().map_err(|error| LoadError::program(name, error))
 }

@@ -87,7 +87,7 @@ impl Probes {
     /// # Errors
     /// The kernel's.
     pub fn relays(&mut self, count: usize) -> Result<Vec<Relay>, MapError> {
-        let (cpus, channels) = (self.cpu_count, self.now.channels);
+        let (cpus, channels) = (self.cpus_counted, self.now.channels);
         let all = cpus * channels as usize;
         let usage = Arc::new(Mapped::new(self.relay_usage.fd(), all)?);
         let taken = Arc::new(Mapped::new(self.relay_taken.fd(), channels as usize)?);

@@ -7,16 +7,16 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
+use aya::Ebpf;
 use aya::maps::xdp::CpuMap;
-use aya::maps::{Array, HashMap, MapData, PerCpuArray, ReusePortSockArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ReusePortSockArray};
 use aya::programs::SkReuseport;
-use aya::util::nr_cpus;
-use aya::{Ebpf, EbpfLoader};
 use shoal_packet::flow::{Owners, RelayPorts};
 use thiserror::Error;
 
 use crate::error::whole;
-use crate::maps::steer::{CPUS, Count, EndpointKey, SHARDS, SOCKETS, Steer};
+use crate::maps::steer::{Count, EndpointKey, SHARDS, SOCKETS, Steer};
+use crate::sizes::Sizes;
 use crate::{LoadError, MapError, OBJECT, Probes, address};
 
 /// The name of the program for sockets.
@@ -112,7 +112,7 @@ impl Steering {
     /// # Errors
     /// As [`load`](Self::load).
     pub fn load_object(object: &[u8], owners: Owners) -> Result<Self, LoadError> {
-        let mut loader = loader();
+        let mut loader = Sizes::new(1)?.loader();
         for name in UNUSED {
             loader.map_max_entries(name, 1);
         }
@@ -175,8 +175,7 @@ pub(crate) struct Cpus {
 }
 
 impl Cpus {
-    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, LoadError> {
-        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
+    pub(crate) fn take(take: &mut impl FnMut(&'static str) -> Result<Map, LoadError>) -> Result<Self, LoadError> {
         Ok(Self {
             steer: take("STEER")?.try_into()?,
             of_shard: take("SHARD_CPU")?.try_into()?,
@@ -211,15 +210,6 @@ impl Probes {
     pub fn redirected(&self) -> Result<u64, MapError> {
         sum(&self.cpus.counts, Count::Cpu)
     }
-}
-
-/// One for the object, whose map of CPUs fits this machine.
-pub(crate) fn loader<'a>() -> EbpfLoader<'a> {
-    let mut loader = EbpfLoader::new();
-    // As many as there may be; a kernel that was built for fewer would refuse more.
-    let cpus = nr_cpus().ok().and_then(|cpus| u32::try_from(cpus).ok());
-    loader.map_max_entries("STEER_CPUS", cpus.unwrap_or(CPUS).clamp(1, CPUS));
-    loader
 }
 
 fn map_error(error: aya::maps::xdp::XdpMapError) -> MapError {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod bpffs;
 pub mod chromium;
 pub mod churn;
 pub mod client;

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use serde_json::json;
 use shoal_packet::flow::{Owners, RelayPorts};
 use shoal_perf::frame::Frame;
 use shoal_perf::udp::dance::{Ask, Client, Step};
@@ -416,7 +417,7 @@ fn of_a_million_datagrams_in_both_directions_none_is_handed_over() {
     const PEERS: usize = 400_000;
     let test = "of_a_million_datagrams_in_both_directions_none_is_handed_over";
     Road::run(test, |mut road| {
-        let server = Server::shoal_with(road.lab, "", &[]);
+        let server = Server::shoal_with(road.lab, "", &json!([]), &[]);
         let relays = relays(&mut road, &server, 48);
         let of_second: usize = relays.iter().map(Relay::shard).sum();
         println!("{of_second} of {} relays are the second shard's", relays.len());
@@ -458,7 +459,7 @@ fn on_to_their_owners_cpus(test: &str, interface: &str, mode: &str) {
     Road::run(test, |mut road| {
         let xdp =
             format!("[xdp]\ninterfaces = [\"{interface}\"]\nsteer_cpus = true\nanswer = false\nattack_packets = 0\n");
-        let server = Server::shoal_with(road.lab, &xdp, &[]);
+        let server = Server::shoal_with(road.lab, &xdp, &json!([]), &[]);
         let relays = relays(&mut road, &server, 16);
         let started = road.metrics();
         // What a veth is given it takes on the same CPU.
@@ -493,7 +494,7 @@ fn without_privileges_the_kernel_chooses_and_all_are_served() {
     }
     Road::run(test, |mut road| {
         let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
-        let mut server = Server::shoal_with(road.lab, "", &bare);
+        let mut server = Server::shoal_with(road.lab, "", &json!([]), &bare);
         relays(&mut road, &server, 8);
         road.send_to_node(10_000, from_client);
         thread::sleep(LAG);

@@ -1,5 +1,6 @@
 //! The router without sockets; the real process is tested in `tests/`.
 
+mod blocks;
 mod peers;
 mod tenants;
 

@@ -288,6 +288,43 @@ fn names_urls_endpoints_and_levels_are_checked() {
 }
 
 #[test]
+fn xdp_takes_interfaces_a_place_and_consequences() {
+    let with = |change: fn(&mut config::Xdp)| {
+        move |config: &mut Config| {
+            config.udp.addresses = vec!["192.0.2.1".into()];
+            change(&mut config.xdp);
+        }
+    };
+    for name in ["", "a/b", "a b", "a-name-too-long0"] {
+        refused(&format!("xdp.interfaces = {name:?}"), "ip link", |config| {
+            config.udp.addresses = vec!["192.0.2.1".into()];
+            config.xdp.interfaces = vec![name.into()];
+        });
+    }
+    let twice = with(|xdp| xdp.interfaces = vec!["eth0".into(), "eth1".into(), "eth0".into()]);
+    refused("xdp.interfaces = \"eth0\"", "twice", twice);
+    refused("xdp.interfaces = eth0", "udp.addresses", |config| config.xdp.interfaces = vec!["eth0".into()]);
+    refused("xdp.packets_per_new_address = 0", "attack_packets", with(|xdp| xdp.packets_per_new_address = 0));
+    for pins in ["bpf", "/", "/sys/fs/bpf/../.."] {
+        refused(&format!("xdp.pins = {pins:?}"), "/sys/fs/bpf/shoal", |config| config.xdp.pins = pins.into());
+    }
+    let nowhere = with(|xdp| {
+        xdp.keep = true;
+        xdp.pins = String::new();
+    });
+    refused("xdp.keep = true", "xdp.pins", nowhere);
+    let mut config = Config::default();
+    with(|xdp| {
+        xdp.interfaces = vec!["eth0.100".into(), "eth0".into()];
+        xdp.attack_packets = 0;
+        xdp.packets_per_new_address = 0;
+    })(&mut config);
+    let settings = config.validate_on(&machine()).unwrap();
+    assert_eq!(settings.xdp.pins.as_deref(), Some(Path::new("/sys/fs/bpf/shoal")));
+    assert_eq!((settings.xdp.limits.sample_every, settings.xdp.keep), (64, false));
+}
+
+#[test]
 fn all_problems_are_told_at_once() {
     let found = problems(|config| {
         config.http.headers = 0;

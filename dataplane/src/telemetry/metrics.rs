@@ -398,6 +398,7 @@ series! {
         TurnClosedReplaced: TurnConnectionsClosed ["replaced"] "The client has connected anew from the same port.";
         TurnClosedPerShard: TurnConnectionsClosed ["shard"] "Too many connections on the shard.";
         TurnClosedPerAddress: TurnConnectionsClosed ["address"] "Too many connections of one address.";
+        TurnClosedBlocked: TurnConnectionsClosed ["blocked"] "Of an address that is blocked.";
         TurnBytesIn: TurnConnectionBytes ["in"] "Bytes came.";
         TurnBytesOut: TurnConnectionBytes ["out"] "The kernel took bytes.";
         PunchRegistered: PunchRegistered [] "A peer was registered.";
@@ -471,6 +472,7 @@ series! {
         AccessLogDropped: AccessLogDropped [] "Lines dropped.";
         XdpNative: XdpInterfaces ["native"] "By the driver.";
         XdpGeneric: XdpInterfaces ["generic"] "By the kernel's stack.";
+        XdpOffloaded: XdpInterfaces ["offloaded"] "By the network card.";
         XdpRedirects: XdpRedirects [] "Packets sent on to another CPU.";
         SteeredToOwner: UdpSteered ["owner"] "The owner's socket was chosen.";
         SteeredByKernel: UdpSteered ["kernel"] "There was none; the kernel chose.";

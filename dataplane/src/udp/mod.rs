@@ -388,6 +388,11 @@ impl Udp {
         Now { ms: self.clock.now_ms(), unix: self.clock.unix_s() }
     }
 
+    /// Whether nothing is to be served to this address.
+    fn is_blocked(&self, client: IpAddr) -> bool {
+        self.work.borrow().state.routes.blocks().contain(client, self.clock.unix_s())
+    }
+
     /// Takes the snapshot in force, if it is another one.
     fn look_at_snapshot(&self, state: &mut State) {
         let version = self.published.version();
@@ -454,6 +459,10 @@ impl Udp {
         self.stats.add(Counter::UdpBytesIn, train.payload().len() as u64);
         if train.is_truncated() {
             return self.stats.udp_drop("truncated", count);
+        }
+        // The partner is the operator's own.
+        if train.key() != LINK && state.routes.blocks().contain(train.source().ip(), now.unix) {
+            return self.stats.udp_drop("blocked", count);
         }
         if train.key() & NO_RELAY == 0 {
             let Some(turn) = &mut state.turn else { return };

@@ -39,6 +39,13 @@ pub const DROPS_BYTES: u32 = 256 << 10;
 /// First bytes of a datagram that a sampled drop has.
 pub const SAMPLE: usize = 16;
 
+/// Number of the layout of all maps: pins of another one are not used. To be raised whenever a map, or what its bytes mean, changes
+/// between releases; a test of `shoal-probes` compares the maps with [`LAYOUT_SUM`].
+pub const LAYOUT: u32 = 1;
+
+/// The maps of the object (names, types, sizes) in one number, as they were when [`LAYOUT`] was raised last.
+pub const LAYOUT_SUM: u32 = 0x55a1_ab15;
+
 /// What was done with a packet.
 #[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
