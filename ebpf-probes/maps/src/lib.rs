@@ -44,7 +44,7 @@ pub const SAMPLE: usize = 16;
 pub const LAYOUT: u32 = 1;
 
 /// The maps of the object (names, types, sizes) in one number, as they were when [`LAYOUT`] was raised last.
-pub const LAYOUT_SUM: u32 = 0x55a1_ab15;
+pub const LAYOUT_SUM: u32 = 0x77d4_7d60;
 
 /// What was done with a packet.
 #[repr(u32)]
