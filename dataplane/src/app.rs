@@ -106,9 +106,9 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     listen::bind_turn(&settings, &mut listeners)?;
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
-    let shards = shard::start(shared.clone(), listeners.shards)?;
     let seed = link::random_u64().context("the kernel gives no random numbers")?;
-    let filter = Filter::start(&settings, seed, &stats);
+    let filter = Filter::start(&settings, seed, &stats, &mut listeners.shards);
+    let shards = shard::start(shared.clone(), listeners.shards)?;
     // The shards' threads are there; what is started from here on inherits it.
     process::give_way();
 

@@ -323,6 +323,24 @@ pub struct Xdp {
     pub attack_packets: u32,
     /// Packets in a second that come through, while there is an attack, of one such address.
     pub packets_per_new_address: u32,
+    /// Take what comes by these interfaces for `udp` and `turn`, and answer it, by whole frames (AF_XDP), past the host's network stack, so
+    /// that its firewall does not see them. `off`; `copy`, which works with every driver; `zero-copy`, which few drivers can, and which is
+    /// untested: there was no such device. It takes CAP_NET_RAW as well, and 8 MiB of locked memory for each receive queue
+    /// (LimitMEMLOCK=). What is not plain, such as fragments, goes by ordinary sockets, and so does everything where this cannot be.
+    pub sockets: XdpSockets,
+}
+
+/// How UDP gets to the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpSockets {
+    /// By ordinary sockets.
+    #[default]
+    Off,
+    /// By AF_XDP; the kernel copies frames.
+    Copy,
+    /// By AF_XDP; the device shares memory with the process. Untested.
+    ZeroCopy,
 }
 
 /// Section `admin`.
@@ -470,6 +488,7 @@ impl Default for Xdp {
             packets_per_network: 0,
             attack_packets: 100_000,
             packets_per_new_address: 50,
+            sockets: XdpSockets::Off,
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use shoal_stun::turn::{self, RelayAddress};
 
-use crate::config::{Config, LogFormat, TlsVersion};
+use crate::config::{Config, LogFormat, TlsVersion, XdpSockets};
 use crate::routes::ParentSettings;
 use crate::tls::certificates::Pair;
 
@@ -221,6 +221,8 @@ pub struct XdpSettings {
     pub answer: bool,
     /// What comes through.
     pub limits: shoal_probes::Limits,
+    /// Whether, and how, frames come to the process.
+    pub sockets: XdpSockets,
 }
 
 /// Section `turn`.

@@ -2,6 +2,8 @@
 //!
 //! It takes nothing away: without it user space drops and answers the same by itself, only later and at a higher price.
 
+mod sockets;
+
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use shoal_probes::{Mode, Probes};
 use shoal_stun::discovery::Other;
 
 use crate::settings::Settings;
+use crate::shard::ShardListeners;
 use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
 use crate::udp;
@@ -47,8 +50,9 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Loads the program and attaches it to the interfaces that are configured. `None`, and a line in the log, where that cannot be.
-    pub fn start(settings: &Settings, seed: u64, stats: &NodeStats) -> Option<Filter> {
+    /// Loads the program and attaches it to the interfaces that are configured, and gives the shards their AF_XDP sockets, if they shall
+    /// have some. `None`, and a line in the log, where that cannot be.
+    pub fn start(settings: &Settings, seed: u64, stats: &NodeStats, shards: &mut [ShardListeners]) -> Option<Filter> {
         if settings.xdp.interfaces.is_empty() {
             return None;
         }
@@ -63,6 +67,7 @@ impl Filter {
             tracing::warn!(%error, "no XDP, for its maps cannot be written; UDP goes on in user space alone");
             return None;
         }
+        let mut attached = Vec::new();
         for interface in &settings.xdp.interfaces {
             match filter.probes.attach(interface) {
                 Ok(mode) => {
@@ -72,10 +77,12 @@ impl Filter {
                     };
                     stats.add(gauge, 1);
                     tracing::info!(interface, mode, "XDP attached");
+                    attached.push(interface.as_str());
                 }
                 Err(error) => tracing::warn!(%error, "what comes by this interface goes to user space unfiltered"),
             }
         }
+        sockets::open(settings, &attached, &mut filter.probes, stats, shards);
         Some(filter)
     }
 

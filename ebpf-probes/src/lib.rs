@@ -9,6 +9,7 @@
 mod error;
 mod feed;
 mod gate;
+mod xsk;
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -20,6 +21,8 @@ pub use shoal_probe_maps as maps;
 pub use error::{AttachError, LoadError, MapError};
 pub use feed::{Limits, ip};
 use gate::Gate;
+pub use xsk::FrameEndpoints;
+use xsk::Xsks;
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -44,6 +47,7 @@ pub struct Probes {
     /// As they are in the maps.
     now: maps::Config,
     gate: Gate,
+    xsks: Xsks,
 }
 
 /// How an interface runs the program.
@@ -74,6 +78,8 @@ pub mod action {
     pub const PASS: u32 = 2;
     /// Out of the interface that it came in by.
     pub const TX: u32 = 3;
+    /// To somebody else, such as an AF_XDP socket.
+    pub const REDIRECT: u32 = 4;
 }
 
 impl Probes {
@@ -107,6 +113,7 @@ impl Probes {
             known: take("KNOWN_UNTIL")?.try_into()?,
             verdicts: take("VERDICT")?.try_into()?,
             drops: take("DROPS")?.try_into()?,
+            xsks: Xsks::new(&mut take)?,
             ebpf,
             now: maps::Config { seed, ..maps::Config::default() },
             gate: Gate::new(seed),

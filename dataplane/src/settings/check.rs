@@ -436,6 +436,9 @@ fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSett
     if !raw.interfaces.is_empty() && udp.addresses.is_empty() {
         problems.add(key, raw.interfaces.join(", "), "is for what comes by UDP; give `udp.addresses`, or none here");
     }
+    if raw.interfaces.is_empty() && raw.sockets != config::XdpSockets::Off {
+        problems.add("xdp.sockets", "on", "is for what comes by xdp.interfaces; name some, or write \"off\"");
+    }
     if raw.attack_packets > 0 && raw.packets_per_new_address == 0 {
         let remedy = "would leave an attack without consequence; give at least 1, or 0 as xdp.attack_packets";
         problems.add("xdp.packets_per_new_address", 0, remedy);
@@ -453,6 +456,7 @@ fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSett
             sample_every: 0,
             drop_fragments: raw.drop_fragments,
         },
+        sockets: raw.sockets,
     }
 }
 

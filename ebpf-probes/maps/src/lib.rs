@@ -194,6 +194,27 @@ pub mod config {
     pub const BLOCK_V6_SHORT: u32 = 1;
     /// Fragments for us are dropped.
     pub const DROP_FRAGMENTS: u32 = 2;
+    /// Frames go to AF_XDP sockets where there are some.
+    pub const FRAMES: u32 = 4;
+}
+
+/// AF_XDP sockets of a node: one for each queue of each interface.
+pub const XSKS: u32 = 512;
+
+/// Bytes of a frame that such a socket takes: its buffers have 2048, of which the kernel keeps 256 in front.
+pub const XSK_FRAME_MAX: usize = 2048 - 256;
+
+/// Addresses with ports whose frames go there: all that clients send to, and the relays that are open.
+pub const XSK_ENDPOINTS: u32 = 1 << 17;
+
+/// A queue of an interface.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Queue {
+    /// By its index.
+    pub interface: u32,
+    /// From 0.
+    pub queue: u32,
 }
 
 /// What comes of unknown sources is counted over such times; a second after the last time that was too much, all is well.
@@ -239,7 +260,7 @@ pub struct Drop {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Address, Config, Drop, Endpoint, EndpointKey, Meter};
+    use super::{Address, Config, Drop, Endpoint, EndpointKey, Meter, Queue};
 
     // SAFETY: plain numbers and arrays of them in C's layout; every bit pattern is valid, and no byte is padding.
     unsafe impl aya::Pod for Address {}
@@ -253,9 +274,11 @@ mod user {
     unsafe impl aya::Pod for Meter {}
     // SAFETY: as above.
     unsafe impl aya::Pod for Drop {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for Queue {}
 
     const _: () = {
         assert!(size_of::<EndpointKey>() == 20 && size_of::<Endpoint>() == 24 && size_of::<Config>() == 56);
-        assert!(size_of::<Meter>() == 32 && size_of::<Drop>() == 72);
+        assert!(size_of::<Meter>() == 32 && size_of::<Drop>() == 72 && size_of::<Queue>() == 8);
     };
 }

@@ -3,7 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use shoal_probe_maps::{Address, Verdict};
 
-const ETHERNET: usize = 14;
+pub const ETHERNET: usize = 14;
 const VLAN: usize = 4;
 /// Tags that are followed: 802.1ad with 802.1Q in it.
 const VLANS_MAX: usize = 2;

@@ -15,6 +15,7 @@
 mod answer;
 mod headers;
 mod limits;
+mod xsk;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::helpers::bpf_ktime_get_ns;
@@ -83,13 +84,14 @@ static DROPS: RingBuf = RingBuf::with_byte_size(DROPS_BYTES, 0);
 /// The whole way.
 #[xdp]
 pub fn shoal(ctx: XdpContext) -> u32 {
-    let verdict = judge(&ctx);
+    let (verdict, by_frame) = judge(&ctx);
     if let Some(count) = VERDICT.get_ptr_mut(verdict as u32) {
         // SAFETY: the map's own memory, of this CPU alone.
         unsafe { *count += 1 };
     }
     match verdict {
         Verdict::Answered => XDP_TX,
+        Verdict::Passed if by_frame => xsk::redirect(&ctx),
         verdict if verdict.is_drop() => XDP_DROP,
         _ => XDP_PASS,
     }
@@ -101,17 +103,18 @@ pub fn shoal_empty(_ctx: XdpContext) -> u32 {
     XDP_PASS
 }
 
+/// The verdict, and of what passes whether an AF_XDP socket may have it.
 #[inline(always)]
-fn judge(ctx: &XdpContext) -> Verdict {
+fn judge(ctx: &XdpContext) -> (Verdict, bool) {
     let headers = match Headers::parse(ctx) {
         Ok(headers) => headers,
-        Err(verdict) => return verdict,
+        Err(verdict) => return (verdict, false),
     };
     let verdict = ours(ctx, &headers);
     if verdict.is_drop() {
         sample(ctx, &headers, verdict);
     }
-    verdict
+    (verdict, matches!(verdict, Verdict::Passed) && xsk::may_have(ctx, &headers))
 }
 
 #[inline(always)]

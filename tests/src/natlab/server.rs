@@ -98,10 +98,21 @@ impl Server {
         Self::shoal_at(lab, &ports, &[])
     }
 
+    /// The same with frames for user space (AF_XDP), as `xdp.sockets` says, started by `wrapper`.
+    pub fn shoal_by_frames(lab: &NatLab, sockets: &str, wrapper: &[&str]) -> Self {
+        let ports: Vec<&str> = lab.sides().iter().map(Side::port).collect();
+        Self::shoal_xdp(lab, &ports, &format!("sockets = \"{sockets}\"\n"), wrapper)
+    }
+
     /// The same at these interfaces, started by `wrapper`, the words of a command that runs another.
     pub fn shoal_at(lab: &NatLab, interfaces: &[&str], wrapper: &[&str]) -> Self {
+        Self::shoal_xdp(lab, interfaces, "", wrapper)
+    }
+
+    fn shoal_xdp(lab: &NatLab, interfaces: &[&str], more: &str, wrapper: &[&str]) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        let xdp = format!("[xdp]\ninterfaces = {}\n[admin]\nlisten = \"{}\"\n", json!(interfaces), Self::ADMIN);
+        let interfaces = json!(interfaces);
+        let xdp = format!("[xdp]\ninterfaces = {interfaces}\n{more}[admin]\nlisten = \"{}\"\n", Self::ADMIN);
         Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &xdp, wrapper)
     }
 
