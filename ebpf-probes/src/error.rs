@@ -11,6 +11,9 @@ use thiserror::Error;
 /// The kernel's word on a map.
 pub type MapError = aya::maps::MapError;
 
+/// What the kernel says to who lacks privileges (errno(3)).
+const EPERM: i32 = 1;
+
 /// Why the programs were not loaded.
 #[derive(Debug, Error)]
 pub enum LoadError {
@@ -55,8 +58,11 @@ impl LoadError {
             ProgramError::LoadError { io_error, .. } if is_privilege(&io_error) => Self::Privilege(io_error),
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
-                // The last lines only count instructions.
-                let says = log.lines().rfind(|line| !line.is_empty() && !line.starts_with("processed"));
+                // The last lines only count.
+                let counts = |line: &&str| {
+                    ["processed", "stack depth", "verification time"].iter().any(|what| line.starts_with(what))
+                };
+                let says = log.lines().rfind(|line| !line.is_empty() && !counts(line));
                 Self::Verifier { program, says: says.map_or_else(|| io_error.to_string(), str::to_owned) }
             }
             other => Self::Other(whole(&other)),
@@ -83,7 +89,8 @@ impl From<MapError> for LoadError {
 }
 
 fn is_privilege(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::PermissionDenied
+    // The verifier, which has another reason to refuse something, says EACCES.
+    error.raw_os_error() == Some(EPERM)
 }
 
 /// An error with its causes.

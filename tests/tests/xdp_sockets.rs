@@ -124,7 +124,7 @@ fn types_are_right_by_frames() {
         }
     }
     let frames = Frames::read(&lab);
-    let queues = (kinds.len() as u32 * QUEUES).into();
+    let queues = f64::from(kinds.len() as u32 * QUEUES);
     assert_eq!(metrics(&lab).sum("shoal_xdp_sockets", &[("mode", "copy")]), queues, "each queue has a socket");
     // All that shoal-peer asks has attributes, and no request of it is without an answer but those from another address.
     assert!(frames.received >= 20.0 && frames.received == frames.passed, "{frames:?}");

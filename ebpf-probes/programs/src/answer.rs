@@ -48,7 +48,7 @@ pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Endpoint, config: &Conf
 #[inline(always)]
 pub fn is_from_one_host(ctx: &XdpContext, headers: &Headers) -> bool {
     // The first bit on the wire says that it is for many (IEEE 802.3).
-    let Some(first) = get::<u8>(ctx, 0) else { return false };
+    let Some([first, ..]) = get::<[u8; 6]>(ctx, 0) else { return false };
     let [a, b, c, d] = headers.source.0;
     let source = if headers.is_ipv4 {
         // This net, loopback, multicast and beyond.

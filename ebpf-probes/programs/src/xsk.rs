@@ -47,8 +47,13 @@ pub fn may_have(ctx: &XdpContext, headers: &Headers) -> bool {
 /// Gives it to the socket of the queue that it came by, or, where there is none, to the host.
 #[inline(always)]
 pub fn redirect(ctx: &XdpContext) -> u32 {
-    // SAFETY: the packet's own context.
-    let queue = unsafe { Queue { interface: (*ctx.ctx).ingress_ifindex, queue: (*ctx.ctx).rx_queue_index } };
+    // SAFETY: the packet's own context. Volatile: the kernel takes no read of two fields at once.
+    let queue = unsafe {
+        Queue {
+            interface: (&raw const (*ctx.ctx).ingress_ifindex).read_volatile(),
+            queue: (&raw const (*ctx.ctx).rx_queue_index).read_volatile(),
+        }
+    };
     // SAFETY: a number that is read whole.
     match unsafe { XSK_PLACE.get(&queue) } {
         Some(place) => XSKS.redirect(*place, XDP_PASS.into()).unwrap_or(XDP_PASS),
