@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process};
 use shoal_perf::frame::Frame;
 use shoal_probes::Probes;
 use shoal_probes::maps::Verdict;
@@ -235,6 +236,34 @@ fn datagrams_in_fragments_and_whole_ones_of_one_client_are_one_flow() {
     // Those in fragments came by sockets, and are answered the way that the others came.
     let clients = f64::from(clients) * 2.0;
     assert_eq!((frames.received, frames.sent, first), (clients * 2.0, clients * 3.0, clients));
+}
+
+#[test]
+fn what_finds_no_room_is_counted() {
+    let test = "what_finds_no_room_is_counted";
+    let Some((lab, _probes)) = lab(test, &[Kind::Open]) else { return };
+    let mut server = Server::shoal_by_frames(&lab, "copy", &[]);
+    let (client, to) = (lab.sides()[0].socket(Family::V4), server.told().v4);
+    let node = Pid::from_raw(server.process().id() as i32).expect("it runs");
+    kill_process(node, Signal::STOP).expect("it is ours");
+    // More than a queue has places for.
+    for nth in 0..10_000_u32 {
+        client.send_to(&request(nth as u8, 8), to).expect("there is a route");
+    }
+    thread::sleep(Duration::from_millis(200));
+    kill_process(node, Signal::CONT).expect("it is ours");
+    let metrics = metrics(&lab);
+    let received = metrics.sum("shoal_xdp_frames_total", &[("direction", "in")]);
+    let lost = metrics.sum("shoal_xdp_frames_lost_total", &[]);
+    let passed = metrics.sum("shoal_xdp_packets_total", &[("verdict", Verdict::Passed.name())]);
+    println!("{passed} passed, {received} received, {lost} lost");
+    assert_eq!(received + lost, passed);
+    assert!(received >= 2_048.0 && lost > 0.0);
+    // What was taken is free again.
+    client.set_read_timeout(Some(PATIENCE)).expect("the time is not zero");
+    let last = request(255, 12);
+    client.send_to(&last, to).expect("there is a route");
+    assert!((0..10_000).any(|_| answered(&client, &last)), "the node answers again");
 }
 
 /// Sends a packet from a side's client as it is, but for the IP header's checksum.

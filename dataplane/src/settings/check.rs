@@ -437,7 +437,8 @@ fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSett
         problems.add(key, raw.interfaces.join(", "), "is for what comes by UDP; give `udp.addresses`, or none here");
     }
     if raw.interfaces.is_empty() && raw.sockets != config::XdpSockets::Off {
-        problems.add("xdp.sockets", "on", "is for what comes by xdp.interfaces; name some, or write \"off\"");
+        let mode = if raw.sockets == config::XdpSockets::Copy { "copy" } else { "zero-copy" };
+        problems.add("xdp.sockets", mode, "is for what comes by xdp.interfaces; name some, or write \"off\"");
     }
     if raw.attack_packets > 0 && raw.packets_per_new_address == 0 {
         let remedy = "would leave an attack without consequence; give at least 1, or 0 as xdp.attack_packets";

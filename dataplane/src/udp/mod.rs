@@ -18,6 +18,7 @@ mod post;
 mod punch;
 mod quota;
 mod rates;
+mod send;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -32,10 +33,9 @@ use std::sync::Arc;
 
 use shoal_link::observation::Observation;
 use shoal_stun::discovery::Endpoints;
-use shoal_stun::message::Family;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
-use shoal_sys::udp::{self, Sent, Train};
+use shoal_sys::udp::{self, Train};
 
 use crate::clock::Clock;
 use crate::ledger::Recorder;
@@ -48,7 +48,7 @@ use crate::xdp::KnownSources;
 
 use discovery::Answered;
 use frames::Frames;
-use outbox::{From, Leaving, Open, Outbox};
+use outbox::{Open, Outbox};
 use partner::{Known, Partner};
 pub(crate) use post::{Mail, PostOffice};
 use punch::Punch;
@@ -66,9 +66,8 @@ pub(crate) fn endpoints(settings: &UdpSettings, own: IpAddr) -> Endpoints {
 /// Trains of a batch. So long a batch is only when so much waits, and then joins what goes one way also for a thousand flows.
 const BATCH_MAX: usize = 4096;
 
-/// Trains handled, or messages sent, before others have their turn: at some 1 and 5 µs each.
+/// Trains handled before others have their turn, at some 1 µs each.
 const TRAINS_PER_TURN: usize = 512;
-const MESSAGES_PER_TURN: usize = 128;
 
 /// From so many new trains on it is worth a turn to see whether there are more.
 const GATHER_MIN: usize = 16;
@@ -421,24 +420,6 @@ impl Udp {
         }
     }
 
-    /// Hands all that leaves to the kernel, and lets others have their turns meanwhile.
-    async fn leave(&self, out: Outbox<'_>) {
-        let (mut sorted, mut total, mut messages) = (out.sort(), Sent::default(), 0);
-        loop {
-            {
-                let state = &mut self.work.borrow_mut().state;
-                let Some(mut leaving) = sorted.next(|message| self.by_frame(state, message, &mut total)) else { break };
-                self.send_from(&mut leaving, state, &mut total);
-                messages += leaving.messages();
-            }
-            if messages >= MESSAGES_PER_TURN {
-                messages = 0;
-                self.ring.next_turn().await;
-            }
-        }
-        self.sent(&total);
-    }
-
     /// Handles the first of these trains, up to [`TRAINS_PER_TURN`] as far as there is room for what comes of them; how many it was.
     fn trains<'b>(&self, left: &'b [Arrived], out: &mut Outbox<'b>) -> usize {
         let now = self.now();
@@ -657,58 +638,6 @@ impl Udp {
 
     fn place(&self, address: SocketAddr) -> Result<usize, &'static str> {
         self.endpoints.iter().position(|at| at.address == address).ok_or("no_socket")
-    }
-
-    /// Hands all that leaves to the kernel.
-    fn send(&self, out: Outbox<'_>, state: &mut State) {
-        let (mut sorted, mut total) = (out.sort(), Sent::default());
-        while let Some(mut leaving) = sorted.next(|message| self.by_frame(state, message, &mut total)) {
-            self.send_from(&mut leaving, state, &mut total);
-        }
-        self.sent(&total);
-    }
-
-    /// Hands to the kernel what leaves by one socket.
-    fn send_from(&self, leaving: &mut Leaving<'_, '_>, state: &mut State, total: &mut Sent) {
-        let socket = match leaving.from {
-            From::Endpoint(place) => self.endpoints.get(place).map(|at| &at.socket),
-            From::Relay(relay) => state.turn.as_ref().and_then(|turn| turn.socket(relay)),
-        };
-        // A relay that was closed by a later request: what was on its way is as good as sent too late.
-        let Some(socket) = socket else { return total.refused += leaving.datagrams() };
-        let ipv6 = matches!(leaving.from, From::Relay(relay) if relay.family() == Family::Ipv6);
-        if leaving.dont_fragment && udp::set_dont_fragment(socket, ipv6, true).is_err() {
-            return total.refused += leaving.datagrams();
-        }
-        let mut lost = Vec::new();
-        let sent = leaving.send(socket, |relay, way, datagrams, payload, heads| {
-            lost.push((relay, way, datagrams, payload, heads));
-        });
-        if leaving.dont_fragment {
-            // It was set a moment ago, by the same call.
-            let _ = udp::set_dont_fragment(socket, ipv6, false);
-        }
-        *total += sent;
-        if let Some(turn) = &mut state.turn {
-            for (relay, way, datagrams, payload, heads) in lost {
-                turn.server.take_back(relay, way, datagrams, payload, heads);
-            }
-        }
-    }
-
-    /// Counts what has left, after the last of it.
-    fn sent(&self, sent: &Sent) {
-        if let Some(frames) = &self.frames {
-            frames.flush();
-        }
-        self.stats.add(Counter::UdpTrainsOut, sent.trains);
-        self.stats.add(Counter::UdpDatagramsOut, sent.datagrams);
-        self.stats.add(Counter::UdpBytesOut, sent.bytes);
-        for (reason, datagrams) in [("send_buffer_full", sent.no_room), ("send_refused", sent.refused)] {
-            if datagrams > 0 {
-                self.stats.udp_drop(reason, datagrams);
-            }
-        }
     }
 }
 

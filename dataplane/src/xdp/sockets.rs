@@ -59,8 +59,16 @@ pub(super) fn open(
                 stats.add(if mode == Mode::Copy { Node::XdpCopy } else { Node::XdpZeroCopy }, queues.into());
                 tracing::info!(interface = name, queues, ?mode, "UDP comes by frames");
             }
+            Err(error @ SocketError::Privilege(_)) => {
+                tracing::warn!(%error, "UDP goes on by ordinary sockets alone");
+                break;
+            }
             Err(error) => tracing::warn!(%error, "what comes by it goes to ordinary sockets"),
         }
+    }
+    if shards.iter().flat_map(|shard| &shard.frames).all(|frames| frames.sockets.is_empty()) {
+        // Nobody has to hand over what comes by sockets then.
+        shards.iter_mut().for_each(|shard| shard.frames = None);
     }
 }
 

@@ -98,10 +98,13 @@ fn nobody_is_answered_who_cannot_be() {
     assert_eq!(parse(&bytes), Err(FrameError::Malformed), "a frame for many");
 }
 
+/// Something that is done to a header.
+type Change<'c> = &'c dyn Fn(&mut Ipv4Packet<&mut [u8]>);
+
 #[test]
 fn options_fragments_tags_and_other_protocols_are_not_ours() {
     let bytes = frame(at(ENDS[0].0), at(ENDS[0].1), b"some payload");
-    let changed = |change: &dyn Fn(&mut Ipv4Packet<&mut [u8]>)| {
+    let changed = |change: Change<'_>| {
         let mut bytes = bytes.clone();
         let mut ip = Ipv4Packet::new_unchecked(&mut bytes[ETHERNET..]);
         change(&mut ip);
@@ -109,7 +112,7 @@ fn options_fragments_tags_and_other_protocols_are_not_ours() {
         bytes
     };
     assert!(parse(&changed(&|_| {})).is_ok());
-    let refused: [&dyn Fn(&mut Ipv4Packet<&mut [u8]>); 4] =
+    let refused: [Change<'_>; 4] =
         [&|ip| ip.set_more_frags(true), &|ip| ip.set_frag_offset(8), &|ip| ip.set_header_len(24), &|ip| {
             ip.set_next_header(IpProtocol::Tcp)
         }];
