@@ -1,7 +1,7 @@
 //! The node with frames for user space (AF_XDP, copy mode), over veth with real NATs: nothing is different for clients, and what they
 //! send and get has gone past the host's sockets.
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -294,7 +294,7 @@ fn a_wrong_checksum_is_dropped_and_none_is_right() {
     let mut none = packet.clone();
     none[field..field + 2].fill(0);
     for (packet, is_answered) in [(&packet, true), (&wrong, false), (&none, true)] {
-        send_raw(side, packet, SocketAddr::new(IpAddr::from(to.ip()), 0));
+        send_raw(side, packet, SocketAddr::new(to.ip(), 0));
         assert_eq!(answered(&client, &request), is_answered);
     }
     let metrics = metrics(&lab);
