@@ -1,5 +1,6 @@
 //! Raw channels and tenants become valid ones here, once; nothing behind this door checks again.
 
+pub mod block;
 mod tenant;
 
 use std::collections::HashSet;

@@ -1,16 +1,23 @@
 //! Metrics and health for operators: a small HTTP server beside the shards.
 
+use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll};
 use std::time::Instant;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use bytes::Bytes;
+use hyper::body::Frame;
 use serde_json::{Value, json};
+use tokio::sync::mpsc::Receiver;
 
 use crate::housekeeping::{PULSE_TIMEOUT, Pulse};
 use crate::link::plane::NodePlane;
@@ -18,6 +25,7 @@ use crate::shard::Shared;
 use crate::telemetry::collect;
 use crate::telemetry::metrics::{Gauge, Node};
 use crate::telemetry::node::NodeStats;
+use crate::xdp::watch::Watch;
 
 /// What the pages are made from.
 pub struct Admin {
@@ -31,6 +39,8 @@ pub struct Admin {
     pub plane: Arc<NodePlane>,
     /// Whether shards are alive.
     pub pulse: Arc<Pulse>,
+    /// What is known of XDP.
+    pub xdp: Arc<Watch>,
     /// Where viewers are served.
     pub addresses: Vec<SocketAddr>,
     /// This run of the process.
@@ -39,14 +49,18 @@ pub struct Admin {
     pub started: Instant,
 }
 
-/// `/metrics`, `/healthz`, `/readyz` and `/status`.
+/// `/metrics`, `/healthz`, `/readyz`, `/status`, `/xdp` and `/xdp/drops`.
 pub fn router(admin: Arc<Admin>) -> Router {
     Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(health))
         .route("/readyz", get(ready))
         .route("/status", get(status))
-        .fallback(async || (StatusCode::NOT_FOUND, "here are /metrics, /healthz, /readyz and /status\n"))
+        .route("/xdp", get(xdp))
+        .route("/xdp/drops", get(drops))
+        .fallback(async || {
+            (StatusCode::NOT_FOUND, "here are /metrics, /healthz, /readyz, /status, /xdp and /xdp/drops\n")
+        })
         .with_state(admin)
 }
 
@@ -67,6 +81,30 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 
 async fn status(State(admin): State<Arc<Admin>>) -> axum::Json<Value> {
     axum::Json(admin.status())
+}
+
+async fn xdp(State(admin): State<Arc<Admin>>) -> axum::Json<shoal_link::xdp::Status> {
+    axum::Json(admin.xdp.status())
+}
+
+/// Lines of JSON, as long as somebody reads.
+async fn drops(State(admin): State<Arc<Admin>>) -> Response {
+    match admin.xdp.read() {
+        Some(lines) => ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(lines))).into_response(),
+        None => (StatusCode::SERVICE_UNAVAILABLE, "too many read drops already; end another reader\n").into_response(),
+    }
+}
+
+/// A body without an end.
+struct Lines(Receiver<Bytes>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(cx).map(|line| line.map(|line| Ok(Frame::data(line))))
+    }
 }
 
 /// 200 `ok`, or 503 with a reason on each line.

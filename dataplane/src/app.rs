@@ -18,6 +18,7 @@ use shoal_dataplane::link::store::SnapshotStore;
 use shoal_dataplane::routes::Published;
 use shoal_dataplane::settings::Settings;
 use shoal_dataplane::shard::{self, ShardCommand, Shards, Shared};
+use shoal_dataplane::steer::SocketSteering;
 use shoal_dataplane::telemetry::access_log::AccessLog;
 use shoal_dataplane::telemetry::collect::Exporter;
 use shoal_dataplane::telemetry::metrics::Node;
@@ -25,6 +26,7 @@ use shoal_dataplane::telemetry::node::NodeStats;
 use shoal_dataplane::telemetry::stats::ShardStats;
 use shoal_dataplane::tls::Loaded;
 use shoal_dataplane::xdp::Filter;
+use shoal_dataplane::xdp::watch::Watch;
 use shoal_dataplane::{ledger, link, listen};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot, watch};
@@ -102,13 +104,18 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         Some(listeners) => listeners,
         None => listen::bind(&listen::wanted(&settings), shard_count)?,
     };
+    let seed = link::random_u64().context("the kernel gives no random numbers")?;
+    let mut steering = SocketSteering::load(&settings, seed);
     listen::bind_udp(&settings.udp, &mut listeners)?;
+    steering.iter_mut().for_each(|steering| steering.attach(&mut listeners.shards));
     listen::bind_turn(&settings, &mut listeners)?;
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
-    let seed = link::random_u64().context("the kernel gives no random numbers")?;
-    let filter = Filter::start(&settings, seed, &stats, &mut listeners.shards);
-    let shards = shard::start(shared.clone(), listeners.shards)?;
+    let watch = Arc::<Watch>::default();
+    let owners = steering.as_ref().map(SocketSteering::owners);
+    let filter = Filter::start(&settings, (seed, owners), &stats, watch.clone(), &mut listeners.shards);
+    let (filter, relays) = filter.unzip();
+    let shards = shard::start(shared.clone(), listeners.shards, relays.unwrap_or_default())?;
     // The shards' threads are there; what is started from here on inherits it.
     process::give_way();
 
@@ -125,7 +132,8 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     let housekeeping =
         Housekeeping::new(flushes, spool.clone(), plane.clone(), access_log, pulse.clone(), stats.clone())
             .with_certificates(loaded.files)
-            .with_filter(filter, shared.known.clone());
+            .with_filter(filter, shared.known.clone())
+            .with_steering(steering);
     let (stop, stopped) = oneshot::channel();
     let reopen = Arc::new(Notify::new());
     let housekeeping = tokio::spawn(housekeeping.run(reopen.clone(), stopped));
@@ -137,6 +145,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         stats: stats.clone(),
         plane: plane.clone(),
         pulse: pulse.clone(),
+        xdp: watch,
         addresses: addresses.clone(),
         boot,
         started,
@@ -182,7 +191,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     if let Err(error) = shards.join() {
         return end_with(&error.to_string(), usage).await;
     }
-    usage.deliver().await?;
+    usage.deliver(true).await?;
     tracing::info!("ended in order");
     Ok(ExitCode::SUCCESS)
 }
@@ -196,13 +205,17 @@ struct LastUsage {
 }
 
 impl LastUsage {
-    /// Writes what the shards have flushed, and gives a connected control plane a moment to take it.
-    async fn deliver(self) -> anyhow::Result<()> {
+    /// Writes what the shards have flushed, and gives a connected control plane a moment to take it. Who ends in order takes XDP along, too.
+    async fn deliver(self, in_order: bool) -> anyhow::Result<()> {
         drop(self.stop);
         let mut housekeeping = self.housekeeping.await.context("housekeeping ended early")?;
         let committed = tokio::task::spawn_blocking(move || {
             housekeeping.round(false, true);
-            housekeeping.commit_usage()
+            let committed = housekeeping.commit_usage();
+            if in_order {
+                housekeeping.end();
+            }
+            committed
         });
         if !committed.await.context("the last usage was not written")? {
             bail!("the last usage could not be written and is lost; the log says why");
@@ -230,7 +243,7 @@ async fn failed(shards: Shards, what: &str, usage: LastUsage) -> anyhow::Result<
 
 async fn end_with(failure: &str, usage: LastUsage) -> anyhow::Result<ExitCode> {
     eprintln!("shoal-dataplane: {failure}");
-    usage.deliver().await?;
+    usage.deliver(false).await?;
     Ok(ExitCode::from(process::SOFTWARE_FAILURE))
 }
 
@@ -264,7 +277,7 @@ fn announce(settings: &Settings, addresses: &[SocketAddr], admin: SocketAddr, st
     for address in addresses {
         tracing::info!(%address, "serving viewers");
     }
-    tracing::info!(address = %admin, "serving /metrics, /healthz, /readyz, /status");
+    tracing::info!(address = %admin, "serving /metrics, /healthz, /readyz, /status, /xdp");
     let after_ms = started.elapsed().as_millis() as u64;
     tracing::info!(node = settings.node.name, shards = settings.shard_count(), after_ms, "ready");
     notify(&[NotifyState::Ready]);

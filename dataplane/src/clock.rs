@@ -23,6 +23,12 @@ impl Clock {
         self.start_ms + coarse(ClockId::MonotonicCoarse).saturating_sub(self.start).as_millis() as u64
     }
 
+    /// When [`now_ms`](Self::now_ms) is that, in nanoseconds of the kernel's monotonic clock.
+    pub fn monotonic_ns(&self, at_ms: u64) -> u64 {
+        let since = Duration::from_millis(at_ms.saturating_sub(self.start_ms));
+        u64::try_from((self.start + since).as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// The wall clock in Unix seconds: for dates and expiries of others.
     pub fn unix_s(&self) -> u64 {
         wall_ms() / 1000

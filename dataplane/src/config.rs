@@ -257,6 +257,9 @@ pub struct Udp {
     /// Bytes that may wait in the kernel for each socket of a shard, in each direction. What is beyond it is dropped, newest
     /// first. The kernel grants no more than `net.core.rmem_max` and `net.core.wmem_max`.
     pub socket_bytes: usize,
+    /// Have each client's datagrams come to the shard that owns the flow, by a program of eBPF. It takes CAP_BPF and CAP_NET_ADMIN; without
+    /// them the kernel chooses a shard for each flow by itself.
+    pub steer: bool,
 }
 
 /// Section `turn`.
@@ -301,16 +304,27 @@ pub struct Turn {
     pub connections_per_address: u32,
 }
 
-/// Section `xdp`. It takes CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; without them, or where the kernel or the driver cannot, all is done in
-/// user space, and the log says why. Only what comes to the ports of `udp` and `turn` is touched.
+/// Section `xdp`. It takes `shoal-xdp load` before, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON; without either, or where the kernel or the
+/// driver cannot, all is done in user space, and the log says why. Only what comes to the ports of `udp` and `turn` is touched.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Xdp {
     /// Network interfaces by which viewers come, such as `["eth0"]`. Empty: no XDP.
     pub interfaces: Vec<String>,
+    /// Folder of a bpf file system, this node's alone, where program and maps are while nobody runs: packets are filtered and answered also
+    /// while the data plane restarts. Empty: all ends with the process, which then has to load it.
+    pub pins: String,
+    /// Leave the program where it is also when the data plane is stopped in order; `shoal-xdp unload` removes it.
+    pub keep: bool,
+    /// Tell of every so-many-th packet dropped on a CPU, for `shoalctl drops`. 0: of none.
+    pub sample_every: u32,
     /// Answer plain Binding requests there, up to `udp.bindings_per_address` of an address in a second: before the host's firewall sees them.
     /// Not with `udp.partner`.
     pub answer: bool,
+    /// TURN channels whose data is relayed there, of all shards: what is bound beyond that is relayed in user space. Takes about 250 bytes of
+    /// the kernel's memory for each, and 32 for each of its CPUs. The host must forward (sysctl `net.ipv4.conf.eth0.forwarding` or
+    /// `net.ipv6.conf.all.forwarding` is 1): else the kernel tells no next hops there, and user space relays. 0: none.
+    pub channels: u32,
     /// Drop fragments for our ports: nothing that is spoken here needs them but datagrams that are longer than a packet.
     pub drop_fragments: bool,
     /// Packets in a second that come through of one client address (IPv6: one /64); so many may come at once. What is beyond it is dropped.
@@ -323,6 +337,10 @@ pub struct Xdp {
     pub attack_packets: u32,
     /// Packets in a second that come through, while there is an attack, of one such address.
     pub packets_per_new_address: u32,
+    /// Send packets on to the CPU of the shard that owns them, where they come in by another: for network cards whose queues are not spread
+    /// over the shards' CPUs. The card's check of their checksums is lost by that, and made again. It takes `udp.steer`, and does
+    /// not go with `xdp.sockets`.
+    pub steer_cpus: bool,
     /// Take what comes by these interfaces for `udp` and `turn`, and answer it, by whole frames (AF_XDP), past the host's network stack, so
     /// that its firewall does not see them. `off`; `copy`, which works with every driver; `zero-copy`, which few drivers can, and which is
     /// untested: there was no such device. It takes CAP_NET_RAW as well, and 8 MiB of locked memory for each receive queue
@@ -347,7 +365,7 @@ pub enum XdpSockets {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Admin {
-    /// Address (`address:port`) of /metrics, /healthz, /readyz and /status. They need no password: keep it off public
+    /// Address (`address:port`) of /metrics, /healthz, /readyz, /status, /xdp and /xdp/drops. They need no password: keep it off public
     /// networks.
     pub listen: String,
 }
@@ -452,6 +470,7 @@ impl Default for Udp {
             partner_listen: String::new(),
             partner_key_file: String::new(),
             socket_bytes: 4 << 20,
+            steer: true,
         }
     }
 }
@@ -482,12 +501,17 @@ impl Default for Xdp {
     fn default() -> Self {
         Self {
             interfaces: Vec::new(),
+            pins: "/sys/fs/bpf/shoal".to_owned(),
+            keep: false,
+            sample_every: 64,
             answer: true,
+            channels: shoal_probes::maps::CHANNELS,
             drop_fragments: false,
             packets_per_address: 0,
             packets_per_network: 0,
             attack_packets: 100_000,
             packets_per_new_address: 50,
+            steer_cpus: false,
             sockets: XdpSockets::Off,
         }
     }

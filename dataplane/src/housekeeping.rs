@@ -11,6 +11,7 @@ use crate::ledger::{Flush, unix_ms};
 use crate::link::SPOOL_INTERVAL;
 use crate::link::client::SharedSpool;
 use crate::link::plane::NodePlane;
+use crate::steer::SocketSteering;
 use crate::telemetry::access_log::AccessLog;
 use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
@@ -71,6 +72,7 @@ pub struct Housekeeping {
     access_log: Option<AccessLog>,
     certificates: Option<(Files, Instant)>,
     filter: Option<(Filter, Arc<KnownSources>)>,
+    steering: Option<SocketSteering>,
     /// Whether its last write failed: said once, not at each round.
     access_log_failing: bool,
     pulse: Arc<Pulse>,
@@ -94,6 +96,7 @@ impl Housekeeping {
             access_log,
             certificates: None,
             filter: None,
+            steering: None,
             access_log_failing: false,
             pulse,
             stats,
@@ -112,6 +115,12 @@ impl Housekeeping {
     /// Looks after the XDP program, too.
     pub fn with_filter(mut self, filter: Option<Filter>, known: Arc<KnownSources>) -> Self {
         self.filter = filter.map(|filter| (filter, known));
+        self
+    }
+
+    /// Looks after the program that steers flows, too.
+    pub fn with_steering(mut self, steering: Option<SocketSteering>) -> Self {
+        self.steering = steering;
         self
     }
 
@@ -148,10 +157,20 @@ impl Housekeeping {
         self.write_access_log(rotated);
         self.follow_certificates();
         if let Some((filter, known)) = &mut self.filter {
-            filter.round(known, &self.stats);
+            filter.round(known, self.plane.published(), &self.stats);
+        }
+        if let Some(steering) = &mut self.steering {
+            steering.round(&self.stats);
         }
         if save {
             self.plane.retry_save();
+        }
+    }
+
+    /// Ends what is to end with the process.
+    pub fn end(self) {
+        if let Some((filter, _)) = self.filter {
+            filter.end();
         }
     }
 

@@ -16,6 +16,7 @@ pub mod routes;
 pub mod settings;
 pub mod shard;
 pub mod slices;
+pub mod steer;
 pub mod telemetry;
 #[cfg(test)]
 mod testing;

@@ -151,7 +151,7 @@ pub fn bind_udp(settings: &UdpSettings, listeners: &mut Listeners) -> Result<(),
             patiently(|| udp::own_socket(address, buffers)).map_err(fail)?;
             for shard in &mut listeners.shards {
                 let socket = udp::shard_socket(address, buffers).map_err(fail)?;
-                shard.udp.push(UdpListener { address, socket });
+                shard.udp.push(UdpListener { address, socket, owners: None });
             }
         }
     }
@@ -308,6 +308,7 @@ mod tests {
             bindings_per_address: 0,
             receive_buffers: 16,
             socket_bytes: 1 << 16,
+            steer: false,
             partner: None,
         };
         let error = bind_udp(&settings, &mut bind(&[], 2).unwrap()).unwrap_err();

@@ -15,6 +15,7 @@ use crate::tls::certificates::Pair;
 mod check;
 
 pub(crate) use check::ports_of_shard;
+pub use check::xdp_place;
 
 /// Most shards of one process: the owner of a key is one byte in many places.
 pub const MAX_SHARDS: usize = 256;
@@ -188,6 +189,8 @@ pub struct UdpSettings {
     pub receive_buffers: u16,
     /// Bytes of each socket's buffers.
     pub socket_bytes: usize,
+    /// Whether flows are steered to their owners.
+    pub steer: bool,
     /// The node that has the second address, if this one has none.
     pub partner: Option<PartnerSettings>,
 }
@@ -217,10 +220,18 @@ impl std::fmt::Debug for PartnerSettings {
 pub struct XdpSettings {
     /// Names of interfaces; empty: no XDP.
     pub interfaces: Vec<String>,
+    /// Where program and maps outlive the process, if they do.
+    pub pins: Option<PathBuf>,
+    /// Whether they are left there when it ends in order.
+    pub keep: bool,
     /// Whether plain Binding requests are answered there.
     pub answer: bool,
+    /// Channels of all shards that are relayed there; 0: none.
+    pub channels: u32,
     /// What comes through.
     pub limits: shoal_probes::Limits,
+    /// Whether packets are sent on to their owners' CPUs.
+    pub steer_cpus: bool,
     /// Whether, and how, frames come to the process.
     pub sockets: XdpSockets,
 }

@@ -69,7 +69,7 @@ impl Lab {
         let copy = || Listener { socket: listener.try_clone().unwrap(), tls: false };
         let listeners =
             (0..shards).map(|_| ShardListeners { sockets: vec![copy()], ..ShardListeners::default() }).collect();
-        let shards = shard::start(Arc::new(shared), listeners).unwrap();
+        let shards = shard::start(Arc::new(shared), listeners, Vec::new()).unwrap();
         Lab { folder, address, shards, stats }
     }
 

@@ -6,13 +6,11 @@ use std::io;
 
 use aya::EbpfError;
 use aya::programs::ProgramError;
+use rustix::io::Errno;
 use thiserror::Error;
 
 /// The kernel's word on a map.
 pub type MapError = aya::maps::MapError;
-
-/// What the kernel says to who lacks privileges (errno(3)).
-const EPERM: i32 = 1;
 
 /// Why the programs were not loaded.
 #[derive(Debug, Error)]
@@ -33,6 +31,12 @@ pub enum LoadError {
     /// The object lacks a part: it is of another version.
     #[error("the embedded object has no {0}; cargo xtask ebpf makes it anew")]
     Missing(&'static str),
+    /// The programs are pinned, and only who loads them can do more with them.
+    #[error("another process has loaded the programs: `shoal-xdp` attaches them")]
+    Elsewhere,
+    /// What is pinned, or is to be, is no use.
+    #[error(transparent)]
+    Pins(#[from] crate::PinError),
     /// Anything else.
     #[error("cannot load the eBPF programs: {0}")]
     Other(String),
@@ -58,11 +62,10 @@ impl LoadError {
             ProgramError::LoadError { io_error, .. } if is_privilege(&io_error) => Self::Privilege(io_error),
             ProgramError::LoadError { io_error, verifier_log } => {
                 let log = verifier_log.to_string();
-                // The last lines only count.
-                let counts = |line: &&str| {
-                    ["processed", "stack depth", "verification time"].iter().any(|what| line.starts_with(what))
-                };
-                let says = log.lines().rfind(|line| !line.is_empty() && !counts(line));
+                // The last lines only say how long it took.
+                let counts = ["processed", "stack depth", "verification time"];
+                let says =
+                    log.lines().rfind(|line| !line.is_empty() && !counts.iter().any(|count| line.starts_with(count)));
                 Self::Verifier { program, says: says.map_or_else(|| io_error.to_string(), str::to_owned) }
             }
             other => Self::Other(whole(&other)),
@@ -88,13 +91,13 @@ impl From<MapError> for LoadError {
     }
 }
 
+/// EPERM alone: EACCES, of the same kind to Rust, is what the verifier says to a program that it does not accept.
 fn is_privilege(error: &io::Error) -> bool {
-    // The verifier, which has another reason to refuse something, says EACCES.
-    error.raw_os_error() == Some(EPERM)
+    error.raw_os_error() == Some(Errno::PERM.raw_os_error())
 }
 
 /// An error with its causes.
-fn whole(error: &(dyn Error + '_)) -> String {
+pub(crate) fn whole(error: &(dyn Error + '_)) -> String {
     let mut all = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -1,16 +1,16 @@
-//! Which parts of the address space have anything on the block list: a bit that says no saves the look-up in it.
+//! Which parts of the address space have anything on the block list: bits that say nothing, or all, save the look-up in it.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
-use shoal_packet::source::{GATE_V4_WORDS, GATE_V6_BITS, gate_v4, gate_v6};
+use shoal_packet::source::{GATE_V4_ALL, GATE_V4_SOME, GATE_V4_WORDS, GATE_V6_BITS, gate_v4, gate_v6};
 
 /// Networks that are blocked, and the bits that follow from them.
 pub(crate) struct Gate {
     networks: BTreeSet<IpNet>,
     seed: u64,
-    /// Bits of IPv4 by /24, in words.
+    /// Pairs of bits of IPv4 by /24, in words.
     v4: Vec<u64>,
     /// Bits of IPv6 by the hash of a /32, in words.
     v6: Vec<u64>,
@@ -49,9 +49,9 @@ impl Gate {
         self.networks.insert(network);
         match network {
             IpNet::V4(v4) => {
-                // Two megabytes, for who blocks somebody.
+                // Four megabytes, for who blocks somebody.
                 self.v4.resize(GATE_V4_WORDS as usize, 0);
-                set(&mut self.v4, bits(v4));
+                set(&mut self.v4, networks(v4), bits(v4));
                 Changed::V4(words(v4))
             }
             IpNet::V6(v6) if v6.prefix_len() < 32 => Changed::AllV6,
@@ -68,12 +68,12 @@ impl Gate {
         self.networks.remove(&network);
         match network {
             IpNet::V4(v4) => {
-                let gone = bits(v4);
+                let gone = networks(v4);
                 clear(&mut self.v4, gone.clone());
                 for other in &self.networks {
                     let IpNet::V4(other) = other else { continue };
-                    let other = bits(*other);
-                    set(&mut self.v4, other.start.max(gone.start)..other.end.min(gone.end));
+                    let of_other = networks(*other);
+                    set(&mut self.v4, of_other.start.max(gone.start)..of_other.end.min(gone.end), bits(*other));
                 }
                 Changed::V4(words(v4))
             }
@@ -99,9 +99,14 @@ impl Gate {
 }
 
 /// The /24s that have a part of it.
-fn bits(network: Ipv4Net) -> Range<u32> {
+fn networks(network: Ipv4Net) -> Range<u32> {
     let (first, last) = (network.network().to_bits() >> 8, network.broadcast().to_bits() >> 8);
     first..last + 1
+}
+
+/// What is to be said of each of them.
+fn bits(network: Ipv4Net) -> u64 {
+    if network.prefix_len() <= 24 { GATE_V4_ALL } else { GATE_V4_SOME }
 }
 
 fn words(network: Ipv4Net) -> Range<u32> {
@@ -109,12 +114,18 @@ fn words(network: Ipv4Net) -> Range<u32> {
     word(network.network())..word(network.broadcast()) + 1
 }
 
-fn set(words: &mut [u64], bits: Range<u32>) {
-    bits.for_each(|bit| words[(bit / 64) as usize] |= 1 << (bit % 64));
+fn set(words: &mut [u64], mut networks: Range<u32>, bits: u64) {
+    networks.all(|network| with_place(words, network, |word, shift| *word |= bits << shift));
 }
 
-fn clear(words: &mut [u64], bits: Range<u32>) {
-    bits.for_each(|bit| words[(bit / 64) as usize] &= !(1 << (bit % 64)));
+fn clear(words: &mut [u64], mut networks: Range<u32>) {
+    networks.all(|network| with_place(words, network, |word, shift| *word &= !(GATE_V4_ALL << shift)));
+}
+
+/// Whether there is such a place, too.
+fn with_place(words: &mut [u64], network: u32, change: impl FnOnce(&mut u64, u32)) -> bool {
+    let (word, shift) = gate_v4((network << 8).to_be_bytes());
+    words.get_mut(word as usize).map(|word| change(word, shift)).is_some()
 }
 
 #[cfg(test)]
@@ -128,8 +139,8 @@ mod tests {
     fn is_open(gate: &Gate, address: &str) -> bool {
         match address.parse().unwrap() {
             std::net::IpAddr::V4(v4) => {
-                let (word, bit) = gate_v4(v4.octets());
-                gate.v4(word) & bit != 0
+                let (word, shift) = gate_v4(v4.octets());
+                gate.v4(word) >> shift & GATE_V4_SOME != 0
             }
             std::net::IpAddr::V6(v6) => {
                 let [a, b, c, d, ..] = v6.octets();
@@ -137,6 +148,27 @@ mod tests {
                 gate.v6(word) & bit != 0
             }
         }
+    }
+
+    #[test]
+    fn what_is_blocked_as_a_whole_is_said_to_be() {
+        let all = |gate: &Gate, address: &str| {
+            let (word, shift) = gate_v4(address.parse::<std::net::Ipv4Addr>().unwrap().octets());
+            gate.v4(word) >> shift & GATE_V4_ALL == GATE_V4_ALL
+        };
+        let mut gate = Gate::new(1);
+        for blocked in ["192.0.2.0/24", "198.51.100.0/25", "10.0.0.0/15"] {
+            gate.add(net(blocked));
+        }
+        assert!(all(&gate, "192.0.2.77") && all(&gate, "10.1.255.1"));
+        assert!(!all(&gate, "198.51.100.1") && !all(&gate, "192.0.3.1") && !all(&gate, "10.2.0.0"));
+        gate.add(net("192.0.2.1/32"));
+        assert!(all(&gate, "192.0.2.77"));
+        gate.remove(net("192.0.2.0/24"));
+        assert!(is_open(&gate, "192.0.2.77") && !all(&gate, "192.0.2.1"), "a part of it is blocked still");
+        gate.add(net("192.0.0.0/16"));
+        gate.remove(net("192.0.2.1/32"));
+        assert!(all(&gate, "192.0.2.1"));
     }
 
     #[test]

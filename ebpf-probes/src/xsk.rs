@@ -6,8 +6,9 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use aya::maps::{HashMap, Map, MapData, XskMap};
 
-use crate::maps::{self, EndpointKey, Queue, config};
-use crate::{LoadError, MapError, Probes, endpoint};
+use crate::maps::steer::EndpointKey;
+use crate::maps::{self, Queue, config};
+use crate::{LoadError, MapError, Probes, address};
 
 /// The maps for it.
 pub(crate) struct Xsks {
@@ -26,6 +27,13 @@ impl Xsks {
             _ => return Err(LoadError::Missing("XSK_ENDPOINT")),
         };
         Ok(Self { sockets: take("XSKS")?.try_into()?, places: take("XSK_PLACE")?.try_into()?, endpoints, taken: 0 })
+    }
+
+    /// Forgets whose queues are: a socket that gets a frame of another queue drops it.
+    pub(crate) fn clear(&mut self) -> Result<(), MapError> {
+        self.taken = 0;
+        let queues: Vec<Queue> = self.places.keys().collect::<Result<_, _>>()?;
+        queues.iter().try_for_each(|queue| self.places.remove(queue))
     }
 }
 
@@ -80,6 +88,10 @@ impl Probes {
         let descriptor = self.xsks.endpoints.try_clone().map_err(cannot_clone)?;
         Ok(FrameEndpoints(Map::from_map_data(MapData::from_fd(descriptor)?)?.try_into()?))
     }
+}
+
+fn endpoint(at: SocketAddr) -> EndpointKey {
+    EndpointKey { address: address(at.ip()), port: at.port().into() }
 }
 
 fn cannot_clone(io_error: io::Error) -> MapError {

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod admin;
+pub mod bpffs;
 pub mod chromium;
 pub mod churn;
 pub mod client;
@@ -26,4 +27,5 @@ pub mod tool;
 pub mod verdict;
 pub mod viewers;
 pub mod volume;
+pub mod xdp;
 pub mod zoo;

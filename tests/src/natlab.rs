@@ -144,6 +144,33 @@ impl NatLab {
         Ok(lab)
     }
 
+    /// Makes a router of the hub, with an interface for each side, where it was a switch: only what has a next hop of its own, on an
+    /// interface of its own, is sent on before the host has seen it.
+    pub fn make_router(&self) -> Result<(), String> {
+        for side in &self.sides {
+            let (port, outside) = (&side.port, side.outside());
+            let mut lines = format!("link set {port} nomaster\n");
+            for nth in 0..HUB_ADDRESSES {
+                let (v4, v6) = (hub_v4(nth), hub_v6(nth));
+                lines += &format!("address add {v4}/32 dev {port}\naddress add {v6}/128 dev {port} nodad\n");
+            }
+            lines += &format!("route add {outside}/32 dev {port} src {}\n", hub_v4(0));
+            if side.plan.kind.is_routed() || side.plan.kind.predictable() {
+                let behind = Ipv4Addr::new(NET, 0, side.number, 0);
+                lines += &format!("route replace {behind}/24 via {outside} dev {port}\n");
+            }
+            if side.plan.ipv6 {
+                let (outside, behind) = (v6(0, u16::from(side.number) + 0x100), v6(u16::from(side.number), 0));
+                lines += &format!("route add {outside}/128 dev {port}\n");
+                lines += &format!("route replace {behind}/64 via {outside} dev {port}\n");
+            }
+            self.hub.ip(&lines)?;
+            // The sides believe each other on the same link.
+            self.hub.sysctl(&[(&format!("ipv4/conf/{port}/proxy_arp"), "1")])?;
+        }
+        Ok(())
+    }
+
     /// The public net.
     pub fn hub(&self) -> &Namespace {
         &self.hub

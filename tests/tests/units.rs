@@ -7,7 +7,8 @@ use std::process::Command;
 
 use shoal_tests::tool;
 
-const UNITS: &[&str] = &["shoal-control.service", "shoal-dataplane.service", "shoal-dataplane.socket"];
+const UNITS: &[&str] =
+    &["shoal-control.service", "shoal-dataplane.service", "shoal-dataplane.socket", "shoal-xdp.service"];
 
 /// Exposure, times ten, above which a unit is not hardened (`systemd-analyze security`).
 const MAX_EXPOSURE: &str = "30";
@@ -16,7 +17,7 @@ const MAX_EXPOSURE: &str = "30";
 fn installed(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("shoal-units-{name}-{}", std::process::id()));
     fs::create_dir_all(&dir).expect("the temporary folder is writable");
-    for program in ["shoal-dataplane", "shoal-control"] {
+    for program in ["shoal-dataplane", "shoal-control", "shoal-xdp"] {
         let file = dir.join(program);
         fs::write(&file, "#!/bin/sh\n").expect("the temporary folder is writable");
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755)).expect("the file is ours");

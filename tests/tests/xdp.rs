@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::thread;
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
 
-use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use shoal_perf::frame::Frame;
-use shoal_probes::maps::{Config, Drop, VERDICTS, Verdict};
-use shoal_probes::{Limits, LoadError, Probes, Run, action};
+use shoal_probes::Limits;
+use shoal_probes::maps::{Drop, Verdict};
 use shoal_stun::discovery::{Answer, Endpoints, MAX_GROWTH, Other, answer};
 use shoal_stun::message::Message;
 
 use shoal_tests::rng::{Rng, seed};
-use shoal_tests::tool;
+use shoal_tests::xdp::Xdp;
 
 const CLIENT: &str = "198.51.100.7:40000";
 const CLIENT6: &str = "[2001:db8:7::7]:40000";
@@ -24,84 +23,15 @@ const RELAY: u16 = 50_000;
 /// A plain request, with the cookie.
 const REQUEST: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
 
-/// Loaded programs, and what their counters were.
-struct Xdp {
-    probes: Probes,
-    before: [u64; VERDICTS],
-}
-
-impl Xdp {
-    /// A node with both families, whose clients ask for their address; without privileges a note that `test` was skipped.
-    fn new(test: &str) -> Option<Self> {
-        // Some things are counted by each CPU for itself.
-        let mut cpus = CpuSet::new();
-        cpus.set(sched_getcpu());
-        sched_setaffinity(None, &cpus).expect("a thread may stay where it is");
-        // The suite compiles the programs anew, and has those tested.
-        let object =
-            env::var_os("SHOAL_EBPF_OBJECT").map(|path| fs::read(&path).expect("SHOAL_EBPF_OBJECT can be read"));
-        let loaded = match &object {
-            Some(object) => Probes::load_object(object, 7),
-            None => Probes::load(7),
-        };
-        let mut probes = match loaded {
-            Ok(probes) => probes,
-            Err(error @ LoadError::Privilege(_)) => {
-                tool::skip(test, &error.to_string());
-                return None;
-            }
-            Err(error) => panic!("{error}"),
-        };
-        for node in [NODE, NODE6] {
-            probes.add_endpoint(at(node), true, None).expect("the kernel agrees");
-        }
-        probes.add_relay_ports(RELAY..=RELAY + 99).expect("the kernel agrees");
-        Some(Self { probes, before: [0; VERDICTS] })
+/// A node with both families, whose clients ask for their address; without privileges a note that `test` was skipped.
+fn node(test: &str) -> Option<Xdp> {
+    let mut xdp = Xdp::new(test)?;
+    for node in [NODE, NODE6] {
+        xdp.probes.add_endpoint(at(node), true, None).expect("the kernel agrees");
+        xdp.probes.add_address(at(node).ip()).expect("the kernel agrees");
     }
-
-    fn limit(&mut self, limits: Limits) {
-        self.probes.set_limits(&limits).expect("the kernel agrees");
-    }
-
-    /// Runs a frame once. It must be counted once, by one verdict, and the action must be that verdict's.
-    fn run(&mut self, frame: &[u8]) -> (Verdict, Run) {
-        let run = self.probes.run(frame, 1).expect("the kernel agrees");
-        let after = self.probes.verdicts().expect("the kernel agrees");
-        let counted: Vec<Verdict> = Verdict::ALL
-            .into_iter()
-            .filter(|verdict| after[*verdict as usize] != self.before[*verdict as usize])
-            .collect();
-        let all = after.iter().sum::<u64>() - self.before.iter().sum::<u64>();
-        assert_eq!((counted.len(), all), (1, 1), "{counted:?} {frame:02x?}");
-        self.before = after;
-        let verdict = counted[0];
-        let expected = match verdict {
-            Verdict::Answered => action::TX,
-            verdict if verdict.is_drop() => action::DROP,
-            _ => action::PASS,
-        };
-        assert_eq!(run.action, expected, "{verdict:?}");
-        if verdict != Verdict::Answered {
-            assert_eq!(run.frame, frame, "{verdict:?} changes nothing");
-        }
-        (verdict, run)
-    }
-
-    fn verdict(&mut self, frame: &[u8]) -> Verdict {
-        self.run(frame).0
-    }
-
-    /// How often each verdict came of the same frame.
-    fn repeat(&mut self, frame: &[u8], times: u32) -> BTreeMap<&'static str, u64> {
-        self.probes.run(frame, times).expect("the kernel agrees");
-        let after = self.probes.verdicts().expect("the kernel agrees");
-        let counts = Verdict::ALL
-            .into_iter()
-            .map(|verdict| (verdict.name(), after[verdict as usize] - self.before[verdict as usize]));
-        let counts = counts.filter(|(_, count)| *count > 0).collect();
-        self.before = after;
-        counts
-    }
+    xdp.probes.add_relay_ports(RELAY..=RELAY + 99).expect("the kernel agrees");
+    Some(xdp)
 }
 
 fn at(address: &str) -> SocketAddr {
@@ -234,7 +164,7 @@ fn repair(frame: &mut [u8]) {
 
 #[test]
 fn each_kind_of_packet_has_its_verdict() {
-    let Some(mut xdp) = Xdp::new("each_kind_of_packet_has_its_verdict") else { return };
+    let Some(mut xdp) = node("each_kind_of_packet_has_its_verdict") else { return };
     for (kind, frame, expected) in kinds() {
         assert_eq!(xdp.verdict(&frame), expected, "{kind}: {frame:02x?}");
     }
@@ -242,7 +172,7 @@ fn each_kind_of_packet_has_its_verdict() {
 
 #[test]
 fn packets_cut_off_anywhere_are_never_served() {
-    let Some(mut xdp) = Xdp::new("packets_cut_off_anywhere_are_never_served") else { return };
+    let Some(mut xdp) = node("packets_cut_off_anywhere_are_never_served") else { return };
     for (kind, frame, _) in kinds() {
         // The kernel runs no test on less than an Ethernet header.
         for length in 14..frame.len() {
@@ -254,7 +184,7 @@ fn packets_cut_off_anywhere_are_never_served() {
 
 #[test]
 fn fragments_can_be_refused() {
-    let Some(mut xdp) = Xdp::new("fragments_can_be_refused") else { return };
+    let Some(mut xdp) = node("fragments_can_be_refused") else { return };
     xdp.limit(Limits { drop_fragments: true, ..Limits::default() });
     for (kind, frame, verdict) in kinds() {
         if verdict == Verdict::Fragment {
@@ -265,7 +195,7 @@ fn fragments_can_be_refused() {
 
 #[test]
 fn answers_are_those_of_user_space() {
-    let Some(mut xdp) = Xdp::new("answers_are_those_of_user_space") else { return };
+    let Some(mut xdp) = node("answers_are_those_of_user_space") else { return };
     let mut rng = Rng::new(seed());
     let (second, second6) = (at("192.0.2.9:3479"), at("[2001:db8::9]:3479"));
     for others in [false, true] {
@@ -307,7 +237,7 @@ fn answers_are_those_of_user_space() {
 
 #[test]
 fn what_is_dropped_for_its_shape_is_nothing_to_user_space() {
-    let Some(mut xdp) = Xdp::new("what_is_dropped_for_its_shape_is_nothing_to_user_space") else { return };
+    let Some(mut xdp) = node("what_is_dropped_for_its_shape_is_nothing_to_user_space") else { return };
     let mut rng = Rng::new(seed());
     let mut counts = BTreeMap::<&str, u64>::new();
     for _ in 0..20_000 {
@@ -340,7 +270,7 @@ fn what_is_dropped_for_its_shape_is_nothing_to_user_space() {
 
 #[test]
 fn blocked_networks_are_dropped_until_they_are_not() {
-    let Some(mut xdp) = Xdp::new("blocked_networks_are_dropped_until_they_are_not") else { return };
+    let Some(mut xdp) = node("blocked_networks_are_dropped_until_they_are_not") else { return };
     let (v4, v6) = (from_client(&REQUEST).bytes(), from_client6(&REQUEST).bytes());
     let near = Frame::new(at("198.51.100.8:40000"), at(NODE), &REQUEST).bytes();
     let net = |text: &str| text.parse().expect("a network");
@@ -377,7 +307,7 @@ fn most(per_second: u32, start: Instant) -> u64 {
 #[test]
 fn a_source_has_its_rate_and_others_have_theirs() {
     const RATE: u32 = 100;
-    let Some(mut xdp) = Xdp::new("a_source_has_its_rate_and_others_have_theirs") else { return };
+    let Some(mut xdp) = node("a_source_has_its_rate_and_others_have_theirs") else { return };
     xdp.limit(Limits { source: RATE, ..Limits::default() });
     let relay = |source: &str| {
         let node = if source.starts_with('[') { NODE6 } else { NODE };
@@ -405,7 +335,7 @@ fn a_source_has_its_rate_and_others_have_theirs() {
 #[test]
 fn a_network_has_its_rate() {
     const RATE: u32 = 200;
-    let Some(mut xdp) = Xdp::new("a_network_has_its_rate") else { return };
+    let Some(mut xdp) = node("a_network_has_its_rate") else { return };
     xdp.limit(Limits { source: 20, network: RATE, ..Limits::default() });
     let (start, mut counts) = (Instant::now(), BTreeMap::<&str, u64>::new());
     for host in 0..20 {
@@ -423,7 +353,7 @@ fn a_network_has_its_rate() {
 
 #[test]
 fn under_attack_unknown_sources_are_kept_short_and_known_ones_are_not() {
-    let Some(mut xdp) = Xdp::new("under_attack_unknown_sources_are_kept_short_and_known_ones_are_not") else { return };
+    let Some(mut xdp) = node("under_attack_unknown_sources_are_kept_short_and_known_ones_are_not") else { return };
     xdp.limit(Limits { new_source: 10, attack: 10_000, ..Limits::default() });
     let node = SocketAddr::new(at(NODE).ip(), RELAY);
     let known = at("203.0.113.5:9");
@@ -445,7 +375,7 @@ fn under_attack_unknown_sources_are_kept_short_and_known_ones_are_not() {
 
 #[test]
 fn binding_requests_have_a_rate_of_their_own() {
-    let Some(mut xdp) = Xdp::new("binding_requests_have_a_rate_of_their_own") else { return };
+    let Some(mut xdp) = node("binding_requests_have_a_rate_of_their_own") else { return };
     xdp.limit(Limits { bindings: 100, ..Limits::default() });
     let frame = from_client(&REQUEST).bytes();
     let mut counts = BTreeMap::<&str, u64>::new();
@@ -460,7 +390,7 @@ fn binding_requests_have_a_rate_of_their_own() {
 
 #[test]
 fn drops_are_sampled() {
-    let Some(mut xdp) = Xdp::new("drops_are_sampled") else { return };
+    let Some(mut xdp) = node("drops_are_sampled") else { return };
     let frame = from_client(&[0x80; 40]).bytes();
     assert_eq!(xdp.verdict(&frame), Verdict::Shape);
     assert_eq!(xdp.probes.next_drop(), None, "nobody asked for samples");
@@ -475,9 +405,4 @@ fn drops_are_sampled() {
     xdp.limit(Limits { sample_every: 100, ..Limits::default() });
     xdp.repeat(&frame, 10_000);
     assert_eq!(std::iter::from_fn(|| xdp.probes.next_drop()).count(), 100);
-}
-
-#[test]
-fn what_is_configured_has_the_size_that_the_program_knows() {
-    assert_eq!(size_of::<Config>(), 56);
 }

@@ -8,7 +8,9 @@ use shoal_probes::Probes;
 use shoal_probes::maps::Verdict;
 use shoal_stun::message::{MAGIC_COOKIE, MappedAddress, Message, XorMappedAddress};
 use shoal_tests::metrics::Metrics;
-use shoal_tests::natlab::{self, Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Type, Uclient, nat_type};
+use shoal_tests::natlab::{
+    self, Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Type, Uclient, nat_type,
+};
 use shoal_tests::tool;
 
 /// For an answer; far more than it takes.
@@ -146,6 +148,54 @@ fn the_relay_works_behind_it() {
     let metrics = metrics(&lab);
     println!("{} passed", packets(&metrics, Verdict::Passed));
     assert!(packets(&metrics, Verdict::Passed) > 1_000.0);
+    for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
+        assert_eq!(packets(&metrics, verdict), 0.0, "{}", verdict.name());
+    }
+}
+
+#[test]
+fn channels_are_relayed_in_the_driver() {
+    let test = "channels_are_relayed_in_the_driver";
+    let (Some(uclient), Some(peer)) = (tool::need(test, "turnutils_uclient"), tool::need(test, "turnutils_peer"))
+    else {
+        return;
+    };
+    let open = Plan { ipv6: true, ..Kind::Open.into() };
+    let Some((lab, _probes)) = lab(test, &[open, open, Kind::Symmetric.into()]) else { return };
+    lab.make_router().expect("the hub is ours");
+    let server = Server::shoal_with_xdp(&lab);
+    let echo = Echo::behind(&lab, &lab.sides()[1], &peer);
+    let run = &|way: &Uclient, side: &Side| {
+        let counts = way.run(&lab, side, &uclient, server.told(), &echo);
+        let counts = counts.unwrap_or_else(|said| panic!("{way} behind {}:\n{said}", side.kind()));
+        println!("{way} behind {}: {counts:?}", side.kind());
+        counts.sent
+    };
+    let sides = [&lab.sides()[0], &lab.sides()[2]];
+    let messages: u32 = thread::scope(|scope| {
+        let mut runs = Vec::new();
+        for way in Uclient::UDP {
+            let sides = sides.into_iter().filter(|side| side.plan().ipv6 || way.client == Family::V4);
+            runs.extend(sides.map(|side| scope.spawn(move || run(way, side))));
+        }
+        runs.into_iter().map(|run| run.join().expect("all came back")).sum()
+    });
+    thread::sleep(LAG);
+    let metrics = metrics(&lab);
+    let relayed = |by: &str| metrics.sum("shoal_turn_relayed_datagrams_total", &[("by", by)]);
+    let [in_driver, redirected] = [Verdict::Relayed, Verdict::Redirected].map(|verdict| packets(&metrics, verdict));
+    println!(
+        "{messages} messages; {} by XDP, {} by sockets; {redirected} redirected",
+        relayed("xdp"),
+        relayed("sockets")
+    );
+    for verdict in Verdict::ALL.into_iter().filter(|verdict| packets(&metrics, *verdict) > 0.0) {
+        println!("{}: {}", verdict.name(), packets(&metrics, verdict));
+    }
+    // Each message goes there and back.
+    assert!(relayed("xdp") + relayed("sockets") >= f64::from(2 * messages));
+    assert_eq!(relayed("xdp"), in_driver + redirected, "what the driver has counted is in the books");
+    assert!(redirected > f64::from(messages) / 2.0, "client and peer are at different interfaces");
     for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
         assert_eq!(packets(&metrics, verdict), 0.0, "{}", verdict.name());
     }

@@ -1,6 +1,7 @@
 //! The admin API: REST under `/api/v1`, its OpenAPI document, and what monitoring asks for.
 
 mod auth;
+mod blocks;
 mod cache;
 mod channels;
 mod commands;
@@ -32,6 +33,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+pub use blocks::{BlockList, BlockRequest};
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
 pub use commands::{CommandReport, NodeResult, PurgeRequest};
@@ -105,6 +107,7 @@ fn routes() -> Routes {
     let routes = peers::add(routes);
     let routes = tenants::add(routes);
     let routes = relay::add(routes);
+    let routes = blocks::add(routes);
     let routes = nodes::add(routes);
     let routes = commands::add(routes);
     let routes = prefetch::add(routes);

@@ -7,7 +7,7 @@ use axum::extract::State;
 use axum::http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shoal_link::{Channel, Tenant};
+use shoal_link::{Block, Channel, Tenant};
 
 use super::openapi::{Operation, Routes};
 use super::secrets::Secretive;
@@ -22,6 +22,8 @@ pub struct SnapshotView {
     pub channels: Vec<Channel>,
     /// Every tenant that has rules; secrets are hidden.
     pub tenants: Vec<Tenant>,
+    /// Who is blocked.
+    pub blocks: Vec<Block>,
 }
 
 pub(super) fn add(routes: Routes) -> Routes {
@@ -38,5 +40,6 @@ async fn read(State(app): State<Arc<App>>) -> Json<SnapshotView> {
         version: snapshot.version,
         channels: snapshot.channels.into_iter().map(Secretive::hide).collect(),
         tenants: snapshot.tenants.into_iter().map(Secretive::hide).collect(),
+        blocks: snapshot.blocks,
     })
 }

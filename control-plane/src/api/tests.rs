@@ -1,5 +1,6 @@
 //! The router without sockets; the real process is tested in `tests/`.
 
+mod blocks;
 mod peers;
 mod tenants;
 
@@ -145,6 +146,9 @@ fn the_document_describes_every_route() {
         "POST /api/v1/tenants/{id}/secrets/rotate",
         "DELETE /api/v1/tenants/{id}/secrets/{secret}",
         "POST /api/v1/tenants/{id}/credentials",
+        "GET /api/v1/blocks",
+        "POST /api/v1/blocks",
+        "DELETE /api/v1/blocks/{network}",
         "GET /api/v1/nodes",
         "POST /api/v1/nodes/{node}/drain",
         "POST /api/v1/purge",

@@ -5,7 +5,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_link::{Channel, Snapshot, Tenant};
 
-use super::{Store, StoreError, now_ms};
+use super::{Store, StoreError, blocks, now_ms};
 use crate::validate::Valid;
 
 /// What is kept as a document: channels and tenants.
@@ -80,9 +80,9 @@ pub enum ChangeError {
 }
 
 impl Store {
-    /// Every channel and tenant and the version, as of one moment.
+    /// Every channel, tenant and block and the version, as of one moment.
     pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let (version, channels, tenants) = self.read(|db| {
+        let (version, channels, tenants, blocks) = self.read(|db| {
             let transaction = db.unchecked_transaction()?;
             let version: i64 =
                 transaction
@@ -91,12 +91,13 @@ impl Store {
                 let mut statement = transaction.prepare_cached(&format!("SELECT document FROM {table} ORDER BY id"))?;
                 statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
             });
-            Ok((version, channels?, tenants?))
+            Ok((version, channels?, tenants?, blocks::rows(&transaction)?))
         })?;
         Ok(Snapshot {
             version: version.cast_unsigned(),
             channels: channels.iter().map(|text| self.parse(text)).collect::<Result<_, _>>()?,
             tenants: tenants.iter().map(|text| self.parse(text)).collect::<Result<_, _>>()?,
+            blocks: self.parse_blocks(&blocks)?,
         })
     }
 
@@ -162,7 +163,7 @@ impl Store {
 
     /// Versions follow the clock where they can, so that they also grow when a database is lost or an old one restored:
     /// a node that saw the later ones is then still told of each change.
-    fn next_version(&self, db: &Transaction<'_>) -> Result<u64, StoreError> {
+    pub(super) fn next_version(&self, db: &Transaction<'_>) -> Result<u64, StoreError> {
         let version: rusqlite::Result<i64> = db.query_row(
             "UPDATE settings SET value = max(value + 1, ?1) WHERE name = 'snapshot_version' RETURNING value",
             params![now_ms().cast_signed()],

@@ -7,7 +7,8 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{StoreError, StoreErrorKind};
 
 /// Each brings the schema from its index to the next. Never edit one that was released.
-const MIGRATIONS: &[&str] = &[include_str!("0001_initial.sql"), include_str!("0002_tenants.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("0001_initial.sql"), include_str!("0002_tenants.sql"), include_str!("0003_blocks.sql")];
 
 /// Brings the schema up to this release, all or nothing.
 pub(super) fn migrate(db: &mut Connection, path: &Path) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 //! All SQL is in this module, behind functions whose arguments and results name no engine, so that another engine can
 //! stand behind the same functions and pass the same tests. They block: call them from a blocking task.
 
+mod blocks;
 mod channels;
 mod documents;
 mod error;

@@ -208,6 +208,41 @@ fn a_database_of_the_first_release_is_brought_up_to_this_one() {
 }
 
 #[test]
+fn blocks_end_by_themselves_and_have_bounds() {
+    let dir = TempDir::new();
+    let store = Store::open(dir.path()).unwrap();
+    let now = now_ms() / 1_000;
+    let block = |network: &str, until| shoal_link::Block {
+        network: network.parse().unwrap(),
+        until,
+        reason: String::new(),
+        since: now,
+    };
+    assert!(store.block(&block("192.0.2.0/24", Some(now))).unwrap());
+    assert!(store.block(&block("192.0.2.1/32", Some(now + 100))).unwrap());
+    assert!(store.block(&block("2001:db8::/32", None)).unwrap());
+    assert_eq!(store.blocks().unwrap().len(), 2, "one has ended");
+    assert_eq!(store.snapshot().unwrap().blocks, store.blocks().unwrap());
+    // Filled by hand: so many changes, each synced, would take a minute.
+    store
+        .write(|db| {
+            let text = serde_json::to_string(&block("10.0.0.0/32", None)).unwrap();
+            for nth in 1..shoal_link::block::BLOCKS_MAX {
+                db.execute("INSERT INTO blocks VALUES (?1, 0, NULL, ?2)", rusqlite::params![nth.to_string(), text])
+                    .map_err(|source| store.error(source))?;
+            }
+            Ok::<_, StoreError>(())
+        })
+        .unwrap();
+    assert!(!store.block(&block("192.0.2.2/32", None)).unwrap(), "one more than there is room for");
+    assert!(store.block(&block("192.0.2.1/32", None)).unwrap(), "it is there already");
+    assert!(store.block(&block("2001:db8:1::/48", None)).unwrap(), "the other family has room");
+    store.unblock("192.0.2.1/32".parse().unwrap()).unwrap();
+    assert!(matches!(store.unblock("192.0.2.1/32".parse().unwrap()), Err(ChangeError::Missing)));
+    assert!(store.block(&block("192.0.2.2/32", None)).unwrap());
+}
+
+#[test]
 fn versions_only_grow_also_over_restarts() {
     let dir = TempDir::new();
     let mut last = 0;

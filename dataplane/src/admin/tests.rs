@@ -32,7 +32,8 @@ async fn lab() -> Lab {
     let pulse = Arc::new(Pulse::new(shared.stats.clone(), started));
     let addresses = vec!["127.0.0.1:8080".parse().unwrap()];
     let plane = Arc::new(plane);
-    let admin = Arc::new(Admin { registry, shared, stats, plane, pulse, addresses, boot: 7, started });
+    let xdp = Arc::default();
+    let admin = Arc::new(Admin { registry, shared, stats, plane, pulse, xdp, addresses, boot: 7, started });
     let address = serve(admin.clone()).await;
     Lab { _folder: folder, admin, address }
 }
@@ -65,6 +66,7 @@ impl Lab {
             stats: stats.clone(),
             plane: plane.clone(),
             pulse: Arc::new(pulse),
+            xdp: Arc::default(),
             addresses: addresses.clone(),
             boot: *boot,
             started: *started,

@@ -94,8 +94,11 @@ pub fn admit(
     child: bool,
     memory: &mut Memory,
 ) -> Result<Admitted, Denial> {
-    let path = path::normalize(head.path).map_err(Denial::unrouted)?;
     let routes = ctx.routes();
+    if !child && routes.blocks().contain(client, ctx.clock.unix_s()) {
+        return Err(Denial::unrouted(Refusal::new(403, "blocked", "nothing is served to this address")));
+    }
+    let path = path::normalize(head.path).map_err(Denial::unrouted)?;
     let Some(found) = routes.find(head.host, &path) else {
         let refusal = match routes.version() {
             0 => Refusal::new(503, "no_snapshot", "this node has no configuration yet; try again")

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use super::client::Plane;
 use super::prefetch::Prefetcher;
 use super::store::SnapshotStore;
-use crate::routes::Routes;
+use crate::routes::{Published, Routes};
 use crate::settings::Settings;
 use crate::shard::{ShardCommand, Shared};
 use crate::telemetry::metrics::{Gauge, Node};
@@ -79,6 +79,11 @@ fn publish(shared: &Shared, stats: &NodeStats, routes: Routes) {
 }
 
 impl NodePlane {
+    /// Where the snapshot in force is.
+    pub fn published(&self) -> &Published {
+        &self.shared.published
+    }
+
     /// `restored` is what [`restore`] said; `drain` is set to true when the node is told to go.
     pub fn new(
         shared: Arc<Shared>,

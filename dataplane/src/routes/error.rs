@@ -24,6 +24,10 @@ impl RoutesError {
     pub(super) fn tenant(tenant: &str, field: impl Into<String>, value: &str, remedy: impl Into<String>) -> Self {
         Self { kind: "tenant", ..Self::new(tenant, field, value, remedy) }
     }
+
+    pub(super) fn blocks(value: &str, remedy: impl Into<String>) -> Self {
+        Self { kind: "list", ..Self::new("blocks", "network", value, remedy) }
+    }
 }
 
 /// The same while the channel is known to the caller.

@@ -4,6 +4,7 @@
 
 mod access;
 mod address;
+mod blocks;
 mod channel;
 mod common;
 mod cors;
@@ -30,6 +31,7 @@ use common::Common;
 use router::{Router, bare_host};
 
 pub use access::{Access, AccessRequest, Denied};
+pub use blocks::Blocks;
 pub use channel::Channel;
 pub use cors::{AllowOrigin, Cors};
 pub use error::RoutesError;
@@ -49,6 +51,7 @@ pub struct Routes {
     by_id: HashMap<Arc<str>, Arc<Channel>>,
     router: Router<Arc<Channel>>,
     tenants: Arc<RelayTenants>,
+    blocks: Blocks,
 }
 
 /// Where a request belongs.
@@ -70,7 +73,8 @@ impl Routes {
     /// The first field that cannot be served, in which channel, its value and the remedy.
     pub fn compile(snapshot: &Snapshot, previous: Option<&Routes>) -> Result<Routes, RoutesError> {
         let tenants = RelayTenants::compile(&snapshot.tenants, previous.map(Routes::tenants))?;
-        let mut routes = Routes { version: snapshot.version, tenants: Arc::new(tenants), ..Routes::default() };
+        let blocks = Blocks::compile(&snapshot.blocks)?;
+        let mut routes = Routes { version: snapshot.version, tenants: Arc::new(tenants), blocks, ..Routes::default() };
         let mut common = Common::default();
         for raw in &snapshot.channels {
             let before = previous.and_then(|routes| routes.by_id.get(raw.id.as_str()));
@@ -119,6 +123,11 @@ impl Routes {
     /// Whose users may have traffic relayed.
     pub fn tenants(&self) -> &Arc<RelayTenants> {
         &self.tenants
+    }
+
+    /// Whom nothing is served.
+    pub fn blocks(&self) -> &Blocks {
+        &self.blocks
     }
 
     /// Version of the snapshot.

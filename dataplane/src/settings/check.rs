@@ -2,13 +2,13 @@
 
 mod partner;
 mod turn;
+mod xdp;
 
 pub(crate) use turn::ports_of_shard;
+pub use xdp::place as xdp_place;
 
 use std::fmt::Display;
 use std::time::Duration;
-
-use shoal_probes::Limits;
 
 use super::*;
 use crate::config;
@@ -20,9 +20,6 @@ const DEFAULT_STATE_DIR: &str = "/var/lib/shoal/dataplane";
 const MAX_TIMEOUT_MS: u64 = 86_400_000;
 /// A Unix socket's path must fit `sockaddr_un` with its closing NUL.
 const MAX_SOCKET_PATH: usize = 107;
-
-/// An interface's name must fit IFNAMSIZ with its closing NUL.
-const MAX_INTERFACE_NAME: usize = 15;
 
 /// Collects what is wrong.
 struct Problems(Vec<String>);
@@ -72,7 +69,7 @@ pub(super) fn settings(config: &Config, machine: &Machine) -> Result<Settings, C
     let admins = admin.as_ref().map(|admin| admin.listen);
     let taken = [("http.listen", &http.listen[..]), ("tls.listen", &tls.listen), ("admin.listen", admins.as_slice())];
     let turn = turn::settings(&config.turn, &udp, shards.cpus.len(), &taken, &mut problems);
-    let xdp = xdp(&config.xdp, &udp, &mut problems);
+    let xdp = xdp::settings(&config.xdp, &udp, &mut problems);
     let link = link(&config.link, &mut problems);
     let log = log(&config.log, &mut problems);
     match admin {
@@ -420,44 +417,8 @@ fn udp(raw: &config::Udp, problems: &mut Problems) -> UdpSettings {
         bindings_per_address: raw.bindings_per_address,
         receive_buffers: buffers,
         socket_bytes: problems.within("udp.socket_bytes", raw.socket_bytes, 64 << 10, 1 << 30, "bytes"),
+        steer: raw.steer,
         partner: partner::settings(raw, problems),
-    }
-}
-
-fn xdp(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Problems) -> XdpSettings {
-    let key = "xdp.interfaces";
-    for (nth, name) in raw.interfaces.iter().enumerate() {
-        if name.is_empty() || name.len() > MAX_INTERFACE_NAME || name.contains(['/', ' ', '\0']) {
-            problems.add(key, format_args!("{name:?}"), "is no name of an interface; `ip link` shows them");
-        } else if raw.interfaces[..nth].contains(name) {
-            problems.add(key, format_args!("{name:?}"), "is in the list twice");
-        }
-    }
-    if !raw.interfaces.is_empty() && udp.addresses.is_empty() {
-        problems.add(key, raw.interfaces.join(", "), "is for what comes by UDP; give `udp.addresses`, or none here");
-    }
-    if raw.interfaces.is_empty() && raw.sockets != config::XdpSockets::Off {
-        let mode = if raw.sockets == config::XdpSockets::Copy { "copy" } else { "zero-copy" };
-        problems.add("xdp.sockets", mode, "is for what comes by xdp.interfaces; name some, or write \"off\"");
-    }
-    if raw.attack_packets > 0 && raw.packets_per_new_address == 0 {
-        let remedy = "would leave an attack without consequence; give at least 1, or 0 as xdp.attack_packets";
-        problems.add("xdp.packets_per_new_address", 0, remedy);
-    }
-    XdpSettings {
-        interfaces: raw.interfaces.clone(),
-        // The second address comes and goes with the partner, and only user space knows.
-        answer: raw.answer && udp.partner.is_none(),
-        limits: Limits {
-            source: raw.packets_per_address,
-            network: raw.packets_per_network,
-            new_source: raw.packets_per_new_address,
-            attack: raw.attack_packets,
-            bindings: udp.bindings_per_address,
-            sample_every: 0,
-            drop_fragments: raw.drop_fragments,
-        },
-        sockets: raw.sockets,
     }
 }
 

@@ -56,6 +56,12 @@ fn frames_come_by_interfaces_that_are_named() {
     let settings = shoal_config::load::<Config>("[xdp]\nsockets = \"zero-copy\"\n", "edge.toml").unwrap();
     assert_eq!(settings.xdp.sockets, config::XdpSockets::ZeroCopy);
     refused("xdp.sockets = zero-copy", "xdp.interfaces", |config| config.xdp.sockets = settings.xdp.sockets);
+    refused("xdp.sockets = copy", "xdp.steer_cpus", |config| {
+        config.udp.addresses = vec!["192.0.2.1".to_owned()];
+        config.xdp.interfaces = vec!["eth0".to_owned()];
+        config.xdp.steer_cpus = true;
+        config.xdp.sockets = config::XdpSockets::Copy;
+    });
 }
 
 #[test]
@@ -139,6 +145,13 @@ fn udp_needs_addresses_of_this_machine_and_two_ports() {
     refused("udp.receive_buffers = 100", "power of two", with(|udp| udp.receive_buffers = 100));
     refused("udp.socket_bytes = 1", "bytes", with(|udp| udp.socket_bytes = 1));
     assert_eq!(problems(with(|udp| udp.alternate_port = 0)), [""; 0]);
+}
+
+#[test]
+fn packets_are_sent_to_cpus_of_shards_that_get_them() {
+    let cpus = |steer: bool| move |config: &mut Config| (config.udp.steer, config.xdp.steer_cpus) = (steer, true);
+    refused("xdp.steer_cpus = true", "udp.steer", cpus(false));
+    assert_eq!(problems(cpus(true)), [""; 0]);
 }
 
 #[test]
@@ -285,6 +298,43 @@ fn names_urls_endpoints_and_levels_are_checked() {
     let settings = config.validate_on(&machine()).unwrap();
     assert_eq!(settings.node.public_url.as_deref(), Some("https://edge1.example.com"));
     assert_eq!(settings.http.connections_per_address, usize::MAX);
+}
+
+#[test]
+fn xdp_takes_interfaces_a_place_and_consequences() {
+    let with = |change: fn(&mut config::Xdp)| {
+        move |config: &mut Config| {
+            config.udp.addresses = vec!["192.0.2.1".into()];
+            change(&mut config.xdp);
+        }
+    };
+    for name in ["", "a/b", "a b", "a-name-too-long0"] {
+        refused(&format!("xdp.interfaces = {name:?}"), "ip link", |config| {
+            config.udp.addresses = vec!["192.0.2.1".into()];
+            config.xdp.interfaces = vec![name.into()];
+        });
+    }
+    let twice = with(|xdp| xdp.interfaces = vec!["eth0".into(), "eth1".into(), "eth0".into()]);
+    refused("xdp.interfaces = \"eth0\"", "twice", twice);
+    refused("xdp.interfaces = eth0", "udp.addresses", |config| config.xdp.interfaces = vec!["eth0".into()]);
+    refused("xdp.packets_per_new_address = 0", "attack_packets", with(|xdp| xdp.packets_per_new_address = 0));
+    for pins in ["bpf", "/", "/sys/fs/bpf/../.."] {
+        refused(&format!("xdp.pins = {pins:?}"), "/sys/fs/bpf/shoal", |config| config.xdp.pins = pins.into());
+    }
+    let nowhere = with(|xdp| {
+        xdp.keep = true;
+        xdp.pins = String::new();
+    });
+    refused("xdp.keep = true", "xdp.pins", nowhere);
+    let mut config = Config::default();
+    with(|xdp| {
+        xdp.interfaces = vec!["eth0.100".into(), "eth0".into()];
+        xdp.attack_packets = 0;
+        xdp.packets_per_new_address = 0;
+    })(&mut config);
+    let settings = config.validate_on(&machine()).unwrap();
+    assert_eq!(settings.xdp.pins.as_deref(), Some(Path::new("/sys/fs/bpf/shoal")));
+    assert_eq!((settings.xdp.limits.sample_every, settings.xdp.keep), (64, false));
 }
 
 #[test]

@@ -19,6 +19,7 @@ use crossbeam::queue::SegQueue;
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement};
 use shoal_link::message::PurgeScope;
 use shoal_link::prefetch::PrefetchItem;
+use shoal_packet::flow::Owners;
 use shoal_probes::FrameEndpoints;
 use shoal_sys::doorbell::Doorbell;
 use shoal_sys::xsk::{Interface, XskReceiver, XskSender};
@@ -37,6 +38,7 @@ use crate::telemetry::stats::ShardStats;
 use crate::tls::Tls;
 use crate::udp::{PostOffice, StreamNode, TurnNode, UdpNode};
 use crate::xdp::KnownSources;
+use shoal_probes::Relay;
 
 /// Threads of a shard for what would block it: names to resolve, files of local origins.
 const BLOCKING_THREADS: usize = 4;
@@ -98,6 +100,8 @@ pub struct UdpListener {
     pub address: SocketAddr,
     /// The socket.
     pub socket: OwnedFd,
+    /// Whose flows are, if the kernel was told to give them to their owners.
+    pub owners: Option<Owners>,
 }
 
 /// The AF_XDP sockets of a shard, and what those of all shards serve.
@@ -271,11 +275,11 @@ impl ShardHandle {
     }
 }
 
-/// Starts a thread for each of `listeners`.
+/// Starts a thread for each of `listeners`, and gives it one of `hands`, if there are any.
 ///
 /// # Errors
 /// What keeps a shard from starting.
-pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shards, ShardError> {
+pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>, hands: Vec<Relay>) -> Result<Shards, ShardError> {
     let clock = Clock::start();
     let disk = &shared.settings.disk;
     let seed = match disk.paths.is_empty() {
@@ -319,7 +323,9 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
         shared,
     });
     let mut shards = Shards { handles: Vec::new(), threads: Vec::new() };
+    let mut hands = hands.into_iter();
     for (shard, listeners) in listeners.into_iter().enumerate() {
+        let relay = hands.next();
         let cpu = node.shared.settings.shards.cpus.get(shard).copied().unwrap_or(shard);
         let inbox = Arc::new(Inbox::default());
         let handle = ShardHandle { inbox: Arc::clone(&inbox) };
@@ -332,7 +338,7 @@ pub fn start(shared: Arc<Shared>, listeners: Vec<ShardListeners>) -> Result<Shar
                 let ending = Ending(Arc::clone(&inbox));
                 move || async move {
                     let _ending = ending;
-                    run::run(shard, &node, listeners, &inbox).await
+                    run::run(shard, &node, listeners, relay, &inbox).await
                 }
             })
             .map_err(|error| ShardError::Executor { shard, cpu, error: error.to_string() })?;

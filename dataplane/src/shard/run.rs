@@ -33,6 +33,7 @@ use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
 use crate::udp::{Udp, UdpNode, UdpParts};
 use crate::upstream::{UpstreamLimits, Upstreams};
+use shoal_probes::Relay;
 
 /// Time between two looks at deadlines, memory and figures.
 const TICK: Duration = Duration::from_millis(100);
@@ -79,6 +80,7 @@ pub(super) async fn run(
     shard: usize,
     node: &Node,
     listeners: ShardListeners,
+    relay: Option<Relay>,
     inbox: &Arc<Inbox>,
 ) -> Result<(), ShardError> {
     let kernel = |what: &'static str| move |source: std::io::Error| ShardError::Kernel { shard, what, source };
@@ -171,10 +173,14 @@ pub(super) async fn run(
                 clock: node.clock.clone(),
                 stats: Arc::clone(&stats),
                 published: Arc::clone(&node.shared.published),
+                relay,
                 seed: random_bytes().map_err(kernel("it gives no random numbers"))?,
             };
             let udp =
                 Udp::start(parts).map_err(kernel("cannot set up UDP (udp.receive_buffers, udp.partner_listen)"))?;
+            if shard == 0 {
+                udp.record_left(&mut ledger.borrow_mut());
+            }
             glommio::spawn_local(Rc::clone(&udp).serve()).detach();
             Some(udp)
         }
@@ -300,7 +306,10 @@ async fn housekeep(
         }
         ring.sleep(TICK).await;
     }
-    udp.inspect(|udp| udp.record(&mut ctx.ledger.borrow_mut()));
+    udp.inspect(|udp| {
+        udp.end_offload();
+        udp.record(&mut ctx.ledger.borrow_mut());
+    });
     // What the last transfers used must reach the spool; it is read until all shards have ended.
     while !ctx.ledger.borrow_mut().flush(SystemTime::now()) {
         sleep(Duration::from_millis(10)).await;

@@ -177,6 +177,10 @@ families! {
         "Bytes of their payloads.";
     UdpTrains: Counter Count "shoal_udp_trains_total" ["direction"]
         "Messages in which they were passed to and from the kernel, which joins datagrams of one flow.";
+    UdpSteered: Counter Count "shoal_udp_steered_total" ["to"]
+        "Messages for which the steering program was asked: to the owner's socket, or left to the kernel.";
+    UdpStrays: Counter Count "shoal_udp_strays_total" []
+        "Messages that came to a shard that does not own their flow, though flows are steered: before they were, at the start.";
     UdpDrops: Counter Count "shoal_udp_drops_total" ["reason"]
         "Datagrams dropped, and messages of TURN connections, by reason.";
     UdpQueue: Gauge Bytes "shoal_udp_receive_queue_bytes" ["shard"]
@@ -195,6 +199,12 @@ families! {
         "TURN requests answered: granted, or by the error code of the answer.";
     TurnRefusals: Counter Count "shoal_turn_refusals_total" ["reason"]
         "TURN requests without good credentials, by what was wrong. Each client's first one is among them.";
+    TurnRelayed: Counter Count "shoal_turn_relayed_datagrams_total" ["by"]
+        "Datagrams relayed between clients and peers, as the ledger has them.";
+    TurnRelayedBytes: Counter Bytes "shoal_turn_relayed_bytes_total" ["by"]
+        "Bytes of their payloads.";
+    TurnOffloaded: Gauge Count "shoal_turn_offloaded_channels" ["shard"]
+        "Bound channels that XDP relays.";
     TurnQueue: Gauge Bytes "shoal_turn_receive_queue_bytes" ["shard"]
         "Memory of datagrams that wait in the shard's relay sockets, as of the last look at all of them.";
     TurnConnections: Gauge Count "shoal_turn_connections" ["shard", "transport"]
@@ -219,6 +229,8 @@ families! {
         "Interfaces that the XDP program is attached to, by how they run it.";
     XdpPackets: Counter Count "shoal_xdp_packets_total" ["verdict"]
         "Packets that the XDP program has seen, by what it did with them.";
+    XdpRedirects: Counter Count "shoal_xdp_redirects_total" []
+        "Packets that the XDP program has sent on to the CPU of their owner.";
     XdpSockets: Gauge Count "shoal_xdp_sockets" ["mode"]
         "AF_XDP sockets, one for each queue, by how frames get to them.";
     XdpFrames: Counter Count "shoal_xdp_frames_total" ["shard", "direction"]
@@ -367,11 +379,16 @@ series! {
         UdpBytesOut: UdpBytes ["out"] "The kernel took bytes.";
         UdpTrainsIn: UdpTrains ["in"] "A train came.";
         UdpTrainsOut: UdpTrains ["out"] "The kernel was given a train.";
+        UdpStrays: UdpStrays [] "A message came to another shard than its owner.";
         UdpQueueDrops: UdpQueueDrops [] "A queue was full.";
         StunAnswered: StunAnswers ["stun", "success"] "A Binding request was answered.";
         StunRefused: StunAnswers ["stun", "error"] "It was answered by an error.";
         ClassicAnswered: StunAnswers ["classic", "success"] "A classic Binding request was answered.";
         ClassicRefused: StunAnswers ["classic", "error"] "It was answered by an error.";
+        TurnBySockets: TurnRelayed ["sockets"] "Relayed in user space.";
+        TurnByXdp: TurnRelayed ["xdp"] "Relayed by XDP.";
+        TurnBytesBySockets: TurnRelayedBytes ["sockets"] "Bytes of the first.";
+        TurnBytesByXdp: TurnRelayedBytes ["xdp"] "Bytes of the second.";
         TurnAllocated: TurnAllocated [] "A relay allocation was made.";
         TurnGranted: TurnRequests ["granted"] "A TURN request was granted.";
         TurnConnectionsAccepted: TurnConnectionsAccepted [] "A connection was accepted.";
@@ -387,6 +404,7 @@ series! {
         TurnClosedReplaced: TurnConnectionsClosed ["replaced"] "The client has connected anew from the same port.";
         TurnClosedPerShard: TurnConnectionsClosed ["shard"] "Too many connections on the shard.";
         TurnClosedPerAddress: TurnConnectionsClosed ["address"] "Too many connections of one address.";
+        TurnClosedBlocked: TurnConnectionsClosed ["blocked"] "Of an address that is blocked.";
         TurnBytesIn: TurnConnectionBytes ["in"] "Bytes came.";
         TurnBytesOut: TurnConnectionBytes ["out"] "The kernel took bytes.";
         PunchRegistered: PunchRegistered [] "A peer was registered.";
@@ -433,6 +451,7 @@ series! {
         UdpQueue: UdpQueue [] "Memory of what waits.";
         UdpQueueMax: UdpQueueMax [] "Bound of the fullest queue.";
         TurnAllocations: TurnAllocations [] "Relay allocations.";
+        TurnOffloaded: TurnOffloaded [] "Channels that XDP relays.";
         TurnQueue: TurnQueue [] "Memory of what waits for relays.";
         TurnTcp: TurnConnections ["tcp"] "Open connections without TLS.";
         TurnTls: TurnConnections ["tls"] "Open connections with TLS.";
@@ -463,6 +482,10 @@ series! {
         AccessLogDropped: AccessLogDropped [] "Lines dropped.";
         XdpNative: XdpInterfaces ["native"] "By the driver.";
         XdpGeneric: XdpInterfaces ["generic"] "By the kernel's stack.";
+        XdpOffloaded: XdpInterfaces ["offloaded"] "By the network card.";
+        XdpRedirects: XdpRedirects [] "Packets sent on to another CPU.";
+        SteeredToOwner: UdpSteered ["owner"] "The owner's socket was chosen.";
+        SteeredByKernel: UdpSteered ["kernel"] "There was none; the kernel chose.";
         XdpCopy: XdpSockets ["copy"] "Copied.";
         XdpZeroCopy: XdpSockets ["zero_copy"] "Not copied.";
         Draining: Draining [] "1 while draining.";

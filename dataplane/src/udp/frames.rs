@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use shoal_frame::{ETHERNET, Hop, NextHops, Outgoing, PATH_MTU, build, length, parse};
-use shoal_packet::{hash_five_tuple, owner};
+use shoal_packet::flow::Owners;
 use shoal_probes::FrameEndpoints;
 use shoal_stun::turn::Now;
 use shoal_sys::udp::{Sent, Train};
@@ -40,12 +40,9 @@ const FLUSH_AT: usize = 64;
 /// After a wake-up for nothing, as of a device that is gone.
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// IP's number of UDP.
-const PROTOCOL: u8 = 17;
-
 /// What a shard needs for it.
 pub(super) struct Frames {
-    seed: u64,
+    owners: Owners,
     /// Where the node relays from, and which ports each shard has.
     relays: Vec<IpAddr>,
     ports: Vec<RangeInclusive<u16>>,
@@ -77,12 +74,11 @@ struct Way {
 }
 
 impl Frames {
-    /// Also gives what is to be told of each relay. `seed` is one for all shards.
+    /// Also gives what is to be told of each relay. `owners` are the same on all shards.
     pub(super) fn start(
         listeners: FrameListeners,
         settings: &Settings,
-        shards: usize,
-        seed: u64,
+        owners: Owners,
     ) -> io::Result<(Self, FrameEndpoints)> {
         let (mut receivers, mut ways) = (Vec::new(), Vec::new());
         for listener in listeners.sockets {
@@ -94,16 +90,17 @@ impl Frames {
         let (relays, ports) = settings.turn.as_ref().map_or_else(Default::default, |turn| {
             let v4 = turn.ipv4.map(|at| at.bind.into());
             let v6 = turn.ipv6.map(|at| at.bind.into());
+            let shards = owners.shards as usize;
             let ports = (0..shards).map(|shard| ports_of_shard(&turn.ports, shard, shards)).collect();
             (v4.into_iter().chain(v6).collect(), ports)
         });
-        let out = RefCell::new(Out { ways, hops: NextHops::new(seed), number: 0 });
-        Ok((Self { seed, relays, ports, receivers: RefCell::new(receivers), out }, listeners.endpoints))
+        let out = RefCell::new(Out { ways, hops: NextHops::new(owners.seed), number: 0 });
+        Ok((Self { owners, relays, ports, receivers: RefCell::new(receivers), out }, listeners.endpoints))
     }
 
     /// The shard whose a client's datagrams are.
-    fn owner(&self, client: SocketAddr, server: SocketAddr, shards: usize) -> usize {
-        owner(hash_five_tuple(self.seed, client, server, PROTOCOL), shards as u32) as usize
+    fn owner(&self, client: SocketAddr, server: SocketAddr) -> usize {
+        self.owners.of(client, server) as usize
     }
 
     /// Hands to the devices what they have not taken so far.
@@ -241,7 +238,7 @@ impl Udp {
         let Some(frames) = &self.frames else { return Err("no_socket") };
         let endpoint = self.endpoints.iter().position(|at| at.address == to);
         let owner = match endpoint {
-            Some(_) => Some(frames.owner(train.source(), to, self.post.shards())),
+            Some(_) => Some(frames.owner(train.source(), to)),
             None => frames.ports.iter().position(|ports| ports.contains(&to.port())),
         };
         if let Some(owner) = owner.filter(|owner| *owner != self.shard) {
@@ -262,11 +259,15 @@ impl Udp {
     pub(super) fn is_handed_over(&self, key: u64, train: &Train<'_>) -> bool {
         let (Some(frames), true) = (&self.frames, key & NO_RELAY != 0 && key != LINK) else { return false };
         let Some(endpoint) = self.endpoints.get((key & !NO_RELAY) as usize) else { return false };
-        let owner = frames.owner(train.source(), endpoint.address, self.post.shards());
-        if owner != self.shard {
-            self.post_flow(owner, (endpoint.address, None), train);
+        let owner = frames.owner(train.source(), endpoint.address);
+        if owner == self.shard {
+            return false;
         }
-        owner != self.shard
+        if endpoint.owners.is_some() {
+            self.stats.add(Counter::UdpStrays, 1);
+        }
+        self.post_flow(owner, (endpoint.address, None), train);
+        true
     }
 
     fn post_flow(&self, owner: usize, (to, hop): (SocketAddr, Option<Hop>), train: &Train<'_>) {

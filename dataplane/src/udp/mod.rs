@@ -12,6 +12,7 @@
 
 mod discovery;
 mod frames;
+mod offload;
 mod outbox;
 mod partner;
 mod post;
@@ -32,6 +33,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use shoal_link::observation::Observation;
+use shoal_packet::flow::Owners;
+use shoal_probes::Relay;
 use shoal_stun::discovery::Endpoints;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
@@ -48,6 +51,7 @@ use crate::xdp::KnownSources;
 
 use discovery::Answered;
 use frames::Frames;
+use offload::Offload;
 use outbox::{Open, Outbox};
 use partner::{Known, Partner};
 pub(crate) use post::{Mail, PostOffice};
@@ -102,6 +106,8 @@ pub(crate) struct UdpParts<'a> {
     pub(crate) clock: Clock,
     pub(crate) stats: Arc<ShardStats>,
     pub(crate) published: Arc<Published>,
+    /// The shard's hand on the channels that XDP relays.
+    pub(crate) relay: Option<Relay>,
     /// Random, for this shard alone.
     pub(crate) seed: [u8; 32],
 }
@@ -140,6 +146,8 @@ struct Endpoint {
     discovery: Cell<Endpoints>,
     /// Datagrams lost in its queue that were counted.
     drops: Cell<u32>,
+    /// Whose flows are, if they are steered.
+    owners: Option<Owners>,
 }
 
 /// What changes from batch to batch.
@@ -180,26 +188,31 @@ impl Udp {
     /// # Errors
     /// No memory for the receive buffers, or the link to the partner cannot be opened.
     pub(crate) fn start(parts: UdpParts<'_>) -> io::Result<Rc<Udp>> {
-        let UdpParts { shard, settings, node, listeners, frames, ring, clock, stats, published, seed } = parts;
+        let UdpParts { shard, settings, node, listeners, frames, ring, clock, stats, published, relay, seed } = parts;
         let (version, routes) = (published.version(), published.current());
         let own = &settings.udp;
         let datagrams = Rc::new(ring.datagrams(DatagramConfig { buffers: own.receive_buffers })?);
         let now_ms = clock.now_ms();
+        // A client's frames are of the same shard as what comes of it to the sockets.
+        let otherwise = Owners { seed: node.seed, shards: node.post.shards() as u32 };
+        let owners = listeners.iter().find_map(|listener| listener.owners).unwrap_or(otherwise);
         let endpoint = |(index, listener): (usize, UdpListener)| Endpoint {
             address: listener.address,
             socket: datagrams.receive(listener.socket, NO_RELAY | index as u64),
             discovery: Cell::new(discovery::endpoints(own, listener.address.ip(), &Known::default(), now_ms)),
             drops: Cell::new(0),
+            owners: listener.owners,
         };
         let endpoints = listeners.into_iter().enumerate().map(endpoint).collect();
         let place = (shard, node.post.shards());
         let mut turn = settings.turn.as_ref().map(|turn| {
             let tenants = routes.tenants().clone();
-            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed)
+            let offload = relay.map(|relay| Offload::new(relay, place, clock.clone()));
+            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), offload, seed)
         });
         let frames = match frames {
             Some(listeners) => {
-                let (frames, endpoints) = Frames::start(listeners, settings, node.post.shards(), node.seed)?;
+                let (frames, endpoints) = Frames::start(listeners, settings, owners)?;
                 turn.iter_mut().take(1).zip([endpoints]).for_each(|(turn, endpoints)| turn.serve_frames(endpoints));
                 Some(frames)
             }
@@ -329,6 +342,20 @@ impl Udp {
         }
     }
 
+    /// Hands over what a process before this one had XDP relay and did not record. For the first shard, before it serves.
+    pub(crate) fn record_left(&self, recorder: &mut Recorder) {
+        if let Some(turn) = &mut self.work.borrow_mut().state.turn {
+            turn.record_left(recorder);
+        }
+    }
+
+    /// Has XDP relay nothing any more: what it has is then to be [recorded](Self::record) for the last time.
+    pub(crate) fn end_offload(&self) {
+        if let Some(turn) = &mut self.work.borrow_mut().state.turn {
+            turn.end_offload();
+        }
+    }
+
     /// Takes what other shards have handed over. Returns how much that was.
     pub(crate) fn receive(&self) -> usize {
         if self.post.is_empty(self.shard) {
@@ -384,6 +411,11 @@ impl Udp {
 
     fn now(&self) -> Now {
         Now { ms: self.clock.now_ms(), unix: self.clock.unix_s() }
+    }
+
+    /// Whether nothing is to be served to this address.
+    fn is_blocked(&self, client: IpAddr) -> bool {
+        self.work.borrow().state.routes.blocks().contain(client, self.clock.unix_s())
     }
 
     /// Takes the snapshot in force, if it is another one.
@@ -452,6 +484,10 @@ impl Udp {
 
     fn train<'b>(&self, state: &mut State, key: u64, train: Train<'b>, now: Now, out: &mut Outbox<'b>) {
         let count = self.came(&train);
+        // The partner is the operator's own.
+        if key != LINK && state.routes.blocks().contain(train.source().ip(), now.unix) {
+            return self.stats.udp_drop("blocked", count);
+        }
         if key & NO_RELAY == 0 {
             let Some(turn) = &mut state.turn else { return };
             let place = |server: SocketAddr| self.endpoints.iter().position(|at| at.address == server);
@@ -470,7 +506,12 @@ impl Udp {
             return;
         }
         let endpoint = (key & !NO_RELAY) as usize;
-        let Some(server) = self.endpoints.get(endpoint).map(|at| at.address) else { return };
+        let Some(Endpoint { address: server, owners, .. }) = self.endpoints.get(endpoint) else { return };
+        let server = *server;
+        // It is served all the same, by the shard that it came to: where it came to is as steady as an owner.
+        if owners.is_some_and(|owners| owners.of(train.source(), server) as usize != self.shard) {
+            self.stats.add(Counter::UdpStrays, 1);
+        }
         let came = Came { endpoint, source: train.source(), now, by: None };
         if !state.guests.is_empty()
             && let Some((owner, until_ms)) = state.guests.get_mut(&(endpoint, came.source))

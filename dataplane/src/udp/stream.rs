@@ -125,6 +125,10 @@ impl Udp {
         let stream = self.ring.stream(socket);
         // Gone already.
         let client = stream.peer().ok()?;
+        if self.is_blocked(client.ip()) {
+            self.stats.add(Counter::TurnClosedBlocked, 1);
+            return None;
+        }
         let flow = FiveTuple { client, server, transport: Transport::Tcp };
         let connection = Rc::new(Connection::new(stream, flow, self.clock.now_ms()));
         if let Some(flow) = self.streams.open(&connection)? {

@@ -39,6 +39,7 @@ fn settings(bindings_per_address: u32) -> UdpSettings {
                 bindings_per_address,
                 receive_buffers: 64,
                 socket_bytes: 1 << 20,
+                steer: false,
                 partner: None,
             };
         }
@@ -49,8 +50,9 @@ fn server(bindings_per_address: u32) -> Server {
     let own = settings(bindings_per_address);
     let ports = [own.port, own.alternate_port.unwrap()];
     let bound = own.addresses.iter().flat_map(|ip| ports.map(|port| SocketAddr::new(*ip, port)));
-    let listeners =
-        bound.map(|address| UdpListener { address, socket: own_socket(address, BUFFERS).unwrap() }).collect();
+    let listeners = bound
+        .map(|address| UdpListener { address, socket: own_socket(address, BUFFERS).unwrap(), owners: None })
+        .collect();
     let ring = Ring::new(RingConfig { entries: 64, buffers: 4, buffer_bytes: 1024 }).unwrap();
     let stats = Arc::new(ShardStats::default());
     let mut settings = crate::testing::settings();
@@ -68,6 +70,7 @@ fn server(bindings_per_address: u32) -> Server {
         clock: Clock::start(),
         stats: Arc::clone(&stats),
         published: Arc::default(),
+        relay: None,
         seed: [2; 32],
     })
     .unwrap();

@@ -6,15 +6,17 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use shoal_link::ledger::Kind;
-use shoal_probes::FrameEndpoints;
+use shoal_probes::{FrameEndpoints, Left};
 use shoal_stun::credentials::{Authenticator, NonceKey, Nonces};
 use shoal_stun::message::Family;
 use shoal_stun::turn::{
-    Config, FiveTuple, FromClient, Now, OpenError, RelayId, Relays, Server, ToPeer, TrainToPeer, Transport, Way,
+    self, BoundChannel, Config, FiveTuple, FromClient, Now, OpenError, RelayId, Relays, Server, ToPeer, TrainToPeer,
+    Transport, Way,
 };
 use shoal_sys::ring::{DatagramSocket, Datagrams};
 use shoal_sys::udp::{self, Buffers, Train};
 
+use super::offload::{self, Offload};
 use super::outbox::{From, Outbox};
 use super::quota::NodeQuota;
 use super::stream::{StreamNode, Streams};
@@ -58,6 +60,9 @@ struct Sockets {
     places: Vec<Option<RelaySocket>>,
     buffers: Buffers,
     stats: Arc<ShardStats>,
+    /// Where XDP relays, too; and who pays for that.
+    offload: Option<Offload>,
+    tenants: Arc<RelayTenants>,
     frames: Option<RelayFrames>,
 }
 
@@ -120,6 +125,31 @@ impl Relays for Sockets {
             }
         }
     }
+
+    fn bind(&mut self, channel: &BoundChannel<'_>) {
+        if let Some(offload) = &mut self.offload {
+            offload.bind(channel, &self.tenants);
+        }
+    }
+
+    fn unbind(&mut self, relay: RelayId, number: u16) {
+        if let Some(offload) = &mut self.offload {
+            offload.unbind(relay, number);
+        }
+    }
+}
+
+impl Sockets {
+    /// Counts what was relayed, and what of it by XDP.
+    fn count(&self, all: &turn::Usage, by_xdp: &turn::Usage) {
+        let [all, by_xdp] = [all, by_xdp].map(ledger_usage);
+        // What a tenant that is gone has used is in nobody's books.
+        let less = |a: u64, b: u64| a.saturating_sub(b);
+        self.stats.add(Counter::TurnBySockets, less(all.requests, by_xdp.requests));
+        self.stats.add(Counter::TurnByXdp, by_xdp.requests);
+        self.stats.add(Counter::TurnBytesBySockets, less(all.body_bytes, by_xdp.body_bytes));
+        self.stats.add(Counter::TurnBytesByXdp, by_xdp.body_bytes);
+    }
 }
 
 impl RelaySocket {
@@ -140,6 +170,7 @@ impl Turn {
         datagrams: Rc<Datagrams>,
         tenants: Arc<RelayTenants>,
         stats: Arc<ShardStats>,
+        offload: Option<Offload>,
         seed: [u8; 32],
     ) -> Self {
         let config = Config {
@@ -158,7 +189,15 @@ impl Turn {
         let buffers = Buffers { receive: settings.socket_bytes, send: settings.socket_bytes };
         Self {
             server: Server::new(config, authenticator, tenants.names.clone(), quota),
-            sockets: Sockets { datagrams, places: Vec::new(), buffers, stats, frames: None },
+            sockets: Sockets {
+                datagrams,
+                places: Vec::new(),
+                buffers,
+                stats,
+                offload,
+                tenants: tenants.clone(),
+                frames: None,
+            },
             tenants,
             nothing: "".into(),
             walk: Walk::default(),
@@ -184,6 +223,7 @@ impl Turn {
         if !Arc::ptr_eq(&tenants, &self.tenants) {
             self.server.set_tenants(tenants.names.clone());
             self.server.quota_mut().set_tenants(tenants.clone());
+            self.sockets.tenants = tenants.clone();
             self.tenants = tenants;
         }
     }
@@ -287,20 +327,35 @@ impl Turn {
         }
     }
 
+    /// Hands over what a process before this one had XDP relay and did not record.
+    pub(super) fn record_left(&mut self, recorder: &mut Recorder) {
+        let left = self.sockets.offload.as_mut().map(Offload::take_left).unwrap_or_default();
+        for Left { tenant, user, usage } in left {
+            let tenant: Arc<str> = tenant.into();
+            let flow = Flow { tenant: &tenant, channel: &self.nothing, kind: Kind::Relay, origin: &self.nothing };
+            let usage = offload::usage(&usage);
+            recorder.record(flow, &user, ledger_usage(&usage));
+            self.sockets.count(&usage, &usage);
+        }
+    }
+
+    /// Has XDP relay nothing any more.
+    pub(super) fn end_offload(&mut self) {
+        self.sockets.offload.iter_mut().for_each(Offload::end);
+    }
+
     /// Hands over what was relayed since the last time.
     pub(super) fn record(&mut self, recorder: &mut Recorder) {
-        let Self { server, tenants, nothing, .. } = self;
+        let Self { server, sockets, tenants, nothing, .. } = self;
+        let by_xdp = sockets.offload.as_mut().map(|offload| offload.take(server)).unwrap_or_default();
+        let mut all = turn::Usage::default();
         server.take_usage(|tenant, user, usage| {
             let Some(rules) = tenants.rules(tenant) else { return };
             let flow = Flow { tenant: &rules.id, channel: nothing, kind: Kind::Relay, origin: nothing };
-            let body_bytes = usage.sent_bytes + usage.received_bytes;
-            let usage = Usage {
-                requests: usage.sent + usage.received,
-                body_bytes,
-                wire_bytes: body_bytes + usage.framing_bytes,
-            };
-            recorder.record(flow, user, usage);
+            recorder.record(flow, user, ledger_usage(usage));
+            all.add(usage);
         });
+        sockets.count(&all, &by_xdp);
     }
 
     /// Notes how it is.
@@ -308,6 +363,7 @@ impl Turn {
         let Self { server, sockets, walk, .. } = self;
         let stats = &sockets.stats;
         stats.set(Gauge::TurnAllocations, server.allocations() as u64);
+        stats.set(Gauge::TurnOffloaded, sockets.offload.as_ref().map_or(0, Offload::len) as u64);
         let counters = server.counters();
         stats.set_total(Counter::TurnAllocated, counters.allocations);
         stats.set_total(Counter::TurnGranted, counters.granted);
@@ -323,4 +379,10 @@ impl Turn {
             *walk = Walk::default();
         }
     }
+}
+
+/// What was relayed, as the ledger counts it.
+const fn ledger_usage(usage: &turn::Usage) -> Usage {
+    let body_bytes = usage.sent_bytes + usage.received_bytes;
+    Usage { requests: usage.sent + usage.received, body_bytes, wire_bytes: body_bytes + usage.framing_bytes }
 }

@@ -37,13 +37,7 @@ enum SocketError {
 }
 
 /// Opens them, if they are configured, and divides them among the shards. What cannot be is a line in the log.
-pub(super) fn open(
-    settings: &Settings,
-    interfaces: &[&str],
-    probes: &mut Probes,
-    stats: &NodeStats,
-    shards: &mut [ShardListeners],
-) {
+pub(super) fn open(settings: &Settings, probes: &mut Probes, stats: &NodeStats, shards: &mut [ShardListeners]) {
     let mode = match settings.xdp.sockets {
         XdpSockets::Off => return,
         XdpSockets::Copy => Mode::Copy,
@@ -53,7 +47,12 @@ pub(super) fn open(
         tracing::warn!(%error, "UDP goes on by ordinary sockets alone");
         return;
     }
-    for (nth, name) in interfaces.iter().enumerate() {
+    let attached = probes.attached().unwrap_or_else(|error| {
+        tracing::warn!(%error, "cannot see where XDP is");
+        Vec::new()
+    });
+    let has_program = |name: &&String| attached.iter().any(|at| at.interface == **name && at.mode.is_some());
+    for (nth, name) in settings.xdp.interfaces.iter().filter(has_program).enumerate() {
         match open_queues(name, nth, mode, probes, shards) {
             Ok(queues) => {
                 stats.add(if mode == Mode::Copy { Node::XdpCopy } else { Node::XdpZeroCopy }, queues.into());

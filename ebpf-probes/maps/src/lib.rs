@@ -4,6 +4,8 @@
 
 #![no_std]
 
+pub mod steer;
+
 /// A record for each packet and each map that counts by verdict has so many places.
 pub const VERDICTS: usize = Verdict::ALL.len();
 
@@ -16,14 +18,33 @@ pub const NETWORKS: u32 = 1 << 16;
 /// Addresses and networks that may be blocked, of each family.
 pub const BLOCKED: u32 = 1 << 16;
 
-/// Endpoints: own addresses, and the ports that clients send to.
-pub const ENDPOINTS: u32 = 256;
+/// Own addresses of a port that are told apart at most.
+pub const OWN_PER_PORT: u32 = 16;
+
+/// Places of own addresses: twice as many as are in use at once, for they are written beside those in force.
+pub const OWN_PLACES: u32 = 256;
+
+/// Channels that are relayed from here, each in both directions, where nothing else is said when the maps are made.
+pub const CHANNELS: u32 = 1 << 14;
+
+/// Places of next hops, on each CPU: a power of two.
+pub const NEXT_HOPS: u32 = 1 << 10;
+
+/// Interfaces that packets may leave by.
+pub const INTERFACES: u32 = 64;
 
 /// Bytes of the ring of sampled drops.
 pub const DROPS_BYTES: u32 = 256 << 10;
 
 /// First bytes of a datagram that a sampled drop has.
 pub const SAMPLE: usize = 16;
+
+/// Number of the layout of all maps: pins of another one are not used. To be raised whenever a map, or what its bytes mean, changes
+/// between releases; a test of `shoal-probes` compares the maps with [`LAYOUT_SUM`].
+pub const LAYOUT: u32 = 1;
+
+/// The maps of the object (names, types, sizes) in one number, as they were when [`LAYOUT`] was raised last.
+pub const LAYOUT_SUM: u32 = 0xc4cd_d839;
 
 /// What was done with a packet.
 #[repr(u32)]
@@ -39,6 +60,20 @@ pub enum Verdict {
     Fragment,
     /// Answered from here.
     Answered,
+    /// Of a bound channel: out to its other end, by the interface that it came in by.
+    Relayed,
+    /// Of a bound channel: out to its other end by another interface.
+    Redirected,
+    /// Would have been relayed, but has options, VLAN tags, padding, a checksum that is not complete, or no hop to go: to user space.
+    NotRelayed,
+    /// Would have been relayed, but the host's routes have no next hop that is known and may be used from here: to user space, which
+    /// finds it.
+    NoNextHop,
+    /// Would have been relayed, but the host does not forward what comes by this interface (sysctl `forwarding`), and tells no next
+    /// hop then: to user space.
+    NoForwarding,
+    /// Would have been relayed, but is longer than its way takes: to user space, which sends fragments.
+    TooLong,
     /// Would have been answered, but its checksum is not (or not yet) right: to the host, which knows.
     Checksum,
     /// Would have been answered, but it carries options, or comes from nobody who can be, or there is no room in front of it.
@@ -61,16 +96,24 @@ pub enum Verdict {
     HeaderChecksum,
     /// Dropped: the first fragment of a datagram for us, where they are not wanted. The others are of no use then.
     FragmentDropped,
+    /// Dropped: of a bound channel, and its way out went away while it was written.
+    Lost,
 }
 
 impl Verdict {
     /// All, in the order of their numbers.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 23] = [
         Self::Untouched,
         Self::Headers,
         Self::Passed,
         Self::Fragment,
         Self::Answered,
+        Self::Relayed,
+        Self::Redirected,
+        Self::NotRelayed,
+        Self::NoNextHop,
+        Self::NoForwarding,
+        Self::TooLong,
         Self::Checksum,
         Self::NotAnswered,
         Self::Blocked,
@@ -82,6 +125,7 @@ impl Verdict {
         Self::Length,
         Self::HeaderChecksum,
         Self::FragmentDropped,
+        Self::Lost,
     ];
 
     /// A label for metrics.
@@ -93,6 +137,12 @@ impl Verdict {
             Self::Passed => "passed",
             Self::Fragment => "fragment",
             Self::Answered => "answered",
+            Self::Relayed => "relayed",
+            Self::Redirected => "redirected",
+            Self::NotRelayed => "not_relayed",
+            Self::NoNextHop => "no_next_hop",
+            Self::NoForwarding => "no_forwarding",
+            Self::TooLong => "too_long",
             Self::Checksum => "checksum",
             Self::NotAnswered => "not_answered",
             Self::Blocked => "blocked",
@@ -104,6 +154,7 @@ impl Verdict {
             Self::Length => "length",
             Self::HeaderChecksum => "header_checksum",
             Self::FragmentDropped => "fragment_dropped",
+            Self::Lost => "lost",
         }
     }
 
@@ -114,44 +165,87 @@ impl Verdict {
     }
 }
 
-/// An address of either family, in words that lie in memory as on the wire; IPv4 as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2).
+/// The third word of an IPv4-mapped address.
+const MAPPED: u32 = u32::from_ne_bytes([0, 0, 0xff, 0xff]);
+
+/// An address of either family, lying in memory as on the wire; IPv4 as IPv4-mapped IPv6 (RFC 4291 section 2.5.5.2). In two words of
+/// 64 bits, as a program's stack takes them.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub struct Address(pub [u32; 4]);
+pub struct Address(pub [u64; 2]);
 
 impl Address {
     /// The IPv4 address in a word as on the wire.
     #[must_use]
     #[inline(always)]
     pub const fn v4(word: u32) -> Self {
-        Self([0, 0, u32::from_ne_bytes([0, 0, 0xff, 0xff]), word])
+        Self([0, joined(MAPPED, word)])
+    }
+
+    /// The address in such words.
+    #[must_use]
+    #[inline(always)]
+    pub const fn from_words([a, b, c, d]: [u32; 4]) -> Self {
+        Self([joined(a, b), joined(c, d)])
+    }
+
+    /// In words of 32 bits that lie in memory like it.
+    #[must_use]
+    #[inline(always)]
+    pub const fn words(&self) -> [u32; 4] {
+        let [[a, b], [c, d]] = [halves(self.0[0]), halves(self.0[1])];
+        [a, b, c, d]
+    }
+
+    /// The last word of them: of an IPv4 address, all there is.
+    #[must_use]
+    #[inline(always)]
+    pub const fn last(&self) -> u32 {
+        halves(self.0[1])[1]
+    }
+
+    /// Whether it is an IPv4 address.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_v4(&self) -> bool {
+        self.0[0] == 0 && halves(self.0[1])[0] == MAPPED
     }
 }
 
-/// Key of [`Endpoint`].
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct EndpointKey {
-    /// Own.
-    pub address: Address,
-    /// As a number; 0: the address itself, whatever the port.
-    pub port: u32,
+/// Two words as one that lies in memory like them.
+#[inline(always)]
+const fn joined(first: u32, second: u32) -> u64 {
+    let (first, second) = (first as u64, second as u64);
+    if cfg!(target_endian = "little") { first | second << 32 } else { first << 32 | second }
 }
 
-/// Where clients send to. Only its presence counts for an address itself.
+/// Inverse of [`joined`].
+#[inline(always)]
+const fn halves(word: u64) -> [u32; 2] {
+    let (low, high) = (word as u32, (word >> 32) as u32);
+    if cfg!(target_endian = "little") { [low, high] } else { [high, low] }
+}
+
+/// An own address on a port, or one that is relayed from.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Endpoint {
+pub struct Own {
+    /// The address itself.
+    pub address: Address,
     /// The second address that clients are told, if `other_port` is not 0.
     pub other: Address,
     /// With the second port.
     pub other_port: u32,
-    /// Of [`endpoint`].
+    /// Of [`own`].
     pub flags: u32,
+    /// Its number in [`RelayKey`].
+    pub number: u32,
+    /// Nothing.
+    pub reserved: u32,
 }
 
-/// Flags of an [`Endpoint`].
-pub mod endpoint {
+/// Flags of an [`Own`].
+pub mod own {
     /// Plain Binding requests are answered.
     pub const ANSWER: u32 = 1;
 }
@@ -159,12 +253,121 @@ pub mod endpoint {
 /// What a destination port is, if the address is own; by number in an array of 65,536.
 pub mod port {
     /// Nobody's of us.
-    pub const NONE: u8 = 0;
-    /// Clients send there: see [`Endpoint`](super::Endpoint).
-    pub const CLIENTS: u8 = 1;
+    pub const NONE: u32 = 0;
+    /// Clients send there.
+    pub const CLIENTS: u32 = 1;
     /// A relay's, or may become one: peers send there what they like.
-    pub const RELAY: u8 = 2;
+    pub const RELAY: u32 = 2;
+
+    /// The value: what it is, and where its [`Own`](super::Own) addresses lie.
+    #[must_use]
+    pub const fn value(kind: u32, first: u32, count: u32) -> u32 {
+        kind | count << 8 | first << 16
+    }
+
+    /// Inverse of [`value`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn parts(value: u32) -> (u32, u32, u32) {
+        (value & 0xff, value >> 16, value >> 8 & 0xff)
+    }
 }
+
+/// Who sends what a [`RelayPath`] is for: a client by a channel, or a peer to a relay.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct RelayKey {
+    /// The sender's.
+    pub address: Address,
+    /// The sender's, as a number.
+    pub port: u16,
+    /// Of a client: the channel; of a peer: the relay's port.
+    pub number: u16,
+    /// The number of the [`Own`] address that it came to, on a port of clients or as a relay's.
+    pub own: u32,
+}
+
+/// Where the payload of a bound channel goes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayPath {
+    /// The own address that it leaves from.
+    pub source: Address,
+    /// The other end: of the same family.
+    pub destination: Address,
+    /// Until when, by the kernel's monotonic clock: the end of channel or allocation, whatever comes first.
+    pub expires_ns: u64,
+    /// User space's number of the allocation, unique in the life of its process.
+    pub allocation: u64,
+    /// As on the wire, in memory.
+    pub source_port: u16,
+    /// The same.
+    pub destination_port: u16,
+    /// To a client: the channel, as on the wire. To a peer: 0.
+    pub channel: u16,
+    /// What changes in the sum of UDP's checksum with any packet, but for the length of its payload.
+    pub sum: u16,
+    /// Where it is counted, and whose it is ([`RelayOwner`]): below the number of channels.
+    pub place: u32,
+    /// Only good while [`Config`] has the same.
+    pub generation: u32,
+}
+
+/// What a channel has relayed on one CPU: to the peer, and to the client. The arrays of it are mapped by user space.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RelayUsage {
+    /// Datagrams.
+    pub datagrams: [u64; 2],
+    /// Bytes of their payloads.
+    pub bytes: [u64; 2],
+}
+
+/// Whose a channel is: for the usage, should it outlive the process that made it.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RelayOwner {
+    /// As in [`RelayPath`].
+    pub allocation: u64,
+    /// The same.
+    pub generation: u32,
+    /// Bytes of `tenant`; 0 is nobody.
+    pub tenant_length: u16,
+    /// Bytes of `user`.
+    pub user_length: u16,
+    /// The ledger's name of the tenant.
+    pub tenant: [u8; TENANT_MAX],
+    /// The ledger's name of the session.
+    pub user: [u8; USER_MAX],
+}
+
+/// Bytes of a tenant's name in [`RelayOwner`].
+pub const TENANT_MAX: usize = 64;
+/// Bytes of a user's name in [`RelayOwner`].
+pub const USER_MAX: usize = 128;
+
+/// A next hop as the host's routes and neighbours had it a moment ago.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NextHop {
+    /// Of the packet.
+    pub source: Address,
+    /// The same.
+    pub destination: Address,
+    /// Until when that is believed.
+    pub until_ns: u64,
+    /// The interface.
+    pub interface: u32,
+    /// What it takes, of IP.
+    pub mtu: u32,
+    /// Ethernet's addresses, destination and source, as on the wire.
+    pub macs: [u16; 6],
+    /// Nothing.
+    pub reserved: u32,
+}
+
+/// For so long a [`NextHop`] is believed.
+pub const NEXT_HOP_NS: u64 = 200_000_000;
 
 /// What holds for all packets. Rates as nanoseconds of one packet; 0: no limit.
 #[repr(C)]
@@ -186,6 +389,10 @@ pub struct Config {
     pub sample_every: u32,
     /// Of [`config`].
     pub flags: u32,
+    /// Of the relay's paths that are in force.
+    pub generation: u32,
+    /// Places of [`RelayUsage`] that a CPU has.
+    pub channels: u32,
 }
 
 /// Flags of [`Config`].
@@ -258,27 +465,53 @@ pub struct Drop {
     pub sample: [u8; SAMPLE],
 }
 
+/// Words of a frame's head that a sender of frames writes.
+pub const FEED_WORDS: usize = 48;
+
+/// The head of frames that are sent again and again, for measurements.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Feed {
+    /// As in the frame.
+    pub head: [u32; FEED_WORDS],
+    /// How many of them.
+    pub words: u32,
+    /// Whether half a word follows: `tail`.
+    pub half: u32,
+    /// As in the frame.
+    pub tail: u16,
+    /// Whether the second half of an IPv4 source is random.
+    pub random: u16,
+    /// Bytes of the whole frame.
+    pub length: u32,
+}
+
 #[cfg(feature = "user")]
 mod user {
-    use super::{Address, Config, Drop, Endpoint, EndpointKey, Meter, Queue};
+    use super::{Address, Config, Drop, Feed, Meter, NextHop, Own, Queue, RelayKey, RelayOwner, RelayPath, RelayUsage};
 
-    // SAFETY: plain numbers and arrays of them in C's layout; every bit pattern is valid, and no byte is padding.
-    unsafe impl aya::Pod for Address {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for EndpointKey {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Endpoint {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Config {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Meter {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Drop {}
-    // SAFETY: as above.
-    unsafe impl aya::Pod for Queue {}
+    macro_rules! plain {
+        ($($name:ident $bytes:literal,)*) => {
+            $(
+                // SAFETY: plain numbers and arrays of them in C's layout; every bit pattern is valid, and no byte is padding.
+                unsafe impl aya::Pod for $name {}
+                const _: () = assert!(size_of::<$name>() == $bytes);
+            )*
+        };
+    }
 
-    const _: () = {
-        assert!(size_of::<EndpointKey>() == 20 && size_of::<Endpoint>() == 24 && size_of::<Config>() == 56);
-        assert!(size_of::<Meter>() == 32 && size_of::<Drop>() == 72 && size_of::<Queue>() == 8);
-    };
+    plain! {
+        Address 16,
+        Own 48,
+        RelayKey 24,
+        RelayPath 64,
+        RelayUsage 32,
+        RelayOwner 208,
+        NextHop 64,
+        Config 64,
+        Queue 8,
+        Meter 32,
+        Drop 72,
+        Feed 208,
+    }
 }

@@ -9,9 +9,9 @@ use shoal_packet::binding::{
     self, ATTRIBUTES_MAX, COOKIE, REQUEST, Whose, attribute, attribute_head, attribute_length, attributes,
 };
 use shoal_packet::shape::STUN_HEADER;
-use shoal_probe_maps::{Address, Config, Endpoint, Verdict};
+use shoal_probe_maps::{Address, Config, Own, Verdict};
 
-use crate::headers::{Headers, IPV4, IPV6, UDP, at, fold, get, sum};
+use crate::headers::{Headers, IPV4, IPV6, UDP, at, fold, get, pseudo, set, sum, word};
 use crate::limits;
 
 /// Hops that an answer may take.
@@ -26,7 +26,7 @@ const REQUEST_WORDS: usize = (UDP + STUN_HEADER) / 4;
 
 /// Answers what is a plain Binding request; everything else passes.
 #[inline(always)]
-pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Endpoint, config: &Config, now_ns: u64) -> Verdict {
+pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Own, config: &Config, now_ns: u64) -> Verdict {
     let payload = usize::from(headers.payload);
     if usize::from(headers.length) != STUN_HEADER || get::<[u8; 4]>(ctx, payload) != Some(REQUEST) {
         return Verdict::Passed;
@@ -49,7 +49,7 @@ pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Endpoint, config: &Conf
 pub fn is_from_one_host(ctx: &XdpContext, headers: &Headers) -> bool {
     // The first bit on the wire says that it is for many (IEEE 802.3).
     let Some([first, ..]) = get::<[u8; 6]>(ctx, 0) else { return false };
-    let [a, b, c, d] = headers.source.0;
+    let [a, b, c, d] = headers.source.words();
     let source = if headers.is_ipv4 {
         // This net, loopback, multicast and beyond.
         !matches!(d.to_ne_bytes()[0], 0 | 127 | 224..)
@@ -63,7 +63,7 @@ pub fn is_from_one_host(ctx: &XdpContext, headers: &Headers) -> bool {
 /// Makes the answer of the request's frame. `None`: there is no room, and nothing was changed (the checks after that fail never, and
 /// are for the verifier).
 #[inline(always)]
-fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Endpoint) -> Option<()> {
+fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Own) -> Option<()> {
     let (network, ip) = (usize::from(headers.network), if IPV6_ { IPV6 } else { IPV4 });
     let udp = network + ip;
     // Cookie and transaction id.
@@ -93,14 +93,20 @@ fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Endpoint) 
         set(ctx, at, half)?;
     }
     let ([l0, l1], [t0, t1]) = ((length as u16).to_be_bytes(), ((ip + length) as u16).to_be_bytes());
-    let (source, destination) = (&headers.destination.0, &headers.source.0);
+    let (source, destination) = (headers.destination.0, headers.source.0);
     if IPV6_ {
         set(ctx, network, [word([0x60, 0, 0, 0]), word([l0, l1, 17, HOPS])])?;
-        set(ctx, network + 8, *source)?;
-        set(ctx, network + 24, *destination)?;
+        set(ctx, network + 8, source)?;
+        set(ctx, network + 24, destination)?;
     } else {
         // Whole, and not to be cut: its number needs to be nothing in particular (RFC 6864).
-        let head = [word([0x45, 0, t0, t1]), word([0, 0, 0x40, 0]), word([HOPS, 17, 0, 0]), source[3], destination[3]];
+        let head = [
+            word([0x45, 0, t0, t1]),
+            word([0, 0, 0x40, 0]),
+            word([HOPS, 17, 0, 0]),
+            headers.destination.last(),
+            headers.source.last(),
+        ];
         let [a, b, c, d, e] = head;
         let [s0, s1] = (!fold(sum(a) + sum(b) + sum(c) + sum(d) + sum(e))).to_ne_bytes();
         set(ctx, network, [a, b, word([HOPS, 17, s0, s1]), d, e])?;
@@ -124,10 +130,10 @@ fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Endpoint) 
             Whose::Other => (own.other, own.other_port as u16),
         };
         if whose == Whose::MaskedClient {
-            mask::<IPV6_>(&mut address, &id);
+            address = mask::<IPV6_>(address, &id);
         }
         let [head, family] = attribute_head(kind, IPV6_, port).map(word);
-        let Address([a, b, c, d]) = address;
+        let [a, b, c, d] = address.words();
         let place = udp + UDP + STUN_HEADER + place * attribute_length(IPV6_);
         total += sum(head) + sum(family) + sum(d);
         if IPV6_ {
@@ -147,27 +153,13 @@ fn send<const IPV6_: bool>(ctx: &XdpContext, headers: &Headers, own: &Endpoint) 
 }
 
 #[inline(always)]
-fn mask<const IPV6_: bool>(address: &mut Address, id: &[u32; 4]) {
+fn mask<const IPV6_: bool>(address: Address, id: &[u32; 4]) -> Address {
+    let [a, b, c, d] = address.words();
     if IPV6_ {
-        for (word, id) in address.0.iter_mut().zip(id) {
-            *word ^= id;
-        }
+        Address::from_words([a ^ id[0], b ^ id[1], c ^ id[2], d ^ id[3]])
     } else {
-        address.0[3] ^= id[0];
+        Address::from_words([a, b, c, d ^ id[0]])
     }
-}
-
-/// Four bytes as a word that lies in memory like them.
-#[inline(always)]
-const fn word(bytes: [u8; 4]) -> u32 {
-    u32::from_ne_bytes(bytes)
-}
-
-/// Writes to the packet, where there is room.
-#[inline(always)]
-fn set<T>(ctx: &XdpContext, offset: usize, value: T) -> Option<()> {
-    // SAFETY: `at` has checked that it lies in the packet.
-    at::<T>(ctx, offset).map(|place| unsafe { place.write_unaligned(value) })
 }
 
 /// Whether the request's checksum is right. One that is to be completed by the device, as on a veth, is not.
@@ -184,19 +176,4 @@ fn is_intact(ctx: &XdpContext, headers: &Headers) -> bool {
         total += sum(read(nth));
     }
     fold(total) == 0xffff
-}
-
-/// The sum of the pseudo header; it is the same in both directions. An IPv4-mapped address has two bytes more than the IPv4
-/// address, of all ones: nothing, in such a sum.
-#[inline(always)]
-fn pseudo(headers: &Headers, length: usize) -> u64 {
-    let [l0, l1] = (length as u16).to_be_bytes();
-    let mut total = sum(word([l0, l1, 0, 17]));
-    for word in headers.source.0 {
-        total += sum(word);
-    }
-    for word in headers.destination.0 {
-        total += sum(word);
-    }
-    total
 }

@@ -124,7 +124,7 @@ impl Headers {
         // SAFETY (here and below): `at` has checked that all of the header lies in the packet.
         let byte = |offset: usize| unsafe { *ip.add(offset) };
         // SAFETY: as above.
-        let address = |offset: usize| Address(unsafe { ip.add(offset).cast::<[u32; 4]>().read_unaligned() });
+        let address = |offset: usize| Address(unsafe { ip.add(offset).cast::<[u64; 2]>().read_unaligned() });
         if byte(0) >> 4 != 6 {
             return Err(Verdict::Untouched);
         }
@@ -214,4 +214,29 @@ pub fn fold(sum: u64) -> u16 {
     let sum = (sum & 0xffff) + (sum >> 16);
     let sum = (sum & 0xffff) + (sum >> 16);
     ((sum & 0xffff) + (sum >> 16)) as u16
+}
+
+/// Four bytes as a word that lies in memory like them.
+#[inline(always)]
+pub const fn word(bytes: [u8; 4]) -> u32 {
+    u32::from_ne_bytes(bytes)
+}
+
+/// Writes to the packet, where there is room.
+#[inline(always)]
+pub fn set<T>(ctx: &XdpContext, offset: usize, value: T) -> Option<()> {
+    // SAFETY: `at` has checked that it lies in the packet.
+    at::<T>(ctx, offset).map(|place| unsafe { place.write_unaligned(value) })
+}
+
+/// The sum of the pseudo header of a UDP packet of this length; it is the same in both directions. An IPv4-mapped address has two bytes
+/// more than the IPv4 address, of all ones: nothing, in such a sum.
+#[inline(always)]
+pub fn pseudo(headers: &Headers, length: usize) -> u64 {
+    let [l0, l1] = (length as u16).to_be_bytes();
+    let mut total = sum(word([l0, l1, 0, 17]));
+    for word in headers.source.0.into_iter().chain(headers.destination.0) {
+        total += (word & 0xffff_ffff) + (word >> 32);
+    }
+    total
 }

@@ -39,7 +39,7 @@ pub fn admit_binding(headers: &Headers, config: &Config, now_ns: u64) -> bool {
 
 #[inline(always)]
 fn source(headers: &Headers) -> Source {
-    let [a, b, _, d] = headers.source.0;
+    let [a, b, _, d] = headers.source.words();
     if headers.is_ipv4 {
         Source::v4(d.to_ne_bytes())
     } else {

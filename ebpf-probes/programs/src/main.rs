@@ -1,9 +1,9 @@
 //! What the data plane need not see of UDP is dropped or answered in the driver.
 //!
 //! ```text
-//! packet ─▶ headers ─▶ ours? ─▶ lengths ─▶ block list ─▶ rates ─▶ shape ─▶ plain Binding? ─▶ user space
-//!              │          │                                                  │
-//!              └──────────┴─▶ the host, untouched                            └─▶ answer, out where it came in
+//! packet ─▶ headers ─▶ ours? ─▶ lengths ─▶ block list ─▶ rates ─▶ shape ─▶ plain Binding? ─▶ bound channel? ─▶ user space
+//!              │          │                                                  │                 │
+//!              └──────────┴─▶ the host, untouched                            └─▶ answer        └─▶ other end, by the host's routes
 //! ```
 //!
 //! Everything that is not UDP to one of the own addresses and ports passes untouched. Nothing is dropped here that user space
@@ -15,30 +15,62 @@
 mod answer;
 mod headers;
 mod limits;
+mod measure;
+mod next_hop;
+mod relay;
+mod steer;
 mod xsk;
 
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
-use aya_ebpf::helpers::bpf_ktime_get_ns;
+use core::mem::MaybeUninit;
+
+use aya_ebpf::bindings::BPF_F_MMAPABLE;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_REDIRECT, XDP_TX};
+use aya_ebpf::helpers::bpf_ktime_get_coarse_ns;
 use aya_ebpf::macros::{map, xdp};
-use aya_ebpf::maps::{Array, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie};
+use aya_ebpf::maps::{Array, DevMapHash, HashMap, LpmTrie, PerCpuArray, RingBuf, lpm_trie};
 use aya_ebpf::programs::XdpContext;
 use headers::{Headers, get};
 use shoal_packet::shape::{Shape, shape};
-use shoal_packet::source::{GATE_V4_WORDS, GATE_V6_BITS, gate_v4, gate_v6};
+use shoal_packet::source::{GATE_V4_ALL, GATE_V4_WORDS, GATE_V6_BITS, gate_v4, gate_v6};
 use shoal_probe_maps::{
-    BLOCKED, Config, DROPS_BYTES, Drop, ENDPOINTS, Endpoint, EndpointKey, Meter, NETWORKS, SAMPLE, SOURCES, VERDICTS,
-    Verdict, config, endpoint, port,
+    BLOCKED, CHANNELS, Config, DROPS_BYTES, Drop, INTERFACES, Meter, NETWORKS, NEXT_HOPS as NEXT_HOP_PLACES, NextHop,
+    OWN_PER_PORT, OWN_PLACES, Own, RelayKey, RelayOwner, RelayPath, RelayUsage, SAMPLE, SOURCES, VERDICTS, Verdict,
+    config, own, port,
 };
 
 #[map]
 static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
 
-/// What each destination port is: [`port`].
+/// What each destination port is, and where its addresses lie: [`port`].
 #[map]
-static PORTS: Array<u8> = Array::with_max_entries(1 << 16, 0);
+static PORTS: Array<u32> = Array::with_max_entries(1 << 16, 0);
+
+/// Own addresses; those of a port lie together.
+#[map]
+static OWN: Array<Own> = Array::with_max_entries(OWN_PLACES, 0);
+
+/// The paths of bound channels, from both ends.
+#[map]
+static RELAY: HashMap<RelayKey, RelayPath> = HashMap::with_max_entries(2 * CHANNELS, 0);
+
+/// By CPU, and then by the place of the channel.
+#[map]
+static RELAY_USAGE: Array<RelayUsage> = Array::with_max_entries(CHANNELS, BPF_F_MMAPABLE);
+
+/// What of it user space has taken into its books. The programs have no use for it, but it has to live as long.
+#[map]
+static RELAY_TAKEN: Array<RelayUsage> = Array::with_max_entries(CHANNELS, BPF_F_MMAPABLE);
+
+/// The same holds for this.
+#[map]
+static RELAY_OWNER: Array<RelayOwner> = Array::with_max_entries(CHANNELS, 0);
+
+/// Interfaces that packets may leave by, by their index: those that take frames from here.
+#[map]
+static OUT: DevMapHash = DevMapHash::with_max_entries(INTERFACES, 0);
 
 #[map]
-static ENDPOINT: HashMap<EndpointKey, Endpoint> = HashMap::with_max_entries(ENDPOINTS, 0);
+static NEXT_HOPS: PerCpuArray<NextHop> = PerCpuArray::with_max_entries(NEXT_HOP_PLACES, 0);
 
 #[map]
 static BLOCK_V4: LpmTrie<u32, u32> = LpmTrie::with_max_entries(BLOCKED, 0);
@@ -84,26 +116,28 @@ static DROPS: RingBuf = RingBuf::with_byte_size(DROPS_BYTES, 0);
 /// The whole way.
 #[xdp]
 pub fn shoal(ctx: XdpContext) -> u32 {
-    let (verdict, by_frame) = judge(&ctx);
+    go(&ctx)
+}
+
+#[inline(always)]
+fn go(ctx: &XdpContext) -> u32 {
+    let (verdict, by_frame) = judge(ctx);
     if let Some(count) = VERDICT.get_ptr_mut(verdict as u32) {
         // SAFETY: the map's own memory, of this CPU alone.
         unsafe { *count += 1 };
     }
     match verdict {
-        Verdict::Answered => XDP_TX,
-        Verdict::Passed if by_frame => xsk::redirect(&ctx),
+        Verdict::Answered | Verdict::Relayed => XDP_TX,
+        Verdict::Redirected => XDP_REDIRECT,
         verdict if verdict.is_drop() => XDP_DROP,
-        _ => XDP_PASS,
+        Verdict::Untouched | Verdict::Headers | Verdict::Fragment => XDP_PASS,
+        // Not by steering: what goes on at another CPU comes to no such socket.
+        _ if by_frame => xsk::redirect(ctx),
+        _ => steer::pass(ctx),
     }
 }
 
-/// What an empty program costs, to be measured beside the one above.
-#[xdp]
-pub fn shoal_empty(_ctx: XdpContext) -> u32 {
-    XDP_PASS
-}
-
-/// The verdict, and of what passes whether an AF_XDP socket may have it.
+/// The verdict, and of what goes to user space whether an AF_XDP socket may have it.
 #[inline(always)]
 fn judge(ctx: &XdpContext) -> (Verdict, bool) {
     let headers = match Headers::parse(ctx) {
@@ -114,23 +148,22 @@ fn judge(ctx: &XdpContext) -> (Verdict, bool) {
     if verdict.is_drop() {
         sample(ctx, &headers, verdict);
     }
-    (verdict, matches!(verdict, Verdict::Passed) && xsk::may_have(ctx, &headers))
+    let to_user_space = matches!(
+        verdict,
+        Verdict::Passed | Verdict::NotRelayed | Verdict::NoNextHop | Verdict::NoForwarding | Verdict::TooLong
+    );
+    (verdict, to_user_space && xsk::may_have(ctx, &headers))
 }
 
 #[inline(always)]
 fn ours(ctx: &XdpContext, headers: &Headers) -> Verdict {
     let Some(config) = CONFIG.get(0) else { return Verdict::Untouched };
-    let kind = PORTS.get(headers.destination_port.into()).copied().unwrap_or(port::NONE);
+    let of_port = PORTS.get(headers.destination_port.into()).copied().unwrap_or(port::NONE);
+    let (kind, first, count) = port::parts(of_port);
     if kind == port::NONE {
         return Verdict::Untouched;
     }
-    let of_clients = kind == port::CLIENTS;
-    let key = EndpointKey {
-        address: headers.destination,
-        port: if of_clients { headers.destination_port.into() } else { 0 },
-    };
-    // SAFETY: entries are replaced whole and rarely; an answer with an old second address is still one.
-    let Some(own) = (unsafe { ENDPOINT.get(&key) }) else { return Verdict::Untouched };
+    let Some(own) = find(headers, first, count) else { return Verdict::Untouched };
     if !headers.lengths_agree {
         return Verdict::Length;
     }
@@ -140,8 +173,9 @@ fn ours(ctx: &XdpContext, headers: &Headers) -> Verdict {
     if is_blocked(headers, config) {
         return Verdict::Blocked;
     }
+    // A few milliseconds behind, and much cheaper than to the nanosecond.
     // SAFETY: no arguments.
-    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let now_ns = unsafe { bpf_ktime_get_coarse_ns() };
     if let Err(verdict) = limits::admit(headers, config, now_ns) {
         return verdict;
     }
@@ -149,29 +183,69 @@ fn ours(ctx: &XdpContext, headers: &Headers) -> Verdict {
         let dropped = config.flags & config::DROP_FRAGMENTS != 0;
         return if dropped { Verdict::FragmentDropped } else { Verdict::Fragment };
     }
-    if !of_clients {
-        return Verdict::Passed;
+    if kind != port::CLIENTS {
+        let relayed = relay::relay(ctx, headers, own, headers.destination_port, config, now_ns);
+        return relayed.unwrap_or(Verdict::Passed);
     }
     let Some(first) = get::<[u8; 4]>(ctx, headers.payload.into()) else { return Verdict::Shape };
     match shape(first, headers.length.into()) {
         Shape::Other => Verdict::Shape,
-        Shape::Stun if own.flags & endpoint::ANSWER != 0 => answer::answer(ctx, headers, own, config, now_ns),
-        _ => Verdict::Passed,
+        Shape::Stun if own.flags & own::ANSWER != 0 => answer::answer(ctx, headers, own, config, now_ns),
+        Shape::Stun => Verdict::Passed,
+        Shape::ChannelData => {
+            let channel = u16::from_be_bytes([first[0], first[1]]);
+            relay::relay(ctx, headers, own, channel, config, now_ns).unwrap_or(Verdict::Passed)
+        }
     }
+}
+
+/// The own address that it came to, of those on its port.
+#[inline(always)]
+fn find(headers: &Headers, first: u32, count: u32) -> Option<&'static Own> {
+    for nth in 0..OWN_PER_PORT {
+        if nth >= count {
+            break;
+        }
+        let own = OWN.get(first + nth)?;
+        if own.address == headers.destination {
+            return Some(own);
+        }
+    }
+    None
 }
 
 #[inline(always)]
 fn is_blocked(headers: &Headers, config: &Config) -> bool {
-    let words = headers.source.0;
+    let words = headers.source.words();
     // Most addresses are far from any that is blocked, and the list is slow.
-    let is_open = |gate: &Array<u64>, (word, bit): (u32, u64)| gate.get(word).is_some_and(|word| word & bit != 0);
     if headers.is_ipv4 {
-        is_open(&GATE_V4, gate_v4(words[3].to_ne_bytes())) && BLOCK_V4.get(lpm_trie::Key::new(32, words[3])).is_some()
-    } else {
-        let short = config.flags & config::BLOCK_V6_SHORT != 0;
-        (short || is_open(&GATE_V6, gate_v6(config.seed, words[0].to_ne_bytes())))
-            && BLOCK_V6.get(lpm_trie::Key::new(128, words)).is_some()
+        let (word, shift) = gate_v4(words[3].to_ne_bytes());
+        return match GATE_V4.get(word).map_or(0, |word| word >> shift & GATE_V4_ALL) {
+            0 => false,
+            GATE_V4_ALL => true,
+            _ => BLOCK_V4.get(lpm_trie::Key::new(32, words[3])).is_some(),
+        };
     }
+    let (word, bit) = gate_v6(config.seed, words[0].to_ne_bytes());
+    (config.flags & config::BLOCK_V6_SHORT != 0 || GATE_V6.get(word).is_some_and(|word| word & bit != 0))
+        && is_on_list(words)
+}
+
+/// Looks an IPv6 address up in the block list. The words of the key are written one by one: the compiler would join them to pieces that
+/// are not aligned, as the verifier wants them on the stack.
+#[inline(always)]
+fn is_on_list(words: [u32; 4]) -> bool {
+    let mut key = MaybeUninit::<lpm_trie::Key<[u32; 4]>>::uninit();
+    let place = key.as_mut_ptr().cast::<u32>();
+    // SAFETY: five words are all that the key is made of.
+    let key = unsafe {
+        place.write_volatile(128);
+        for (nth, word) in words.into_iter().enumerate() {
+            place.add(1 + nth).write_volatile(word);
+        }
+        key.assume_init_ref()
+    };
+    BLOCK_V6.get(key).is_some()
 }
 
 /// Tells user space of a drop, now and then.
@@ -191,7 +265,7 @@ fn sample(ctx: &XdpContext, headers: &Headers, verdict: Verdict) {
     let sampled = get::<[u8; SAMPLE]>(ctx, headers.payload.into());
     entry.write(Drop {
         // SAFETY: no arguments.
-        at_ns: unsafe { bpf_ktime_get_ns() },
+        at_ns: unsafe { bpf_ktime_get_coarse_ns() },
         source: headers.source,
         destination: headers.destination,
         source_port: headers.source_port,

@@ -5,7 +5,8 @@ use aya_ebpf::bindings::xdp_action::XDP_PASS;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{HashMap, XskMap};
 use aya_ebpf::programs::XdpContext;
-use shoal_probe_maps::{EndpointKey, Queue, XSK_ENDPOINTS, XSK_FRAME_MAX, XSKS as SOCKETS, config};
+use shoal_probe_maps::steer::EndpointKey;
+use shoal_probe_maps::{Address, Queue, XSK_ENDPOINTS, XSK_FRAME_MAX, XSKS as SOCKETS, config};
 
 use crate::CONFIG;
 use crate::answer::is_from_one_host;
@@ -25,13 +26,14 @@ static XSK_PLACE: HashMap<Queue, u32> = HashMap::with_max_entries(SOCKETS, 0);
 #[map]
 static XSK_ENDPOINT: HashMap<EndpointKey, u32> = HashMap::with_max_entries(XSK_ENDPOINTS, NO_PREALLOC);
 
-/// Whether a packet that passes may go by a frame.
+/// Whether a packet that goes to user space may go by a frame.
 #[inline(always)]
 pub fn may_have(ctx: &XdpContext, headers: &Headers) -> bool {
     if !CONFIG.get(0).is_some_and(|config| config.flags & config::FRAMES != 0) {
         return false;
     }
-    let [first, second, ..] = headers.source.0[0].to_ne_bytes();
+    let Address([start, _]) = headers.source;
+    let [first, second, ..] = start.to_ne_bytes();
     // An address that is somebody's only on one link: the socket says which.
     let link_local = !headers.is_ipv4 && first == 0xfe && second & 0xc0 == 0x80;
     let key = EndpointKey { address: headers.destination, port: headers.destination_port.into() };

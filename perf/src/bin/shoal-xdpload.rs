@@ -8,10 +8,12 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, ensure};
 use clap::Parser;
+use rustix::thread::sched_getcpu;
 use serde_json::{Value, json};
 use shoal_perf::frame::Frame;
+use shoal_perf::namespace;
 use shoal_probes::maps::Verdict;
-use shoal_probes::{Limits, Probes};
+use shoal_probes::{Channel, Limits, Owner, Probes, index};
 
 /// Measures each verdict of the XDP program.
 #[derive(Parser)]
@@ -22,9 +24,6 @@ struct Options {
     /// Packets of a run.
     #[arg(long, default_value_t = 1_000_000)]
     packets: u32,
-    /// Packets of a run of what changes them: each has to be handed over anew.
-    #[arg(long, default_value_t = 20_000)]
-    single: u32,
 }
 
 /// A packet, and what comes of it.
@@ -42,6 +41,22 @@ const CLIENT: &str = "198.51.100.7:40000";
 const CLIENT6: &str = "[2001:db8:7::7]:40000";
 const STRANGER: &str = "203.0.113.9:40000";
 const RELAY: &str = "192.0.2.1:50000";
+const RELAY6: &str = "[2001:db8::1]:50000";
+const PEER: &str = "198.51.100.9:9000";
+const PEER6: &str = "[2001:db8:9::9]:9000";
+
+/// What frames come in by, with next hops behind it.
+const INTERFACE: &str = "node0";
+const NETWORK: &str = "link add node0 type veth peer name outer0
+link set node0 up
+link set outer0 up
+addr add 192.0.2.1/24 dev node0
+addr add 2001:db8::1/64 dev node0 nodad
+neigh add 192.0.2.4 lladdr 02:00:00:00:00:01 dev node0
+neigh add 2001:db8::4 lladdr 02:00:00:00:00:01 dev node0
+route add default via 192.0.2.4
+route add default via 2001:db8::4
+";
 
 /// A Binding request without attributes, ChannelData of 160 bytes, and RTP.
 const REQUEST: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
@@ -52,12 +67,21 @@ const CHANNEL: [u8; 164] = {
 };
 const RTP: [u8; 172] = [0x80; 172];
 
+fn channel_data(number: u16, length: u16) -> Vec<u8> {
+    [&number.to_be_bytes()[..], &length.to_be_bytes(), &vec![7; length.into()]].concat()
+}
+
 /// Networks on the block list, beside the one that is met.
 const BLOCKED: u8 = 200;
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
-    ensure!(options.runs > 0 && options.packets > 0 && options.single > 0, "--runs, --packets, --single: at least 1");
+    ensure!(options.runs > 0 && options.packets > 0, "--runs, --packets: at least 1");
+    let cpu = sched_getcpu();
+    namespace::enter("cost")?;
+    namespace::pin(cpu)?;
+    NETWORK.lines().try_for_each(namespace::ip)?;
+    namespace::forward()?;
     let cases = cases()?;
     let mut measured = Vec::new();
     for case in cases {
@@ -85,6 +109,10 @@ fn cases() -> anyhow::Result<Vec<Case>> {
         case("shape", frame(CLIENT, NODE, &RTP)?, Verdict::Shape, limits),
         case("source-rate", frame(CLIENT, RELAY, &RTP)?, Verdict::SourceRate, Limits { source: 1, ..limits }),
         case("answered", frame(CLIENT, NODE, &REQUEST)?, Verdict::Answered, bindings),
+        case("relayed", frame(CLIENT, NODE, &channel_data(0x4100, 160))?, Verdict::Relayed, limits),
+        case("relayed-1200", frame(CLIENT, NODE, &channel_data(0x4100, 1200))?, Verdict::Relayed, limits),
+        case("relayed-to-client", frame(PEER, RELAY, &RTP)?, Verdict::Relayed, limits),
+        case("relayed-to-ipv6", frame(CLIENT, NODE, &channel_data(0x4101, 160))?, Verdict::Relayed, limits),
         case("answered-ipv6", frame(CLIENT6, NODE6, &REQUEST)?, Verdict::Answered, bindings),
     ])
 }
@@ -92,7 +120,9 @@ fn cases() -> anyhow::Result<Vec<Case>> {
 fn measure(case: &Case, options: &Options) -> anyhow::Result<Value> {
     let mut probes = Probes::load(1)?;
     for (node, other) in [(NODE, "192.0.2.2:3479"), (NODE6, "[2001:db8::2]:3479")] {
-        probes.add_endpoint(node.parse()?, true, Some(other.parse::<SocketAddr>()?))?;
+        let node: SocketAddr = node.parse()?;
+        probes.add_endpoint(node, true, Some(other.parse()?))?;
+        probes.add_address(node.ip())?;
     }
     probes.add_relay_ports(50_000..=50_099)?;
     for nth in 0..BLOCKED {
@@ -102,32 +132,38 @@ fn measure(case: &Case, options: &Options) -> anyhow::Result<Value> {
     probes.block("203.0.113.0/24".parse()?)?;
     probes.set_limits(&case.limits)?;
     let frame = case.frame.bytes();
+    let mut relay = probes.relays(1)?.pop().context("one hand was asked for")?;
+    relay.own(0, 1, Owner { tenant: "bench", user: "" })?;
+    for (peer, relayed) in [(PEER, RELAY), (PEER6, RELAY6)] {
+        let (client, server) = (CLIENT.parse()?, NODE.parse()?);
+        let (number, peer): (u16, SocketAddr) = (if peer == PEER { 0x4100 } else { 0x4101 }, peer.parse()?);
+        let channel = Channel { number, client, server, relayed: relayed.parse()?, peer };
+        relay.bind(&channel, 0, 1, u64::MAX)?;
+    }
+    // What is relayed has to leave by what it came in by, and that has to run a program.
+    probes.attach_empty(INTERFACE)?;
+    let interface = Some(index(INTERFACE)?);
     // A rate of one in a second has to be used up first.
     probes.run(&frame, 2)?;
-    let changes = case.verdict == Verdict::Answered;
+    let changes = matches!(case.verdict, Verdict::Answered | Verdict::Relayed);
+    probes.prepare_again(&frame)?;
     let (mut ours, mut empty) = (Vec::new(), Vec::new());
     for _ in 0..options.runs {
         let before = probes.verdicts()?;
-        let packets = if changes {
-            ours.push(singly(options.single, || Ok(probes.run(&frame, 1)?.ns))?);
-            empty.push(singly(options.single, || Ok(probes.run_empty(&frame, 1)?.ns))?);
-            options.single
+        if changes {
+            let [again, reset] = probes.run_again(interface, &frame, options.packets)?;
+            ours.push(again as f64);
+            empty.push(reset as f64);
         } else {
             ours.push(probes.run(&frame, options.packets)?.ns as f64);
             empty.push(probes.run_empty(&frame, options.packets)?.ns as f64);
-            options.packets
-        };
+        }
         let after = probes.verdicts()?;
         let counted = after[case.verdict as usize] - before[case.verdict as usize];
-        ensure!(counted >= u64::from(packets) * 999 / 1000, "only {counted} of {packets} were {}", case.verdict.name());
+        let packets = u64::from(options.packets);
+        ensure!(counted >= packets * 999 / 1000, "only {counted} of {packets} were {}", case.verdict.name());
     }
-    Ok(json!({ "case": case.name, "ns": median(ours), "empty_ns": median(empty), "singly": changes }))
-}
-
-/// The median of so many runs of one packet: the clock's resolution is a part of it, which is the same for both programs.
-fn singly(packets: u32, mut run: impl FnMut() -> anyhow::Result<u64>) -> anyhow::Result<f64> {
-    let times: Vec<f64> = (0..packets).map(|_| Ok(run()? as f64)).collect::<anyhow::Result<_>>()?;
-    Ok(median(times))
+    Ok(json!({ "case": case.name, "ns": median(ours), "empty_ns": median(empty), "changes": changes }))
 }
 
 fn median(mut figures: Vec<f64>) -> f64 {

@@ -5,6 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_ticket::TicketPolicy;
 
+use crate::block::Block;
 use crate::tenant::{DEFAULT, Tenant};
 
 /// All that a data plane serves. Replaced whole and atomically; `version` only grows.
@@ -18,6 +19,9 @@ pub struct Snapshot {
     /// Tenants that have rules; one that only channels name has none.
     #[serde(default)]
     pub tenants: Vec<Tenant>,
+    /// Who is blocked. Nodes see by themselves when that ends.
+    #[serde(default)]
+    pub blocks: Vec<Block>,
 }
 
 /// One live room, VOD library or any other tree of URLs with the same origins and rules.

@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod block;
 pub mod channel;
 pub mod frame;
 pub mod inspect;
@@ -13,10 +14,12 @@ pub mod message;
 pub mod observation;
 pub mod prefetch;
 pub mod tenant;
+pub mod xdp;
 
 /// Version of this protocol. A peer with another major number is refused with a clear message.
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
+pub use block::Block;
 pub use channel::{Channel, Snapshot};
 pub use message::{ControlMessage, DataMessage};
 pub use tenant::Tenant;

@@ -8,6 +8,7 @@
 #![forbid(unsafe_code)]
 
 pub mod binding;
+pub mod flow;
 pub mod rate;
 pub mod shape;
 pub mod source;

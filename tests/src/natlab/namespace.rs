@@ -28,7 +28,7 @@ pub struct Namespace {
 
 impl Namespace {
     /// Makes one whose name ends in `role`, with its loopback device up; `Err` says why this machine does not let us.
-    pub(super) fn create(role: &str) -> Result<Self, String> {
+    pub fn create(role: &str) -> Result<Self, String> {
         let own = std::process::id();
         let name = format!("{PREFIX}{own}-{}-{role}", started(own).unwrap_or_default());
         ip(&["netns", "add", &name])?;
@@ -69,7 +69,7 @@ impl Namespace {
     }
 
     /// Runs lines of `ip -batch`.
-    pub(super) fn ip(&self, lines: &str) -> Result<(), String> {
+    pub fn ip(&self, lines: &str) -> Result<(), String> {
         feed(Command::new("ip").args(["-n", &self.name, "-batch", "-"]), lines)
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use serde_json::json;
+use serde_json::{Value, json};
 use shoal_stun::credentials::time_limited_password;
 
 use super::{NatLab, Side, peers};
@@ -89,7 +89,7 @@ impl Server {
     /// Our own data plane, on its last good snapshot, without a control plane.
     pub fn shoal(lab: &NatLab) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], "", &[])
+        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], "", &json!([]), &[])
     }
 
     /// The same with XDP in front, at all interfaces by which the sides come; metrics are at [`ADMIN`](Self::ADMIN).
@@ -101,19 +101,27 @@ impl Server {
     /// The same with frames for user space (AF_XDP), as `xdp.sockets` says, started by `wrapper`.
     pub fn shoal_by_frames(lab: &NatLab, sockets: &str, wrapper: &[&str]) -> Self {
         let ports: Vec<&str> = lab.sides().iter().map(Side::port).collect();
-        Self::shoal_xdp(lab, &ports, &format!("sockets = \"{sockets}\"\n"), wrapper)
+        // What XDP relays by itself comes to nobody.
+        let xdp = format!("interfaces = {}\npins = \"\"\nsockets = \"{sockets}\"\nchannels = 0\n", json!(ports));
+        Self::shoal_so(lab, &xdp, &json!([]), wrapper)
     }
 
     /// The same at these interfaces, started by `wrapper`, the words of a command that runs another.
     pub fn shoal_at(lab: &NatLab, interfaces: &[&str], wrapper: &[&str]) -> Self {
-        Self::shoal_xdp(lab, interfaces, "", wrapper)
+        // Labs run side by side, and nothing is to outlive one.
+        Self::shoal_so(lab, &format!("interfaces = {}\npins = \"\"\n", json!(interfaces)), &json!([]), wrapper)
     }
 
-    fn shoal_xdp(lab: &NatLab, interfaces: &[&str], more: &str, wrapper: &[&str]) -> Self {
+    /// The same with these lines as its section `xdp`, and this list of blocks.
+    pub fn shoal_so(lab: &NatLab, xdp: &str, blocks: &Value, wrapper: &[&str]) -> Self {
+        Self::shoal_with(lab, &format!("[xdp]\n{xdp}"), blocks, wrapper)
+    }
+
+    /// The same with lines of configuration that end the section `udp`, and begin others.
+    pub fn shoal_with(lab: &NatLab, more: &str, blocks: &Value, wrapper: &[&str]) -> Self {
         let (v4, v6) = (lab.addresses(), lab.addresses_v6());
-        let interfaces = json!(interfaces);
-        let xdp = format!("[xdp]\ninterfaces = {interfaces}\n{more}[admin]\nlisten = \"{}\"\n", Self::ADMIN);
-        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &xdp, wrapper)
+        let more = format!("{more}[admin]\nlisten = \"{}\"\n", Self::ADMIN);
+        Self::node(lab, "shoal", &[v4[0], v4[1], v6[0], v6[1]], &more, blocks, wrapper)
     }
 
     /// Where a node alone at its hub has its metrics.
@@ -131,12 +139,12 @@ impl Server {
                 v4[own],
                 key.display()
             );
-            Self::node(lab, &format!("partner-{own}"), &[v4[own], v6[own]], &link, &[])
+            Self::node(lab, &format!("partner-{own}"), &[v4[own], v6[own]], &link, &json!([]), &[])
         })
     }
 
     /// A data plane with these UDP addresses, which relays from the first of each family.
-    fn node(lab: &NatLab, name: &str, addresses: &[IpAddr], more: &str, wrapper: &[&str]) -> Self {
+    fn node(lab: &NatLab, name: &str, addresses: &[IpAddr], more: &str, blocks: &Value, wrapper: &[&str]) -> Self {
         let first = |v4| addresses.iter().find(|ip| ip.is_ipv4() == v4).copied().expect("it has both families");
         let (v4, v6) = (first(true), first(false));
         let mut told = Told::new((v4, PORT).into(), (v6, PORT).into(), "a secret of sixteen or more");
@@ -161,7 +169,7 @@ impl Server {
         let secrets = json!([{"id": "one", "secret": told.secret}]);
         let tenants = json!([{"id": "default", "relay": {"secrets": secrets}}]);
         let channels = peers::channels(&told.secret);
-        snapshot::write(&state, &json!({"version": 1, "channels": channels, "tenants": tenants}));
+        snapshot::write(&state, &json!({"version": 1, "channels": channels, "tenants": tenants, "blocks": blocks}));
         fs::write(&config, text).expect("the lab's own folder is writable");
         let program = binary("shoal-dataplane");
         let mut command = match wrapper {

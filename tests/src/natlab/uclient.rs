@@ -41,6 +41,23 @@ impl Echo {
         echo
     }
 
+    /// One behind a side, at the client's addresses.
+    pub fn behind(lab: &NatLab, side: &Side, turnutils_peer: &Path) -> Self {
+        let v4 = IpAddr::from(side.client_address());
+        let v6 = side.client_address_v6().map(IpAddr::from);
+        let port = 3480;
+        let mut command = side.client().command(turnutils_peer);
+        command.args(["-p", &port.to_string(), "-L", &v4.to_string()]);
+        command.args(v6.iter().flat_map(|v6| ["-L".to_owned(), v6.to_string()]));
+        let log = format!("peer-{}.log", side.port());
+        let process = Process::start("turnutils_peer", &mut command, &lab.dir().join(log));
+        let echo = Self { v4, v6: v6.unwrap_or(v4), port, process };
+        for ip in [Some(v4), v6].into_iter().flatten() {
+            echo.await_answer(&side.client().udp((ip, 0).into()), ip);
+        }
+        echo
+    }
+
     fn await_answer(&self, socket: &UdpSocket, ip: IpAddr) {
         socket.set_read_timeout(Some(Duration::from_millis(20))).expect("the time is not zero");
         // Ten seconds; both fail until there is somebody.

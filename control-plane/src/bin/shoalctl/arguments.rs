@@ -24,6 +24,9 @@ pub(crate) struct Arguments {
         value_name = "FILE"
     )]
     pub(crate) token_file: PathBuf,
+    /// Where a node has its own pages (`admin.listen`), for `xdp` and `drops`.
+    #[arg(long, global = true, env = "SHOAL_NODE_API", default_value = "http://127.0.0.1:9090", value_name = "URL")]
+    pub(crate) node_api: String,
     /// Print the API's JSON instead of tables.
     #[arg(long, global = true)]
     pub(crate) json: bool,
@@ -54,6 +57,27 @@ pub(crate) enum Command {
         /// This one only: its 40 hexadecimal digits.
         peer: Option<String>,
     },
+    /// Have all nodes serve an address or network nothing, by HTTP or UDP.
+    Block {
+        /// As in 192.0.2.7, 192.0.2.0/24 or 2001:db8::/32.
+        network: String,
+        /// How long, as in 90m, 24h or 7d; by default until it is taken away.
+        #[arg(long = "for", value_name = "TIME", value_parser = crate::input::span)]
+        seconds: Option<u64>,
+        /// Why, for people.
+        #[arg(long, default_value = "", value_name = "TEXT")]
+        reason: String,
+        /// Loopback is meant.
+        #[arg(long)]
+        loopback: bool,
+    },
+    /// Take a block away.
+    Unblock {
+        /// As it was blocked.
+        network: String,
+    },
+    /// List who is blocked.
+    Blocks,
     /// Have nodes forget cached objects.
     Purge(Purge),
     /// Have nodes fetch objects into their caches, in the background.
@@ -68,6 +92,15 @@ pub(crate) enum Command {
     Drain {
         /// Name of the node.
         node: String,
+    },
+    /// The program in a node's network driver: where it is, and what it does.
+    #[command(subcommand)]
+    Xdp(Xdp),
+    /// Show packets that a node's driver drops, as they come; one of many (`xdp.sample_every`). Ctrl-C ends it.
+    Drops {
+        /// End after so many.
+        #[arg(short = 'n', long, value_name = "NUMBER")]
+        count: Option<usize>,
     },
     /// Sum up usage.
     Ledger(Ledger),
@@ -355,6 +388,25 @@ pub(crate) enum Cache {
         #[arg(long = "node", value_name = "NODE")]
         nodes: Vec<String>,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Xdp {
+    /// Show interfaces, program and packets.
+    Status,
+    /// Put the program on an interface of this machine, until the node starts anew. Takes the privileges of `shoal-xdp`.
+    Attach(Attach),
+    /// Take it off one. Takes permission for the pins.
+    Detach(Attach),
+}
+
+#[derive(Args)]
+pub(crate) struct Attach {
+    /// The interface.
+    pub(crate) interface: String,
+    /// Folder of the node's pins; by default the node is asked.
+    #[arg(long, value_name = "FOLDER")]
+    pub(crate) pins: Option<String>,
 }
 
 #[derive(Args)]

@@ -24,6 +24,9 @@ pub(crate) enum Failure {
     /// Nodes did not do it; their answers are printed.
     #[error("not every node did it; its reason stands beside it")]
     Nodes,
+    /// What was to be done on this machine was not.
+    #[error("{0}")]
+    Node(String),
     /// Arguments or files.
     #[error("{0}")]
     Usage(String),

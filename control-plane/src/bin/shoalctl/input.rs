@@ -77,18 +77,26 @@ pub(crate) fn header(text: &str) -> Result<(String, String), String> {
 
 /// Unix seconds, or an age such as `90m`, `24h`, `7d`, as Unix seconds.
 pub(crate) fn time(text: &str) -> Result<u64, String> {
-    let wrong = || "give Unix seconds, or an age such as 90m, 24h or 7d".to_owned();
+    if let Ok(seconds) = text.parse() {
+        return Ok(seconds);
+    }
+    let age = span(text).map_err(|_| "give Unix seconds, or an age such as 90m, 24h or 7d".to_owned())?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    Ok(now.saturating_sub(age))
+}
+
+/// A time such as `90m`, `24h`, `7d`, in seconds.
+pub(crate) fn span(text: &str) -> Result<u64, String> {
+    let wrong = || "give a number and s, m, h or d, such as 90m, 24h or 7d".to_owned();
     let unit = match text.chars().last() {
         Some('s') => 1,
         Some('m') => 60,
         Some('h') => 3_600,
         Some('d') => 86_400,
-        _ => return text.parse().map_err(|_| wrong()),
+        _ => return Err(wrong()),
     };
     let count: u64 = text.get(..text.len() - 1).and_then(|count| count.parse().ok()).ok_or_else(wrong)?;
-    let age = count.checked_mul(unit).ok_or_else(wrong)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    Ok(now.saturating_sub(age))
+    count.checked_mul(unit).ok_or_else(wrong)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod arguments;
+mod blocks;
 mod cache;
 mod client;
 mod input;
@@ -10,6 +11,7 @@ mod peers;
 mod run;
 mod table;
 mod tenants;
+mod xdp;
 
 use std::process::ExitCode;
 
@@ -31,7 +33,7 @@ fn main() -> ExitCode {
         Err(failure) => {
             eprintln!("shoalctl: {failure}");
             ExitCode::from(match failure {
-                Failure::Refused(_) | Failure::Nodes => REFUSED,
+                Failure::Refused(_) | Failure::Nodes | Failure::Node(_) => REFUSED,
                 Failure::Usage(_) => USAGE,
                 Failure::Unreachable(_) => UNREACHABLE,
             })

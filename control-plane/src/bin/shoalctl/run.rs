@@ -17,9 +17,16 @@ use crate::client::{Client, Failure, encode};
 use crate::input;
 use crate::table::{Align, Table};
 use crate::tenants::tenant_table;
+use crate::xdp::NodePages;
 
 /// Carries out a command and prints its result.
 pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
+    // These are about a node, which asks for no token.
+    match &arguments.command {
+        Command::Xdp(command) => return NodePages::new(arguments)?.xdp(command),
+        Command::Drops { count } => return NodePages::new(arguments)?.drops(*count),
+        _ => {}
+    }
     let client = Client::new(&arguments.api, &arguments.token_file)?;
     let run = Run { client, json: arguments.json };
     match &arguments.command {
@@ -29,9 +36,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Tenants(command) => run.tenants(command),
         Command::Turn(turn) => run.turn(turn),
         Command::Peers { channel, peer } => run.peers(channel, peer.as_deref()),
+        Command::Block { network, seconds, reason, loopback } => run.block(network, *seconds, reason, *loopback),
+        Command::Unblock { network } => run.unblock(network),
+        Command::Blocks => run.blocks(),
         Command::Purge(purge) => run.purge(purge),
         Command::Prefetch(prefetch) => run.prefetch(prefetch),
         Command::Cache(command) => run.cache(command),
+        Command::Xdp(_) | Command::Drops { .. } => Ok(()),
         Command::Nodes => run.nodes(),
         Command::Drain { node } => run.command(&format!("/nodes/{}/drain", encode(node)), None),
         Command::Ledger(ledger) => run.ledger(ledger),
@@ -238,7 +249,7 @@ impl Run {
     }
 }
 
-fn print_json(value: &impl Serialize) -> Result<(), Failure> {
+pub(crate) fn print_json(value: &impl Serialize) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value).map_err(|error| Failure::Usage(error.to_string()))?;
     println!("{text}");
     Ok(())
@@ -357,12 +368,24 @@ fn served(node: &NodeStatus, newest: u64) -> String {
 }
 
 pub(crate) fn age(unix_ms: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    match now.saturating_sub(unix_ms / 1000) {
-        seconds @ 0..120 => format!("{seconds} s ago"),
-        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
-        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
-        seconds => format!("{} d ago", seconds / 86_400),
+    format!("{} ago", span(now().saturating_sub(unix_ms / 1000)))
+}
+
+/// A time to come, in Unix seconds.
+pub(crate) fn ahead(unix_s: u64) -> String {
+    format!("for {}", span(unix_s.saturating_sub(now())))
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} d", seconds / 86_400),
     }
 }
 

@@ -77,7 +77,7 @@ impl Shard {
         listener.set_nonblocking(true).unwrap();
         let server = listener.local_addr().unwrap();
         let buffers = Buffers { receive: 1 << 20, send: 1 << 20 };
-        let endpoint = UdpListener { address: server, socket: own_socket(server, buffers).unwrap() };
+        let endpoint = UdpListener { address: server, socket: own_socket(server, buffers).unwrap(), owners: None };
         let ring = Ring::new(RingConfig { entries: 256, buffers: 16, buffer_bytes: 4096 }).unwrap();
         let relay = serde_json::json!({ "secrets": [{ "id": "one", "secret": SECRET }], "allow": ["127.0.0.0/8"] });
         let tenants = serde_json::json!([{ "id": "default", "relay": relay }]);
@@ -89,6 +89,7 @@ impl Shard {
         let turn = TurnNode { counts: Arc::new(Counts::new(1)), nonce_secret: [1; 32], own_addresses, streams };
         let clock = Clock::start();
         let udp = Udp::start(UdpParts {
+            relay: None,
             shard: 0,
             settings: &settings,
             node: &UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3, known: None },

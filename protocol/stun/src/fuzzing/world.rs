@@ -18,8 +18,8 @@ use crate::message::{
     Username, XorMappedAddress, XorPeerAddress, XorRelayedAddress, channel_data_header,
 };
 use crate::turn::{
-    Config, FiveTuple, FromClient, Limits, LocalQuota, MAX_REPLY, MAX_UNAUTHENTICATED_REPLY, Now, OpenError,
-    QuotaLimits, RelayAddress, RelayId, Relays, Server, Transport,
+    BoundChannel, Config, FiveTuple, FromClient, Limits, LocalQuota, MAX_REPLY, MAX_UNAUTHENTICATED_REPLY, Now,
+    OpenError, QuotaLimits, RelayAddress, RelayId, Relays, Server, Transport,
 };
 
 /// Clients, and what they talk over.
@@ -69,21 +69,35 @@ fn socket(text: &str) -> SocketAddr {
     text.parse().expect("a socket address")
 }
 
-/// Relay sockets that only remember that they are open.
+/// Relay sockets that only remember that they are open, and somebody who forwards without asking, who only remembers what is bound.
 #[derive(Debug, Default)]
-struct Sockets(BTreeMap<RelayId, SocketAddr>);
+struct Sockets {
+    open: BTreeMap<RelayId, SocketAddr>,
+    /// By relay and number: client, where the relay is, peer, and until when.
+    bound: BTreeMap<(RelayId, u16), (SocketAddr, SocketAddr, SocketAddr, u64)>,
+}
 
 impl Relays for Sockets {
     fn open(&mut self, relay: RelayId, address: SocketAddr) -> Result<(), OpenError> {
         assert_eq!(address.is_ipv6(), relay.family() == Family::Ipv6);
-        assert!(self.0.values().all(|open| *open != address), "{address} is open");
-        assert!(self.0.keys().all(|open| open.index() != relay.index()), "{relay:?} has another's index");
-        assert!(self.0.insert(relay, address).is_none(), "{relay:?} is open");
+        assert!(self.open.values().all(|open| *open != address), "{address} is open");
+        assert!(self.open.keys().all(|open| open.index() != relay.index()), "{relay:?} has another's index");
+        assert!(self.open.insert(relay, address).is_none(), "{relay:?} is open");
         Ok(())
     }
 
     fn close(&mut self, relay: RelayId) {
-        assert!(self.0.remove(&relay).is_some(), "{relay:?} is not open");
+        assert!(self.open.remove(&relay).is_some(), "{relay:?} is not open");
+    }
+
+    fn bind(&mut self, channel: &BoundChannel<'_>) {
+        let BoundChannel { relay, number, client, relayed, peer, expires, .. } = *channel;
+        assert_eq!(self.open.get(&relay), Some(&relayed), "{channel:?}");
+        self.bound.insert((relay, number), (client, relayed, peer, expires));
+    }
+
+    fn unbind(&mut self, relay: RelayId, number: u16) {
+        self.bound.remove(&(relay, number));
     }
 }
 
@@ -281,7 +295,7 @@ impl World {
         let got = self.server.handle_client(now, &five_tuple, bytes, &mut self.sockets, &mut out);
         match got {
             FromClient::Forward(to) => {
-                let relay = self.sockets.0.get(&to.relay).expect("an open relay");
+                let relay = self.sockets.open.get(&to.relay).expect("an open relay");
                 assert_eq!(expected, Expected::Forward(to.peer, relay.is_ipv6()), "{operation:?}");
                 assert!(to.data.iter().all(|byte| *byte == 0x77));
                 self.forwarded += to.data.len() as u64;
@@ -307,7 +321,7 @@ impl World {
         match got {
             None => assert_eq!(*expected, Expected::Nothing),
             Some(to) => {
-                let relay = self.sockets.0.get(&to.relay).expect("an open relay");
+                let relay = self.sockets.open.get(&to.relay).expect("an open relay");
                 assert_eq!(*expected, Expected::Forward(to.peer, relay.is_ipv6()));
                 let segments = if length == 0 { 1 } else { 3 };
                 assert_eq!((to.segments, to.payload, to.payloads().count()), (segments, length, segments));
@@ -352,7 +366,7 @@ impl World {
     /// Relays are open for what the model has, and for nothing else.
     fn check_sockets(&mut self) {
         // What has expired may still be open until the server is told; the model has forgotten it.
-        let open: Vec<SocketAddr> = self.sockets.0.values().copied().collect();
+        let open: Vec<SocketAddr> = self.sockets.open.values().copied().collect();
         for (v6, ip) in [(false, RELAY_V4), (true, RELAY_V6)] {
             for port in self.model.allocations.values().filter_map(|allocation| allocation.ports[usize::from(v6)]) {
                 assert!(open.contains(&SocketAddr::new(ip.parse().expect("an address"), port)));
@@ -362,7 +376,8 @@ impl World {
             let expected = self.model.allocations.values().flat_map(|allocation| allocation.ports).flatten().count();
             assert_eq!(open.len(), expected);
         }
-        for (relay, address) in &self.sockets.0 {
+        self.check_bound();
+        for (relay, address) in &self.sockets.open {
             if !self.relays.iter().any(|(known, _)| known == relay) {
                 self.relays.push((*relay, *address));
             }
@@ -373,6 +388,30 @@ impl World {
         }
     }
 
+    /// Who forwards without asking forwards what the model would, and nothing else.
+    fn check_bound(&self) {
+        let now = self.now;
+        let live = self.sockets.bound.iter().filter(|(_, (.., expires))| *expires > now);
+        let mut bound: Vec<_> =
+            live.map(|((_, number), (client, relayed, peer, _))| (*client, *relayed, *number, *peer)).collect();
+        let mut expected = Vec::new();
+        for (flow, allocation) in &self.model.allocations {
+            if FLOWS[*flow].1 == Transport::Tcp {
+                continue;
+            }
+            for (number, (peer, expires)) in &allocation.channels {
+                let v6 = usize::from(peer.is_ipv6());
+                let ip: IpAddr = [RELAY_V4, RELAY_V6][v6].parse().expect("an address");
+                if let Some(port) = allocation.ports[v6].filter(|_| (*expires).min(allocation.expires[v6]) > now) {
+                    expected.push((socket(FLOWS[*flow].0), SocketAddr::new(ip, port), *number, *peer));
+                }
+            }
+        }
+        bound.sort_unstable();
+        expected.sort_unstable();
+        assert_eq!(bound, expected);
+    }
+
     /// A peer's datagrams reach a relay that is, or was, open.
     pub fn from_peer(&mut self, relay: usize, peer: usize, segments: usize, length: usize) {
         let peer = socket(PEERS[peer % PEERS.len()]);
@@ -381,7 +420,7 @@ impl World {
         let Some((relay, address)) = self.relays.get(relay % self.relays.len().max(1)).copied() else { return };
         self.model.expire(self.now);
         let v6 = relay.family() == Family::Ipv6;
-        let open = self.sockets.0.contains_key(&relay);
+        let open = self.sockets.open.contains_key(&relay);
         let mut holders = self.model.allocations.iter();
         let holder = holders.find(|(_, allocation)| allocation.ports[usize::from(v6)] == Some(address.port()));
         let expected = holder.filter(|(_, allocation)| open && allocation.lets_in(peer) && peer.is_ipv6() == v6);

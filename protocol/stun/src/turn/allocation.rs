@@ -47,9 +47,9 @@ pub(super) struct Permission {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Channel {
     ip: Ip,
-    expires: u64,
+    pub(super) expires: u64,
     port: u16,
-    number: u16,
+    pub(super) number: u16,
 }
 
 impl Channel {
@@ -152,6 +152,11 @@ impl Allocation {
     #[inline]
     pub(super) fn channel(&self, number: u16, now_ms: u64) -> Option<&Channel> {
         self.channels.iter().find(|channel| channel.number == number && channel.expires > now_ms)
+    }
+
+    /// Channels to peers of a family, also those that have expired since.
+    pub(super) fn channels(&self, family: Family) -> impl Iterator<Item = &Channel> {
+        self.channels.iter().filter(move |channel| Family::of(&channel.ip.address()) == family)
     }
 
     /// The number of a peer's channel.

@@ -48,7 +48,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
-use allocation::Allocation;
+use allocation::{Allocation, Channel};
 pub use allocation::{CHANNEL_MS, PERMISSION_MS};
 pub use drops::{Counters, Dropped};
 pub use forward::{Head, MAX_HEAD, ToClient, ToPeer, TrainToPeer};
@@ -169,6 +169,36 @@ pub trait Relays {
 
     /// Closes a socket that was opened.
     fn close(&mut self, relay: RelayId);
+
+    /// Says that a channel of a client over UDP is bound, or until when it is from now on: who can forward what it carries without
+    /// asking may. What it forwards is told by [`Server::add_usage`].
+    fn bind(&mut self, _channel: &BoundChannel<'_>) {}
+
+    /// Says that a channel is bound no longer, before its time.
+    fn unbind(&mut self, _relay: RelayId, _number: u16) {}
+}
+
+/// A bound channel, with all that it takes to forward what it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BoundChannel<'a> {
+    /// Whose it is.
+    pub relay: RelayId,
+    /// Its number.
+    pub number: u16,
+    /// The client, as the server sees it.
+    pub client: SocketAddr,
+    /// Where the client sends to.
+    pub server: SocketAddr,
+    /// Where the relay is bound.
+    pub relayed: SocketAddr,
+    /// The peer.
+    pub peer: SocketAddr,
+    /// Milliseconds of [`Now`] at which it ends, or its allocation does.
+    pub expires: u64,
+    /// Who pays.
+    pub tenant: TenantId,
+    /// The user of the name.
+    pub user: &'a str,
 }
 
 /// Where relay sockets are bound, and what clients are told: they differ behind a one-to-one NAT.
@@ -257,7 +287,8 @@ pub enum Way {
 }
 
 impl Usage {
-    fn add(&mut self, other: &Self) {
+    /// Adds what was forwarded besides.
+    pub fn add(&mut self, other: &Self) {
         self.sent += other.sent;
         self.sent_bytes += other.sent_bytes;
         self.received += other.received;
@@ -440,6 +471,20 @@ impl<Q: Quota> Server<Q> {
         }
     }
 
+    /// Counts what somebody else has forwarded of a channel that was [bound](Relays::bind), also when its allocation has ended since.
+    pub fn add_usage(&mut self, relay: RelayId, tenant: TenantId, user: &str, usage: &Usage) {
+        match self.table.find_relay(relay).and_then(|slot| self.table.get_mut(slot)) {
+            Some(allocation) => allocation.usage.add(usage),
+            None => self.add_ended(tenant, user, usage),
+        }
+    }
+
+    fn add_ended(&mut self, tenant: TenantId, user: &str, usage: &Usage) {
+        let known = self.ended.contains_key(&(tenant, Box::from(user)));
+        let user = if known || self.ended.len() < self.config.limits.allocations { user } else { "" };
+        self.ended.entry((tenant, user.into())).or_default().add(usage);
+    }
+
     /// Counts as not forwarded what was to be sent and was not, because there was no room for it: datagrams, the bytes of their
     /// payloads, and those of headers that were to go with them.
     pub fn take_back(&mut self, relay: RelayId, way: Way, datagrams: u64, bytes: u64, heads: u64) {
@@ -514,9 +559,36 @@ impl<Q: Quota> Server<Q> {
         let user = user(&credential.username);
         self.quota.release(&Holder { tenant, user, client: flow.client.ip() });
         if usage != Usage::default() {
-            let known = self.ended.contains_key(&(tenant, Box::from(user)));
-            let user = if known || self.ended.len() < self.config.limits.allocations { user } else { "" };
-            self.ended.entry((tenant, user.into())).or_default().add(&usage);
+            self.add_ended(tenant, user, &usage);
+        }
+    }
+
+    /// Tells until when channels of a slot's allocation are bound: one, or all.
+    fn tell_bound(&self, slot: u32, number: Option<u16>, now_ms: u64, relays: &mut impl Relays) {
+        let Some(allocation) = self.table.get(slot).filter(|allocation| allocation.flow.transport == Transport::Udp)
+        else {
+            return;
+        };
+        for family in [Family::Ipv4, Family::Ipv6] {
+            let (Some(relay), Some((bind, _)), Some(port)) =
+                (self.table.relay(slot, family), self.address(family), allocation.port(family))
+            else {
+                continue;
+            };
+            let asked = |channel: &&Channel| number.is_none_or(|number| number == channel.number);
+            for channel in allocation.channels(family).filter(asked).filter(|channel| channel.expires > now_ms) {
+                relays.bind(&BoundChannel {
+                    relay,
+                    number: channel.number,
+                    client: allocation.flow.client,
+                    server: allocation.flow.server,
+                    relayed: SocketAddr::new(bind, port),
+                    peer: channel.peer(),
+                    expires: channel.expires.min(allocation.expires(family)),
+                    tenant: allocation.tenant,
+                    user: user(&allocation.credential.username),
+                });
+            }
         }
     }
 
@@ -525,6 +597,7 @@ impl<Q: Quota> Server<Q> {
         let relay = self.table.relay(slot, family);
         let Some(allocation) = self.table.get_mut(slot) else { return };
         if let (Some(port), Some(relay)) = (allocation.port(family), relay) {
+            allocation.channels(family).for_each(|channel| relays.unbind(relay, channel.number));
             allocation.forget(family);
             relays.close(relay);
             self.ports_of(family).free(port);

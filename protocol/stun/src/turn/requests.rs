@@ -321,7 +321,7 @@ impl<Q: Quota> Server<Q> {
         match request.method() {
             Method::REFRESH => self.refresh(now, slot, request, relays),
             Method::CREATE_PERMISSION => self.create_permission(now, slot, request, who),
-            _ => self.channel_bind(now, slot, request, who),
+            _ => self.channel_bind(now, slot, request, who, relays),
         }
     }
 
@@ -339,6 +339,7 @@ impl<Q: Quota> Server<Q> {
         if wanted != Some(Lifetime(0)) {
             allocation.last_until(now.ms + u64::from(granted) * 1_000, family);
             self.set_deadline(slot);
+            self.tell_bound(slot, None, now.ms, relays);
             return Ok(Granted::Refreshed(granted));
         }
         let all = allocation.ports.iter().all(|port| *port != 0);
@@ -374,7 +375,14 @@ impl<Q: Quota> Server<Q> {
     }
 
     /// RFC 8656 section 12.2.
-    fn channel_bind(&mut self, now: Now, slot: u32, request: &Message<'_>, who: &Authenticated<'_>) -> Outcome {
+    fn channel_bind(
+        &mut self,
+        now: Now,
+        slot: u32,
+        request: &Message<'_>,
+        who: &Authenticated<'_>,
+        relays: &mut impl Relays,
+    ) -> Outcome {
         let tenant = self.tenants.get(who.name.tenant).ok_or(ErrorCode::WRONG_CREDENTIALS)?;
         let number = request.read::<ChannelNumber>().map_err(bad)?.ok_or(ErrorCode::BAD_REQUEST)?.0;
         let peer = request.read::<XorPeerAddress>().map_err(bad)?.ok_or(ErrorCode::BAD_REQUEST)?.0;
@@ -395,6 +403,7 @@ impl<Q: Quota> Server<Q> {
             return Err(ErrorCode::INSUFFICIENT_CAPACITY);
         }
         allocation.bind(number, peer, now.ms);
+        self.tell_bound(slot, Some(number), now.ms, relays);
         Ok(Granted::Done)
     }
 
@@ -431,7 +440,7 @@ impl<Q: Quota> Server<Q> {
     }
 
     /// Where a family is relayed from: bound, and public.
-    fn address(&self, family: Family) -> Option<(IpAddr, IpAddr)> {
+    pub(super) fn address(&self, family: Family) -> Option<(IpAddr, IpAddr)> {
         match family {
             Family::Ipv4 => self.config.ipv4.map(|ip| (ip.bind.into(), ip.public.into())),
             Family::Ipv6 => self.config.ipv6.map(|ip| (ip.bind.into(), ip.public.into())),

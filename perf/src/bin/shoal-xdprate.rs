@@ -1,0 +1,378 @@
+//! Packets per second through the XDP program on veth, beside what the driver alone can do and what coturn does.
+//!
+//! A sender that needs no network card (BPF_PROG_RUN's live frames) is at one end of a veth, the node at the other, each in a network
+//! namespace that goes away with this process. What the node sends back is counted at the sender's end. Sender and program run on one
+//! CPU, the one that this is started on; coturn runs on another. Prints one JSON object.
+
+#![forbid(unsafe_code)]
+
+use std::net::{SocketAddr, UdpSocket};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
+
+use anyhow::{Context, anyhow, ensure};
+use clap::Parser;
+use rustix::thread::{gettid, sched_getcpu};
+use serde_json::{Value, json};
+use shoal_perf::frame::Frame;
+use shoal_perf::namespace::{self, ip};
+use shoal_perf::udp::dance::{Ask, Client, Step};
+use shoal_probes::bench::{Bare, Bench};
+use shoal_probes::maps::Verdict;
+use shoal_probes::{Channel, Limits, Owner, Probes, index};
+
+/// Measures packets per second.
+#[derive(Parser)]
+struct Options {
+    /// Runs of each case.
+    #[arg(long, default_value_t = 5)]
+    runs: usize,
+    /// Milliseconds of a run.
+    #[arg(long, default_value_t = 1_000)]
+    run_ms: u64,
+    /// coturn's turnserver; without it there are no figures of it.
+    #[arg(long)]
+    turnserver: Option<PathBuf>,
+    /// The CPU that coturn runs on.
+    #[arg(long, default_value_t = 1)]
+    peer_cpu: usize,
+}
+
+const NODE: &str = "192.0.2.1:3478";
+const CLIENT: &str = "192.0.2.4:40000";
+const PEER: &str = "192.0.2.5:9000";
+const STRANGER: &str = "203.0.113.9:40000";
+const RELAY: &str = "192.0.2.1:50000";
+const CHANNEL: u16 = 0x4000;
+const SECRET: &str = "sixteen-or-more";
+
+/// The ends of the veth, and what the node's host knows of the other one.
+const NODE_END: &str = "node0";
+const OUTER_END: &str = "outer0";
+
+/// Frames of a call: so the time is looked at often enough.
+const BURST: u32 = 64 * 1024;
+
+/// A Binding request without attributes.
+const REQUEST: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// A thread in a network namespace of its own, where the sender is.
+struct Outer {
+    work: mpsc::Sender<Work>,
+    thread: i32,
+}
+
+impl Outer {
+    fn start(cpu: usize) -> anyhow::Result<Self> {
+        let (work, todo) = mpsc::channel::<Work>();
+        let (ready, is_ready) = mpsc::channel();
+        thread::spawn(move || {
+            let entered =
+                namespace::enter("outer").and_then(|()| namespace::pin(cpu)).map(|()| gettid().as_raw_nonzero().get());
+            if ready.send(entered).is_ok() {
+                todo.into_iter().for_each(|work| work());
+            }
+        });
+        Ok(Self { work, thread: is_ready.recv().context("the sender's thread ended")?? })
+    }
+
+    fn within<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let (done, is_done) = mpsc::channel();
+        let work: Work = Box::new(move || drop(done.send(work())));
+        self.work.send(work).map_err(|_| anyhow!("the sender's thread ended"))?;
+        is_done.recv().context("the sender's thread ended")?
+    }
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::parse();
+    ensure!(options.runs > 0 && options.run_ms > 0, "--runs, --run-ms: at least 1");
+    let cpu = sched_getcpu();
+    namespace::enter("node")?;
+    namespace::pin(cpu)?;
+    let outer = Outer::start(cpu)?;
+    wire(&outer)?;
+    let mut cases = Vec::new();
+    for case in CASES {
+        cases.push(measure(case, &outer, &options).with_context(|| format!("case {}", case.name))?);
+    }
+    if let Some(turnserver) = &options.turnserver {
+        for case in OF_COTURN {
+            let measured = coturn(case, &outer, turnserver, &options);
+            cases.push(measured.with_context(|| format!("case {}", case.name))?);
+        }
+    }
+    println!("{}", json!({ "cases": cases }));
+    Ok(())
+}
+
+/// Lays the veth, with an end in each namespace.
+fn wire(outer: &Outer) -> anyhow::Result<()> {
+    ip(&format!(
+        "link add {NODE_END} numrxqueues 2 numtxqueues 2 type veth peer name {OUTER_END} numrxqueues 2 numtxqueues 2 netns {}",
+        outer.thread
+    ))?;
+    ip("link set lo up")?;
+    ip(&format!("link set {NODE_END} address 02:00:00:00:00:02 up"))?;
+    ip(&format!("addr add 192.0.2.1/24 dev {NODE_END}"))?;
+    for host in ["192.0.2.4", "192.0.2.5"] {
+        ip(&format!("neigh add {host} lladdr 02:00:00:00:00:01 dev {NODE_END}"))?;
+    }
+    ip("route add default via 192.0.2.4")?;
+    namespace::forward()?;
+    outer.within(|| {
+        ip(&format!("link set {OUTER_END} address 02:00:00:00:00:01 up"))?;
+        ip("addr add 192.0.2.4/24 dev outer0")?;
+        ip("addr add 192.0.2.5/24 dev outer0")?;
+        ip("neigh add 192.0.2.1 lladdr 02:00:00:00:00:02 dev outer0")
+    })
+}
+
+/// What is sent, and what should become of it.
+struct Case {
+    name: &'static str,
+    source: &'static str,
+    destination: &'static str,
+    payload: Payload,
+    does: Does,
+}
+
+#[derive(Clone, Copy)]
+enum Payload {
+    Request,
+    /// ChannelData with so many bytes.
+    Channel(usize),
+    /// No STUN.
+    Noise,
+}
+
+/// What the node runs.
+#[derive(Clone, Copy, PartialEq)]
+enum Does {
+    Bare(Bare),
+    /// The program, which comes to this verdict.
+    Judges(Verdict),
+}
+
+const fn case(
+    name: &'static str,
+    source: &'static str,
+    destination: &'static str,
+    payload: Payload,
+    does: Does,
+) -> Case {
+    Case { name, source, destination, payload, does }
+}
+
+const CASES: &[Case] = &[
+    case("bare-drop", STRANGER, RELAY, Payload::Noise, Does::Bare(Bare::Drop)),
+    case("drop", STRANGER, RELAY, Payload::Noise, Does::Judges(Verdict::Blocked)),
+    case("drop-shape", CLIENT, NODE, Payload::Noise, Does::Judges(Verdict::Shape)),
+    case("bare-tx", CLIENT, NODE, Payload::Request, Does::Bare(Bare::Tx)),
+    case("answer", CLIENT, NODE, Payload::Request, Does::Judges(Verdict::Answered)),
+    case("bare-tx-160", CLIENT, NODE, Payload::Channel(160), Does::Bare(Bare::Tx)),
+    case("relay-160", CLIENT, NODE, Payload::Channel(160), Does::Judges(Verdict::Relayed)),
+    case("bare-tx-1200", CLIENT, NODE, Payload::Channel(1200), Does::Bare(Bare::Tx)),
+    case("relay-1200", CLIENT, NODE, Payload::Channel(1200), Does::Judges(Verdict::Relayed)),
+];
+
+/// The same of coturn, which does what it does.
+const OF_COTURN: &[Case] = &[
+    case("coturn-answer", CLIENT, NODE, Payload::Request, Does::Judges(Verdict::Answered)),
+    case("coturn-160", CLIENT, NODE, Payload::Channel(160), Does::Judges(Verdict::Relayed)),
+    case("coturn-1200", CLIENT, NODE, Payload::Channel(1200), Does::Judges(Verdict::Relayed)),
+];
+
+/// Frames per second that coturn is offered, to find what it does best with; more than it can take make it slower.
+const OFFERED: [u32; 6] = [20_000, 40_000, 80_000, 120_000, 160_000, 240_000];
+
+impl Case {
+    fn frame(&self) -> anyhow::Result<Vec<u8>> {
+        let payload = match self.payload {
+            Payload::Request => REQUEST.to_vec(),
+            Payload::Channel(length) => {
+                let head = [CHANNEL.to_be_bytes(), (length as u16).to_be_bytes()].concat();
+                [head, vec![7; length]].concat()
+            }
+            Payload::Noise => vec![0x80; 172],
+        };
+        Ok(Frame::new(self.source.parse()?, self.destination.parse()?, &payload).bytes())
+    }
+}
+
+/// The programs of the node, told what there is.
+fn node() -> anyhow::Result<Probes> {
+    let mut probes = Probes::load(1)?;
+    let server: SocketAddr = NODE.parse()?;
+    probes.add_endpoint(server, true, None)?;
+    probes.add_address(server.ip())?;
+    probes.add_relay_ports(50_000..=50_099)?;
+    probes.block("203.0.113.0/24".parse()?)?;
+    // No packet is over them, and each is looked at.
+    probes.set_limits(&Limits {
+        source: u32::MAX,
+        network: u32::MAX,
+        new_source: u32::MAX,
+        attack: u32::MAX,
+        bindings: u32::MAX,
+        ..Limits::default()
+    })?;
+    let mut relay = probes.relays(1)?.pop().context("one hand was asked for")?;
+    let channel =
+        Channel { number: CHANNEL, client: CLIENT.parse()?, server, relayed: RELAY.parse()?, peer: PEER.parse()? };
+    relay.own(0, 1, Owner { tenant: "bench", user: "" })?;
+    relay.bind(&channel, 0, 1, u64::MAX)?;
+    Ok(probes)
+}
+
+fn measure(case: &Case, outer: &Outer, options: &Options) -> anyhow::Result<Value> {
+    let frame = case.frame()?;
+    let mut rates = Vec::new();
+    for _ in 0..options.runs {
+        // The sender's end counts what comes back; the node's is what is measured.
+        let (mut bare, mut probes) = (None, None);
+        match case.does {
+            Does::Bare(does) => {
+                let mut bench = Bench::load()?;
+                bench.attach(does, NODE_END)?;
+                bare = Some(bench);
+            }
+            Does::Judges(_) => {
+                let mut node = node()?;
+                node.attach(NODE_END)?;
+                probes = Some(node);
+            }
+        }
+        let (sent, back, seconds) = send(outer, frame.clone(), options.run_ms, None)?;
+        let done = match (&bare, &probes, case.does) {
+            (Some(bench), _, Does::Bare(Bare::Drop)) => bench.measured()?,
+            (_, Some(probes), Does::Judges(verdict)) => {
+                let counted = probes.verdicts()?[verdict as usize];
+                ensure!(counted * 100 >= sent * 95, "only {counted} of {sent} were {}", verdict.name());
+                if verdict.is_drop() { counted } else { back }
+            }
+            _ => back,
+        };
+        ensure!(
+            done * 100 >= sent * 90,
+            "of {sent} frames only {done} were seen at the end: they get lost on the veth"
+        );
+        rates.push(done as f64 / seconds);
+    }
+    Ok(json!({ "case": case.name, "rate": median(rates) }))
+}
+
+/// Sends for so long, as fast as it goes or so many in a second. Gives how many were sent, how many came back, and in what time.
+fn send(outer: &Outer, frame: Vec<u8>, run_ms: u64, per_second: Option<u32>) -> anyhow::Result<(u64, u64, f64)> {
+    outer.within(move || {
+        let mut bench = Bench::load()?;
+        bench.attach(Bare::Drop, OUTER_END)?;
+        bench.feed(&frame, false)?;
+        let interface = index(OUTER_END)?;
+        let (mut sent, before, begin) = (0, bench.measured()?, Instant::now());
+        while begin.elapsed() < Duration::from_millis(run_ms) {
+            let count = match per_second {
+                None => BURST,
+                Some(rate) => {
+                    let due = (begin.elapsed().as_secs_f64() * f64::from(rate)) as u64;
+                    due.saturating_sub(sent).min(BURST.into()) as u32
+                }
+            };
+            if count == 0 {
+                thread::sleep(Duration::from_micros(200));
+                continue;
+            }
+            bench.send(interface, &frame, count)?;
+            sent += u64::from(count);
+        }
+        let seconds = begin.elapsed().as_secs_f64();
+        // What is in a queue still.
+        thread::sleep(Duration::from_millis(20));
+        Ok((sent, bench.measured()? - before, seconds))
+    })
+}
+
+/// coturn, ended when dropped.
+struct Turnserver(Child);
+
+impl Drop for Turnserver {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn coturn(case: &Case, outer: &Outer, program: &std::path::Path, options: &Options) -> anyhow::Result<Value> {
+    let dir = std::env::temp_dir().join(format!("shoal-xdprate-{}", std::process::id()));
+    fs::create_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    let server: SocketAddr = NODE.parse()?;
+    let ip = server.ip().to_string();
+    let mut command = Command::new("taskset");
+    command.args(["-c", &options.peer_cpu.to_string()]).arg(program);
+    // As an operator would tune it: one relay thread for the one core, no log.
+    command.args(["-n", "-m", "1", "-L", &ip, "-E", &ip, "-p", &server.port().to_string()]);
+    command.args(["-a", "-u", &format!("bench:{SECRET}"), "-r", "bench", "--no-tls", "--no-dtls", "--no-tcp"]);
+    command.args(["--no-tcp-relay", "--no-cli", "--no-stdout-log", "--simple-log", "--log-file", "/dev/null"]);
+    command.arg("--pidfile").arg(dir.join("pid")).arg("--userdb").arg(dir.join("db"));
+    let _ended_with_us =
+        Turnserver(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("coturn cannot be started")?);
+    // Without a program a veth takes no such frames as are sent here.
+    let mut node = Bench::load()?;
+    node.attach(Bare::Pass, NODE_END)?;
+    let socket = outer.within(move || allocate(server))?;
+    let frame = case.frame()?;
+    let mut best = (0.0, 0);
+    for offered in OFFERED {
+        let mut rates = Vec::new();
+        for _ in 0..options.runs {
+            let (_, back, seconds) = send(outer, frame.clone(), options.run_ms, Some(offered))?;
+            rates.push(back as f64 / seconds);
+        }
+        let rate = median(rates);
+        if rate > best.0 {
+            best = (rate, offered);
+        }
+    }
+    drop(socket);
+    fs::remove_dir_all(&dir).with_context(|| dir.display().to_string())?;
+    ensure!(best.0 > 0.0, "nothing came back from coturn");
+    Ok(json!({ "case": case.name, "rate": best.0, "offered": best.1 }))
+}
+
+/// An allocation with the channel, over a socket that has the client's address.
+fn allocate(server: SocketAddr) -> anyhow::Result<UdpSocket> {
+    let socket = UdpSocket::bind(CLIENT.parse::<SocketAddr>()?)?;
+    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
+    let mut client = Client::new("bench", SECRET, 1);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    for ask in [Ask::Allocate, Ask::Bind(CHANNEL, PEER.parse()?)] {
+        let mut request = client.request(ask);
+        loop {
+            ensure!(Instant::now() < deadline, "coturn does not grant {ask:?}");
+            // A port that is not open yet shows as an error.
+            drop(socket.send_to(&request, server));
+            let mut answer = [0; 1500];
+            let Ok(length) = socket.recv(&mut answer) else { continue };
+            match client.handle(&answer[..length])? {
+                Step::Granted => break,
+                Step::Again => request = client.request(ask),
+                Step::Later | Step::Other => {}
+            }
+        }
+    }
+    Ok(socket)
+}
+
+fn median(mut figures: Vec<f64>) -> f64 {
+    figures.sort_by(f64::total_cmp);
+    figures[figures.len() / 2]
+}

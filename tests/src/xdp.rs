@@ -1,0 +1,104 @@
+//! The XDP program by itself: frames in, verdict and frames out (BPF_PROG_TEST_RUN).
+
+use std::collections::BTreeMap;
+use std::{env, fs};
+
+use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
+use shoal_probes::maps::{VERDICTS, Verdict};
+use shoal_probes::{Limits, LoadError, Probes, Run, action};
+
+use crate::tool;
+
+/// Loaded programs, and what their counters were.
+pub struct Xdp {
+    /// The programs.
+    pub probes: Probes,
+    before: [u64; VERDICTS],
+    /// The interface that frames come in by; none: the loopback device.
+    interface: Option<u32>,
+}
+
+impl Xdp {
+    /// Programs that have been told nothing; without privileges a note that `test` was skipped.
+    pub fn new(test: &str) -> Option<Self> {
+        // Some things are counted by each CPU for itself.
+        let mut cpus = CpuSet::new();
+        cpus.set(sched_getcpu());
+        sched_setaffinity(None, &cpus).expect("a thread may stay where it is");
+        // The suite compiles the programs anew, and has those tested.
+        let object =
+            env::var_os("SHOAL_EBPF_OBJECT").map(|path| fs::read(&path).expect("SHOAL_EBPF_OBJECT can be read"));
+        let loaded = match &object {
+            Some(object) => Probes::load_object(object, 7),
+            None => Probes::load(7),
+        };
+        match loaded {
+            Ok(probes) => Some(Self { probes, before: [0; VERDICTS], interface: None }),
+            Err(error @ LoadError::Privilege(_)) => {
+                tool::skip(test, &error.to_string());
+                None
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Has frames come in by this interface from now on.
+    pub fn comes_by(&mut self, interface: u32) {
+        self.interface = Some(interface);
+    }
+
+    /// Puts limits in force.
+    pub fn limit(&mut self, limits: Limits) {
+        self.probes.set_limits(&limits).expect("the kernel agrees");
+    }
+
+    /// Runs a frame once. It must be counted once, by one verdict, and the action must be that verdict's.
+    pub fn run(&mut self, frame: &[u8]) -> (Verdict, Run) {
+        let run = self.go(frame, 1);
+        let after = self.probes.verdicts().expect("the kernel agrees");
+        let counted: Vec<Verdict> = Verdict::ALL
+            .into_iter()
+            .filter(|verdict| after[*verdict as usize] != self.before[*verdict as usize])
+            .collect();
+        let all = after.iter().sum::<u64>() - self.before.iter().sum::<u64>();
+        assert_eq!((counted.len(), all), (1, 1), "{counted:?} {frame:02x?}");
+        self.before = after;
+        let verdict = counted[0];
+        let expected = match verdict {
+            Verdict::Answered | Verdict::Relayed => action::TX,
+            Verdict::Redirected => action::REDIRECT,
+            verdict if verdict.is_drop() => action::DROP,
+            _ => action::PASS,
+        };
+        assert_eq!(run.action, expected, "{verdict:?}");
+        if matches!(expected, action::PASS | action::DROP) {
+            assert_eq!(run.frame, frame, "{verdict:?} changes nothing");
+        }
+        (verdict, run)
+    }
+
+    /// The verdict alone.
+    pub fn verdict(&mut self, frame: &[u8]) -> Verdict {
+        self.run(frame).0
+    }
+
+    /// How often each verdict came of the same frame.
+    pub fn repeat(&mut self, frame: &[u8], times: u32) -> BTreeMap<&'static str, u64> {
+        self.go(frame, times);
+        let after = self.probes.verdicts().expect("the kernel agrees");
+        let counts = Verdict::ALL
+            .into_iter()
+            .map(|verdict| (verdict.name(), after[verdict as usize] - self.before[verdict as usize]));
+        let counts = counts.filter(|(_, count)| *count > 0).collect();
+        self.before = after;
+        counts
+    }
+
+    fn go(&self, frame: &[u8], times: u32) -> Run {
+        let run = match self.interface {
+            Some(interface) => self.probes.run_at(interface, frame, times),
+            None => self.probes.run(frame, times),
+        };
+        run.expect("the kernel agrees")
+    }
+}
