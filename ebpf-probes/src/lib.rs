@@ -70,7 +70,8 @@ pub struct Probes {
     relay_owners: MapData,
     relay_usage: MapData,
     relay_taken: MapData,
-    out: DevMapHash<MapData>,
+    /// `None`: this process may not look at such a map; who attaches may.
+    out: Option<DevMapHash<MapData>>,
     verdicts: PerCpuArray<MapData, u64>,
     drops: RingBuf<MapData>,
     /// As they are in the maps.
@@ -185,7 +186,8 @@ impl Probes {
             relay_owners: data(take("RELAY_OWNER")?)?,
             relay_usage: data(take("RELAY_USAGE")?)?,
             relay_taken,
-            out: take("OUT")?.try_into()?,
+            // What its values are like is found by a trial that takes capabilities.
+            out: take("OUT")?.try_into().ok(),
             verdicts: take("VERDICT")?.try_into()?,
             drops: take("DROPS")?.try_into()?,
             ebpf: None,
@@ -241,7 +243,8 @@ impl Probes {
     /// There is no such interface.
     pub fn let_out(&mut self, interface: &str) -> Result<(), AttachError> {
         let index = index(interface).map_err(|error| AttachError::new(interface, &error))?;
-        self.out.insert(index, index, None, 0).map_err(|error| AttachError::new(interface, &error))
+        let out = self.out.as_mut().ok_or_else(|| AttachError::new(interface, &LoadError::Elsewhere))?;
+        out.insert(index, index, None, 0).map_err(|error| AttachError::new(interface, &error))
     }
 
     /// Attaches the program that does nothing. A veth takes what its other end's program sends back only if it has a program, too.

@@ -140,7 +140,11 @@ impl Probes {
                     fs::rename(&link, &own).map_err(|error| fail(&error))?;
                 }
                 let now = open_link(&own).ok().and_then(|link| mode_of(interface, link.info().ok()?.program_id()));
-                return now.ok_or_else(|| fail(&LinkError::InvalidLink));
+                let mode = now.ok_or_else(|| fail(&LinkError::InvalidLink))?;
+                if mode == Mode::Native {
+                    self.let_out(interface)?;
+                }
+                return Ok(mode);
             }
             fs::remove_file(&link).map_err(|error| fail(&PinError::io(&link, error)))?;
         }

@@ -172,7 +172,8 @@ impl Steering {
 pub(crate) struct Cpus {
     steer: Array<MapData, Steer>,
     of_shard: Array<MapData, u32>,
-    cpus: CpuMap<MapData>,
+    /// `None`: this process may not look at such a map.
+    cpus: Option<CpuMap<MapData>>,
     counts: PerCpuArray<MapData, u64>,
 }
 
@@ -181,7 +182,8 @@ impl Cpus {
         Ok(Self {
             steer: take("STEER")?.try_into()?,
             of_shard: take("SHARD_CPU")?.try_into()?,
-            cpus: take("STEER_CPUS")?.try_into()?,
+            // As with interfaces that packets leave by.
+            cpus: take("STEER_CPUS")?.try_into().ok(),
             counts: take("STEER_COUNT")?.try_into()?,
         })
     }
@@ -194,10 +196,12 @@ impl Probes {
     /// # Errors
     /// The kernel's: there is no such CPU. Then packets stay where they come in.
     pub fn steer_cpus(&mut self, owners: Owners, cpus: &[u32], relays: RelayPorts) -> Result<(), MapError> {
+        let map = self.cpus.cpus.as_mut();
+        let map = map.ok_or_else(|| MapError::IoError(std::io::Error::other("it takes capabilities to name CPUs")))?;
         for (shard, cpu) in (0..SHARDS).zip(cpus) {
             self.cpus.of_shard.set(shard, cpu, 0)?;
             // Each has a thread of the kernel.
-            self.cpus.cpus.set(*cpu, CPU_QUEUE, None, 0).map_err(map_error)?;
+            map.set(*cpu, CPU_QUEUE, None, 0).map_err(map_error)?;
         }
         let Owners { seed, shards } = owners;
         let RelayPorts { first, each } = relays;

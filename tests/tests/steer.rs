@@ -55,11 +55,11 @@ impl Road<'_> {
         });
     }
 
-    /// An address that nobody has, of the family of `own`, and any port.
+    /// An address that nobody has and a peer may have, of the family of `own`, and any port.
     fn anybody(&mut self, own: IpAddr) -> SocketAddr {
         let [a, b] = [self.rng.next_u64(), self.rng.next_u64()].map(u64::to_be_bytes);
         let ip: IpAddr = match own {
-            IpAddr::V4(_) => [self.rng.between(128, 190) as u8, a[1], a[2], a[3]].into(),
+            IpAddr::V4(_) => [self.rng.between(128, 168) as u8, a[1], a[2], a[3]].into(),
             IpAddr::V6(_) => {
                 let mut octets = [0; 16];
                 octets[..8].copy_from_slice(&a);
@@ -262,6 +262,7 @@ fn packets_are_redirected_to_their_owners_cpu() {
     let nodes = ["192.0.2.1:3478", "[2001:db8::1]:3478"].map(|at| at.parse::<SocketAddr>().expect("an address"));
     for node in nodes {
         probes.add_endpoint(node, false, None).expect("the kernel agrees");
+        probes.add_address(node.ip()).expect("the kernel agrees");
     }
     probes.add_relay_ports(50_000..=50_099).expect("the kernel agrees");
     let mut rng = Rng::new(seed());

@@ -1,7 +1,7 @@
 //! The XDP program goes on while the data plane does not: killed, restarted, replaced, and without any capability.
 
 use std::fs;
-use std::net::UdpSocket;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use shoal_perf::udp::dance::{Ask, Client, Step};
 use shoal_probes::Probes;
 use shoal_tests::bpffs::BpfFs;
 use shoal_tests::client::{Conn, Request};
@@ -147,6 +148,12 @@ impl Life {
         tool::stdout(&output)
     }
 
+    /// The same of what may say nothing for ever.
+    fn ctl_within(&self, time: Duration, arguments: &[&str]) -> Output {
+        let mut command = self.lab.hub().command("timeout");
+        tool::run(command.arg(time.as_secs().to_string()).arg(binary("shoalctl")).args(arguments))
+    }
+
     fn ctl(&self, arguments: &[&str]) -> Output {
         tool::run(self.lab.hub().command(binary("shoalctl")).args(arguments))
     }
@@ -201,6 +208,69 @@ fn a_killed_node_is_answered_for_and_goes_on_where_it_was() {
     stop(&mut server);
     assert!(!life.bpf.pins().exists(), "a clean stop leaves {:?}", fs::read_dir(life.bpf.dir()));
     assert!(!life.is_answered(&server, 30), "somebody answers for who has ended");
+}
+
+/// Asks a TURN server for something, until it is granted.
+fn granted(socket: &UdpSocket, server: SocketAddr, client: &mut Client, ask: Ask) {
+    let deadline = Instant::now() + END;
+    let mut request = client.request(ask);
+    loop {
+        assert!(Instant::now() < deadline, "{ask:?} is not granted");
+        socket.send_to(&request, server).expect("there is a route");
+        let mut answer = [0; 1500];
+        let Ok(length) = socket.recv(&mut answer) else { continue };
+        match client.handle(&answer[..length]).expect("it is granted") {
+            Step::Granted => return,
+            Step::Again => request = client.request(ask),
+            Step::Later | Step::Other => {}
+        }
+    }
+}
+
+#[test]
+fn bound_channels_go_on_while_the_node_is_dead() {
+    let Some(life) = Life::begin("bound_channels_go_on_while_the_node_is_dead") else { return };
+    life.lab.make_router().expect("the hub is ours");
+    let mut server = life.attached_node("");
+    let side = &life.lab.sides()[0];
+    let (client, peer, at) = (&life.client, side.socket(Family::V4), server.told().v4);
+    peer.set_read_timeout(Some(PATIENCE)).expect("the time is not zero");
+    let peer_address = SocketAddr::new(side.client_address().into(), peer.local_addr().expect("it is bound").port());
+    let mut turn = Client::new(&server.told().user, &server.told().password, 1);
+    granted(client, at, &mut turn, Ask::Allocate);
+    granted(client, at, &mut turn, Ask::Bind(0x4000, peer_address));
+    let relayed = turn.relayed().expect("it was told");
+    let exchange = |times: u8| {
+        for nth in 0..times {
+            let (there, back) = ([nth; 100], [!nth; 60]);
+            let framed = |payload: &[u8]| [&[0x40, 0, 0, payload.len() as u8][..], payload].concat();
+            client.send_to(&framed(&there), at).expect("there is a route");
+            let mut got = [0; 512];
+            let (length, from) = peer.recv_from(&mut got).unwrap_or_else(|error| panic!("to the peer, {nth}: {error}"));
+            assert_eq!((&got[..length], from), (&there[..], relayed));
+            peer.send_to(&back, relayed).expect("there is a route");
+            let length = client.recv(&mut got).unwrap_or_else(|error| panic!("to the client, {nth}: {error}"));
+            assert_eq!(got[..length], framed(&back));
+        }
+    };
+    let by_driver = || life.packets("relayed") + life.packets("redirected");
+    let recorded = |what: &str| life.metrics().sum(&format!("shoal_turn_relayed_{what}_total"), &[("by", "xdp")]);
+    exchange(20);
+    thread::sleep(LAG);
+    let before = recorded("datagrams");
+    assert_eq!(before, by_driver(), "what the driver relays is in the books");
+    // The first of each way found no next hop that was known.
+    assert!(before >= 36.0, "{before}");
+    server.process().kill();
+    exchange(50);
+    let mut server = life.attached_node("");
+    thread::sleep(LAG);
+    assert_eq!(by_driver(), before + 100.0);
+    assert_eq!((recorded("datagrams"), recorded("bytes")), (100.0, 50.0 * 160.0), "what it did for a dead node counts");
+    // Its allocation is gone with the process, and so are its channels.
+    client.send_to(&[0x40, 0, 0, 1, 7], at).expect("there is a route");
+    assert!(peer.recv(&mut [0; 16]).is_err(), "a channel has outlived its allocation");
+    stop(&mut server);
 }
 
 #[test]
@@ -380,7 +450,8 @@ fn drops_are_shown_as_they_come() {
                     thread::sleep(Duration::from_millis(50));
                 }
             });
-            let output = life.ctl(&["drops", "-n", "3", "--json"]);
+            // One that shows nothing would wait for ever.
+            let output = life.ctl_within(END, &["drops", "-n", "3", "--json"]);
             done.store(true, Relaxed);
             output
         });

@@ -165,6 +165,41 @@ fn the_relay_works_by_frames() {
 }
 
 #[test]
+fn what_xdp_does_not_relay_comes_by_frames() {
+    let test = "what_xdp_does_not_relay_comes_by_frames";
+    let (Some(uclient), Some(peer)) = (tool::need(test, "turnutils_uclient"), tool::need(test, "turnutils_peer"))
+    else {
+        return;
+    };
+    let open = Plan { ipv6: true, ..Kind::Open.into() };
+    let Some((lab, _probes)) = lab(test, &[open, open, open]) else { return };
+    lab.make_router().expect("the hub is ours");
+    let server = Server::shoal_by_frames_and_relaying(&lab);
+    let echo = Echo::behind(&lab, &lab.sides()[1], &peer);
+    let run = |side: &Side| {
+        for way in Uclient::UDP {
+            let counts = way.run(&lab, side, &uclient, server.told(), &echo);
+            let counts = counts.unwrap_or_else(|said| panic!("{way}:\n{said}"));
+            println!("{way}: {counts:?}");
+        }
+    };
+    // What this one sends has checksums that are complete, and is relayed by the program.
+    run(&lab.sides()[2]);
+    let before = Frames::read(&lab);
+    let count = |verdict: Verdict| metrics(&lab).sum("shoal_xdp_packets_total", &[("verdict", verdict.name())]);
+    let (redirected, left) = (count(Verdict::Redirected), count(Verdict::NotRelayed));
+    println!("{redirected} redirected, {left} not relayed");
+    assert!(redirected > 1_000.0 && left < redirected / 10.0);
+    // What this one sends is not: user space gets it, by a frame.
+    run(&lab.sides()[0]);
+    let after = Frames::read(&lab);
+    let left = count(Verdict::NotRelayed) - left;
+    let received = after.received - before.received;
+    println!("{left} not relayed, {received} frames");
+    assert!(left > 1_000.0 && received >= left);
+}
+
+#[test]
 fn peers_meet_by_frames() {
     let kinds = [Kind::FullCone, Kind::Symmetric, Kind::PortRestricted, Kind::AddressRestricted];
     let Some((lab, _probes)) = lab("peers_meet_by_frames", &kinds) else { return };

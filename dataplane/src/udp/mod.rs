@@ -207,13 +207,17 @@ impl Udp {
         let place = (shard, node.post.shards());
         let mut turn = settings.turn.as_ref().map(|turn| {
             let tenants = routes.tenants().clone();
-            let offload = relay.map(|relay| Offload::new(relay, place, clock.clone()));
-            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), offload, seed)
+            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed)
         });
+        if let (Some(turn), Some(relay)) = (&mut turn, relay) {
+            turn.relay_by_xdp(Offload::new(relay, place, clock.clone()));
+        }
         let frames = match frames {
             Some(listeners) => {
                 let (frames, endpoints) = Frames::start(listeners, settings, owners)?;
-                turn.iter_mut().take(1).zip([endpoints]).for_each(|(turn, endpoints)| turn.serve_frames(endpoints));
+                if let Some(turn) = &mut turn {
+                    turn.serve_frames(endpoints);
+                }
                 Some(frames)
             }
             None => None,

@@ -170,7 +170,6 @@ impl Turn {
         datagrams: Rc<Datagrams>,
         tenants: Arc<RelayTenants>,
         stats: Arc<ShardStats>,
-        offload: Option<Offload>,
         seed: [u8; 32],
     ) -> Self {
         let config = Config {
@@ -194,7 +193,7 @@ impl Turn {
                 places: Vec::new(),
                 buffers,
                 stats,
-                offload,
+                offload: None,
                 tenants: tenants.clone(),
                 frames: None,
             },
@@ -202,6 +201,11 @@ impl Turn {
             nothing: "".into(),
             walk: Walk::default(),
         }
+    }
+
+    /// Has bound channels relayed by XDP, too.
+    pub(super) fn relay_by_xdp(&mut self, offload: Offload) {
+        self.sockets.offload = Some(offload);
     }
 
     /// Has relays served by frames, too.
