@@ -17,7 +17,6 @@ mod pins;
 mod relay;
 mod sizes;
 mod steer;
-mod xsk;
 
 use std::io;
 use std::net::IpAddr;
@@ -41,8 +40,6 @@ pub use pins::{PinError, Pins};
 pub use relay::{BindError, Channel, Left, Owner, Relay};
 use sizes::Sizes;
 pub use steer::{SteerError, Steered, Steering};
-pub use xsk::FrameEndpoints;
-use xsk::Xsks;
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -79,7 +76,6 @@ pub struct Probes {
     gate: Gate,
     own: OwnAddresses,
     cpus: steer::Cpus,
-    xsks: Xsks,
     /// Of the counts of what was relayed.
     cpus_counted: usize,
 }
@@ -126,7 +122,7 @@ pub mod action {
     pub const PASS: u32 = 2;
     /// Out of the interface that it came in by.
     pub const TX: u32 = 3;
-    /// Elsewhere: by another interface, to another CPU, or to an AF_XDP socket.
+    /// Elsewhere: by another interface, or to another CPU.
     pub const REDIRECT: u32 = 4;
 }
 
@@ -197,7 +193,6 @@ impl Probes {
             gate: Gate::new(seed),
             own: OwnAddresses::default(),
             cpus,
-            xsks: Xsks::new(&mut take)?,
             cpus_counted: Sizes::new(channels)?.cpus(),
         };
         probes.resume()?;

@@ -42,8 +42,6 @@ const UNUSED: &[&str] = &[
     "RELAY_TAKEN",
     "RELAY_OWNER",
     "NEXT_HOPS",
-    "XSK_PLACE",
-    "XSK_ENDPOINT",
 ];
 
 /// A ring has at least a page, of the largest that there are.

@@ -8,10 +8,9 @@
 //! Each shard has a socket of its own for each address and port (SO_REUSEPORT), and the kernel gives a client's datagrams to one
 //! of them by its address and port; and it has a socket for each relay. One task takes what has arrived in batches, writes answers
 //! and headers into one buffer, and hands all that leaves to the kernel, by one system call for each socket. Nothing waits: what
-//! the kernel has no room for is dropped, newest first, and counted. Beside the sockets, datagrams can come and go by [`frames`].
+//! the kernel has no room for is dropped, newest first, and counted.
 
 mod discovery;
-mod frames;
 mod offload;
 mod outbox;
 mod partner;
@@ -19,7 +18,6 @@ mod post;
 mod punch;
 mod quota;
 mod rates;
-mod send;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -36,23 +34,23 @@ use shoal_link::observation::Observation;
 use shoal_packet::flow::Owners;
 use shoal_probes::Relay;
 use shoal_stun::discovery::Endpoints;
+use shoal_stun::message::Family;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
-use shoal_sys::udp::{self, Train};
+use shoal_sys::udp::{self, Sent};
 
 use crate::clock::Clock;
 use crate::ledger::Recorder;
 use crate::routes::{Published, Routes};
 use crate::settings::{Settings, UdpSettings};
-use crate::shard::{FrameListeners, UdpListener};
+use crate::shard::UdpListener;
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
 use crate::xdp::KnownSources;
 
 use discovery::Answered;
-use frames::Frames;
 use offload::Offload;
-use outbox::{Open, Outbox};
+use outbox::{From, Leaving, Open, Outbox};
 use partner::{Known, Partner};
 pub(crate) use post::{Mail, PostOffice};
 use punch::Punch;
@@ -70,8 +68,9 @@ pub(crate) fn endpoints(settings: &UdpSettings, own: IpAddr) -> Endpoints {
 /// Trains of a batch. So long a batch is only when so much waits, and then joins what goes one way also for a thousand flows.
 const BATCH_MAX: usize = 4096;
 
-/// Trains handled before others have their turn, at some 1 µs each.
+/// Trains handled, or messages sent, before others have their turn: at some 1 and 5 µs each.
 const TRAINS_PER_TURN: usize = 512;
+const MESSAGES_PER_TURN: usize = 128;
 
 /// From so many new trains on it is worth a turn to see whether there are more.
 const GATHER_MIN: usize = 16;
@@ -101,7 +100,6 @@ pub(crate) struct UdpParts<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) node: &'a UdpNode,
     pub(crate) listeners: Vec<UdpListener>,
-    pub(crate) frames: Option<FrameListeners>,
     pub(crate) ring: &'a Ring,
     pub(crate) clock: Clock,
     pub(crate) stats: Arc<ShardStats>,
@@ -135,7 +133,6 @@ pub(crate) struct Udp {
     stats: Arc<ShardStats>,
     streams: Streams,
     known: Option<Arc<KnownSources>>,
-    frames: Option<Frames>,
     work: RefCell<Work>,
 }
 
@@ -188,14 +185,11 @@ impl Udp {
     /// # Errors
     /// No memory for the receive buffers, or the link to the partner cannot be opened.
     pub(crate) fn start(parts: UdpParts<'_>) -> io::Result<Rc<Udp>> {
-        let UdpParts { shard, settings, node, listeners, frames, ring, clock, stats, published, relay, seed } = parts;
+        let UdpParts { shard, settings, node, listeners, ring, clock, stats, published, relay, seed } = parts;
         let (version, routes) = (published.version(), published.current());
         let own = &settings.udp;
         let datagrams = Rc::new(ring.datagrams(DatagramConfig { buffers: own.receive_buffers })?);
         let now_ms = clock.now_ms();
-        // A client's frames are of the same shard as what comes of it to the sockets.
-        let otherwise = Owners { seed: node.seed, shards: node.post.shards() as u32 };
-        let owners = listeners.iter().find_map(|listener| listener.owners).unwrap_or(otherwise);
         let endpoint = |(index, listener): (usize, UdpListener)| Endpoint {
             address: listener.address,
             socket: datagrams.receive(listener.socket, NO_RELAY | index as u64),
@@ -205,23 +199,11 @@ impl Udp {
         };
         let endpoints = listeners.into_iter().enumerate().map(endpoint).collect();
         let place = (shard, node.post.shards());
-        let mut turn = settings.turn.as_ref().map(|turn| {
+        let turn = settings.turn.as_ref().map(|turn| {
             let tenants = routes.tenants().clone();
-            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed)
+            let offload = relay.map(|relay| Offload::new(relay, place, clock.clone()));
+            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), offload, seed)
         });
-        if let (Some(turn), Some(relay)) = (&mut turn, relay) {
-            turn.relay_by_xdp(Offload::new(relay, place, clock.clone()));
-        }
-        let frames = match frames {
-            Some(listeners) => {
-                let (frames, endpoints) = Frames::start(listeners, settings, owners)?;
-                if let Some(turn) = &mut turn {
-                    turn.serve_frames(endpoints);
-                }
-                Some(frames)
-            }
-            None => None,
-        };
         let partner = match own.partner.as_ref().filter(|_| shard == 0) {
             Some(partner) => Some(Partner::start(partner, own, now_ms, &datagrams, LINK)?),
             None => None,
@@ -255,14 +237,12 @@ impl Udp {
             stats,
             streams,
             known,
-            frames,
             work,
         }))
     }
 
     /// Serves until it is dropped.
     pub(crate) async fn serve(self: Rc<Udp>) {
-        self.serve_frames();
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let (mut buffer, mut open) = (vec![0; BUFFER_BYTES], Open::default());
         loop {
@@ -307,9 +287,6 @@ impl Udp {
         if self.settings.partner.is_some() {
             self.look_at_partner(&state.known, now_ms);
         }
-        if let Some(frames) = &self.frames {
-            frames.flush();
-        }
         state.guests.retain(|_, (_, until_ms)| *until_ms > now_ms);
         state.punch.observations()
     }
@@ -329,9 +306,6 @@ impl Udp {
         }
         self.stats.set(Gauge::UdpQueue, receive);
         self.stats.set(Gauge::UdpQueueMax, if receive_max == u64::MAX { 0 } else { receive_max });
-        if let Some(frames) = &self.frames {
-            frames.figures(&self.stats);
-        }
         let state = &mut self.work.borrow_mut().state;
         state.punch.figures(&self.stats);
         if let Some(turn) = &mut state.turn {
@@ -380,9 +354,6 @@ impl Udp {
                 Mail::Datagram { from, endpoint, source, bytes } => {
                     let came = Came { endpoint: (*endpoint).into(), source: *source, now, by: Some(*from) };
                     self.datagram(state, &came, bytes, &mut out)
-                }
-                Mail::Flow { to, source, hop, bytes } => {
-                    self.flow(state, (*to, *hop), Train::single(*source, bytes), now, &mut out)
                 }
                 Mail::Guest { owner, endpoint, client } => {
                     if state.guests.len() < GUESTS_MAX {
@@ -452,7 +423,16 @@ impl Udp {
                     self.ring.next_turn().await;
                 }
             }
-            self.leave(out).await;
+            let (mut sorted, mut total, mut messages) = (out.sort(), Sent::default(), 0);
+            while let Some(mut leaving) = sorted.next() {
+                self.send_from(&mut leaving, &mut self.work.borrow_mut().state, &mut total);
+                messages += leaving.messages();
+                if messages >= MESSAGES_PER_TURN {
+                    messages = 0;
+                    self.ring.next_turn().await;
+                }
+            }
+            self.count(&total);
         }
     }
 
@@ -462,46 +442,38 @@ impl Udp {
         let state = &mut self.work.borrow_mut().state;
         self.look_at_snapshot(state);
         let mut taken = 0;
-        for arrived in left.iter().take(TRAINS_PER_TURN) {
+        for train in left.iter().take(TRAINS_PER_TURN) {
             if out.room() < TRAIN_NEEDS {
                 break;
             }
-            let (key, train) = (arrived.key(), arrived.train());
-            if arrived.is_truncated() {
-                self.stats.udp_drop("truncated", self.came(&train));
-            } else if !self.is_handed_over(key, &train) {
-                self.train(state, key, train, now, out);
-            }
+            self.train(state, train, now, out);
             taken += 1;
         }
         taken
     }
 
-    /// Counts what came; how many datagrams it was.
-    fn came(&self, train: &Train<'_>) -> u64 {
+    fn train<'b>(&self, state: &mut State, train: &'b Arrived, now: Now, out: &mut Outbox<'b>) {
         let count = train.datagrams().len() as u64;
         self.stats.add(Counter::UdpTrainsIn, 1);
         self.stats.add(Counter::UdpDatagramsIn, count);
         self.stats.add(Counter::UdpBytesIn, train.payload().len() as u64);
-        count
-    }
-
-    fn train<'b>(&self, state: &mut State, key: u64, train: Train<'b>, now: Now, out: &mut Outbox<'b>) {
-        let count = self.came(&train);
+        if train.is_truncated() {
+            return self.stats.udp_drop("truncated", count);
+        }
         // The partner is the operator's own.
-        if key != LINK && state.routes.blocks().contain(train.source().ip(), now.unix) {
+        if train.key() != LINK && state.routes.blocks().contain(train.source().ip(), now.unix) {
             return self.stats.udp_drop("blocked", count);
         }
-        if key & NO_RELAY == 0 {
+        if train.key() & NO_RELAY == 0 {
             let Some(turn) = &mut state.turn else { return };
             let place = |server: SocketAddr| self.endpoints.iter().position(|at| at.address == server);
-            let relay = RelayId::from_bits(key);
-            if let Err(reason) = turn.peer_train(now.ms, relay, &train, place, &self.streams, out) {
+            let relay = RelayId::from_bits(train.key());
+            if let Err(reason) = turn.peer_train(now.ms, relay, train, place, &self.streams, out) {
                 self.stats.udp_drop(reason, count);
             }
             return;
         }
-        if key == LINK {
+        if train.key() == LINK {
             for message in train.datagrams() {
                 if let Err(reason) = self.partners_message(state, train.source(), message, out) {
                     self.stats.udp_drop(reason, 1);
@@ -509,7 +481,7 @@ impl Udp {
             }
             return;
         }
-        let endpoint = (key & !NO_RELAY) as usize;
+        let endpoint = (train.key() & !NO_RELAY) as usize;
         let Some(Endpoint { address: server, owners, .. }) = self.endpoints.get(endpoint) else { return };
         let server = *server;
         // It is served all the same, by the shard that it came to: where it came to is as steady as an owner.
@@ -525,7 +497,7 @@ impl Udp {
             return train.datagrams().for_each(|datagram| self.hand_over(owner, &came, datagram));
         }
         let flow = FiveTuple { client: came.source, server, transport: Transport::Udp };
-        let (mut rest, segment) = (train.payload(), train.segment());
+        let (mut rest, segment) = (train.payload(), train.segment().max(1));
         loop {
             // The first two bits of ChannelData are 01 (RFC 8656 section 12.4).
             let channel = rest.first().is_some_and(|byte| byte & 0xc0 == 0x40);
@@ -683,6 +655,54 @@ impl Udp {
 
     fn place(&self, address: SocketAddr) -> Result<usize, &'static str> {
         self.endpoints.iter().position(|at| at.address == address).ok_or("no_socket")
+    }
+
+    /// Hands all that leaves to the kernel.
+    fn send(&self, out: Outbox<'_>, state: &mut State) {
+        let (mut sorted, mut total) = (out.sort(), Sent::default());
+        while let Some(mut leaving) = sorted.next() {
+            self.send_from(&mut leaving, state, &mut total);
+        }
+        self.count(&total);
+    }
+
+    /// Hands to the kernel what leaves by one socket.
+    fn send_from(&self, leaving: &mut Leaving<'_, '_>, state: &mut State, total: &mut Sent) {
+        let socket = match leaving.from {
+            From::Endpoint(place) => self.endpoints.get(place).map(|at| &at.socket),
+            From::Relay(relay) => state.turn.as_ref().and_then(|turn| turn.socket(relay)),
+        };
+        // A relay that was closed by a later request: what was on its way is as good as sent too late.
+        let Some(socket) = socket else { return total.refused += leaving.datagrams() };
+        let ipv6 = matches!(leaving.from, From::Relay(relay) if relay.family() == Family::Ipv6);
+        if leaving.dont_fragment && udp::set_dont_fragment(socket, ipv6, true).is_err() {
+            return total.refused += leaving.datagrams();
+        }
+        let mut lost = Vec::new();
+        let sent = leaving.send(socket, |relay, way, datagrams, payload, heads| {
+            lost.push((relay, way, datagrams, payload, heads));
+        });
+        if leaving.dont_fragment {
+            // It was set a moment ago, by the same call.
+            let _ = udp::set_dont_fragment(socket, ipv6, false);
+        }
+        *total += sent;
+        if let Some(turn) = &mut state.turn {
+            for (relay, way, datagrams, payload, heads) in lost {
+                turn.server.take_back(relay, way, datagrams, payload, heads);
+            }
+        }
+    }
+
+    fn count(&self, sent: &Sent) {
+        self.stats.add(Counter::UdpTrainsOut, sent.trains);
+        self.stats.add(Counter::UdpDatagramsOut, sent.datagrams);
+        self.stats.add(Counter::UdpBytesOut, sent.bytes);
+        for (reason, datagrams) in [("send_buffer_full", sent.no_room), ("send_refused", sent.refused)] {
+            if datagrams > 0 {
+                self.stats.udp_drop(reason, datagrams);
+            }
+        }
     }
 }
 

@@ -65,7 +65,6 @@ fn server(bindings_per_address: u32) -> Server {
         settings: &settings,
         node: &node,
         listeners,
-        frames: None,
         ring: &ring,
         clock: Clock::start(),
         stats: Arc::clone(&stats),

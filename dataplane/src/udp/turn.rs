@@ -1,20 +1,19 @@
 //! The relay of a shard: the state machine of `protocol/stun`, with its sockets on the shard's ring.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use shoal_link::ledger::Kind;
-use shoal_probes::{FrameEndpoints, Left};
+use shoal_probes::Left;
 use shoal_stun::credentials::{Authenticator, NonceKey, Nonces};
 use shoal_stun::message::Family;
 use shoal_stun::turn::{
     self, BoundChannel, Config, FiveTuple, FromClient, Now, OpenError, RelayId, Relays, Server, ToPeer, TrainToPeer,
     Transport, Way,
 };
-use shoal_sys::ring::{DatagramSocket, Datagrams};
-use shoal_sys::udp::{self, Buffers, Train};
+use shoal_sys::ring::{Arrived, DatagramSocket, Datagrams};
+use shoal_sys::udp::{self, Buffers};
 
 use super::offload::{self, Offload};
 use super::outbox::{From, Outbox};
@@ -63,19 +62,11 @@ struct Sockets {
     /// Where XDP relays, too; and who pays for that.
     offload: Option<Offload>,
     tenants: Arc<RelayTenants>,
-    frames: Option<RelayFrames>,
-}
-
-/// Where frames for relays come to.
-struct RelayFrames {
-    endpoints: FrameEndpoints,
-    relays: HashMap<SocketAddr, RelayId>,
 }
 
 struct RelaySocket {
     /// Whose it is: another relay may have the place after it.
     relay: RelayId,
-    address: SocketAddr,
     socket: DatagramSocket,
     /// Datagrams lost in its queue that were counted.
     drops: u32,
@@ -103,26 +94,13 @@ impl Relays for Sockets {
         if self.places.len() <= relay.index() {
             self.places.resize_with(relay.index() + 1, || None);
         }
-        self.places[relay.index()] = Some(RelaySocket { relay, address, socket, drops: 0 });
-        if let Some(RelayFrames { endpoints, relays }) = &mut self.frames {
-            match endpoints.add(address) {
-                Ok(()) => drop(relays.insert(address, relay)),
-                // Its datagrams come to the socket.
-                Err(error) => tracing::warn!(%address, %error, "no frames for a relay"),
-            }
-        }
+        self.places[relay.index()] = Some(RelaySocket { relay, socket, drops: 0 });
         Ok(())
     }
 
     fn close(&mut self, relay: RelayId) {
         if let Some(mut closed) = self.places.get_mut(relay.index()).and_then(Option::take) {
             closed.look(&self.stats);
-            if let Some(RelayFrames { endpoints, relays }) = &mut self.frames
-                && relays.remove(&closed.address).is_some()
-                && let Err(error) = endpoints.remove(closed.address)
-            {
-                tracing::warn!(address = %closed.address, %error, "frames for a relay that is closed go on");
-            }
         }
     }
 
@@ -170,6 +148,7 @@ impl Turn {
         datagrams: Rc<Datagrams>,
         tenants: Arc<RelayTenants>,
         stats: Arc<ShardStats>,
+        offload: Option<Offload>,
         seed: [u8; 32],
     ) -> Self {
         let config = Config {
@@ -188,39 +167,11 @@ impl Turn {
         let buffers = Buffers { receive: settings.socket_bytes, send: settings.socket_bytes };
         Self {
             server: Server::new(config, authenticator, tenants.names.clone(), quota),
-            sockets: Sockets {
-                datagrams,
-                places: Vec::new(),
-                buffers,
-                stats,
-                offload: None,
-                tenants: tenants.clone(),
-                frames: None,
-            },
+            sockets: Sockets { datagrams, places: Vec::new(), buffers, stats, offload, tenants: tenants.clone() },
             tenants,
             nothing: "".into(),
             walk: Walk::default(),
         }
-    }
-
-    /// Has bound channels relayed by XDP, too.
-    pub(super) fn relay_by_xdp(&mut self, offload: Offload) {
-        self.sockets.offload = Some(offload);
-    }
-
-    /// Has relays served by frames, too.
-    pub(super) fn serve_frames(&mut self, endpoints: FrameEndpoints) {
-        self.sockets.frames = Some(RelayFrames { endpoints, relays: HashMap::new() });
-    }
-
-    /// The relay that frames to an address are for.
-    pub(super) fn relay_at(&self, address: SocketAddr) -> Option<RelayId> {
-        self.sockets.frames.as_ref()?.relays.get(&address).copied()
-    }
-
-    /// Where a relay that is open sends from.
-    pub(super) fn address(&self, relay: RelayId) -> Option<SocketAddr> {
-        self.open(relay).map(|open| open.address)
     }
 
     pub(super) fn set_tenants(&mut self, tenants: Arc<RelayTenants>) {
@@ -277,7 +228,7 @@ impl Turn {
         &mut self,
         now_ms: u64,
         relay: RelayId,
-        train: &Train<'b>,
+        train: &'b Arrived,
         endpoint: impl FnOnce(SocketAddr) -> Option<usize>,
         streams: &Streams,
         out: &mut Outbox<'b>,
@@ -317,11 +268,7 @@ impl Turn {
 
     /// The socket of a relay that is open.
     pub(super) fn socket(&self, relay: RelayId) -> Option<&DatagramSocket> {
-        self.open(relay).map(|open| &open.socket)
-    }
-
-    fn open(&self, relay: RelayId) -> Option<&RelaySocket> {
-        self.sockets.places.get(relay.index())?.as_ref().filter(|open| open.relay == relay)
+        self.sockets.places.get(relay.index())?.as_ref().filter(|open| open.relay == relay).map(|open| &open.socket)
     }
 
     /// Ends what has expired.
