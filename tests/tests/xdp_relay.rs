@@ -233,7 +233,7 @@ impl<'n> Node<'n> {
     }
 
     /// What user space sends for a client's datagram: from where, to where, what.
-    fn to_peer(&mut self, client: SocketAddr, datagram: &[u8], relayed: &[SocketAddr; 2]) -> Sent {
+    fn send_to_peer(&mut self, client: SocketAddr, datagram: &[u8], relayed: &[SocketAddr; 2]) -> Sent {
         let mut out = vec![0; MAX_REPLY];
         let done = self.server.handle_client(self.now, &Self::flow(client), datagram, &mut self.hands, &mut out);
         let FromClient::Forward(to) = done else { panic!("{done:?}") };
@@ -242,7 +242,7 @@ impl<'n> Node<'n> {
     }
 
     /// The same for a peer's.
-    fn to_client(&mut self, relay: RelayId, peer: SocketAddr, payload: &[u8]) -> Sent {
+    fn send_to_client(&mut self, relay: RelayId, peer: SocketAddr, payload: &[u8]) -> Sent {
         let done = self.server.handle_peer(self.now.ms, relay, peer, 1, payload.len());
         let mut to = done.expect("it has a channel");
         let payload = [to.head(payload.len() as u16).as_bytes(), payload].concat();
@@ -374,7 +374,7 @@ fn the_same_bytes_and_counts_as_user_space() {
                         // All of one bit pattern make sums that carry much.
                         let payload = if round == 0 { random(&mut rng, *length) } else { vec![0xff; *length] };
                         let datagram = channel_data(channel(nth), &payload);
-                        let expected = node.to_peer(client, &datagram, relayed);
+                        let expected = node.send_to_peer(client, &datagram, relayed);
                         let frame = Frame::new(client, server_of(client), &datagram).bytes();
                         let seen = node.relayed(&frame, &about);
                         assert_eq!(seen.sent, expected, "{about}");
@@ -382,7 +382,7 @@ fn the_same_bytes_and_counts_as_user_space() {
 
                         let relay = node.relay_of(client, Family::of(&peer.ip()));
                         let to = relayed[usize::from(peer.is_ipv6())];
-                        let expected = node.to_client(relay, peer, &payload);
+                        let expected = node.send_to_client(relay, peer, &payload);
                         let seen = node.relayed(&Frame::new(peer, to, &payload).bytes(), &about);
                         assert_eq!(seen.sent, expected, "{about}");
                         assert_eq!(seen.hops, 56, "{about}");

@@ -18,6 +18,7 @@ mod post;
 mod punch;
 mod quota;
 mod rates;
+mod send;
 mod stream;
 #[cfg(test)]
 mod tests;
@@ -34,10 +35,9 @@ use shoal_link::observation::Observation;
 use shoal_packet::flow::Owners;
 use shoal_probes::Relay;
 use shoal_stun::discovery::Endpoints;
-use shoal_stun::message::Family;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
-use shoal_sys::udp::{self, Sent};
+use shoal_sys::udp;
 
 use crate::clock::Clock;
 use crate::ledger::Recorder;
@@ -50,7 +50,7 @@ use crate::xdp::KnownSources;
 
 use discovery::Answered;
 use offload::Offload;
-use outbox::{From, Leaving, Open, Outbox};
+use outbox::{Open, Outbox};
 use partner::{Known, Partner};
 pub(crate) use post::{Mail, PostOffice};
 use punch::Punch;
@@ -68,9 +68,8 @@ pub(crate) fn endpoints(settings: &UdpSettings, own: IpAddr) -> Endpoints {
 /// Trains of a batch. So long a batch is only when so much waits, and then joins what goes one way also for a thousand flows.
 const BATCH_MAX: usize = 4096;
 
-/// Trains handled, or messages sent, before others have their turn: at some 1 and 5 µs each.
+/// Trains handled before others have their turn, at some 1 µs each.
 const TRAINS_PER_TURN: usize = 512;
-const MESSAGES_PER_TURN: usize = 128;
 
 /// From so many new trains on it is worth a turn to see whether there are more.
 const GATHER_MIN: usize = 16;
@@ -202,7 +201,8 @@ impl Udp {
         let turn = settings.turn.as_ref().map(|turn| {
             let tenants = routes.tenants().clone();
             let offload = relay.map(|relay| Offload::new(relay, place, clock.clone()));
-            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), offload, seed)
+            let turn = Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed);
+            turn.with_offload(offload)
         });
         let partner = match own.partner.as_ref().filter(|_| shard == 0) {
             Some(partner) => Some(Partner::start(partner, own, now_ms, &datagrams, LINK)?),
@@ -256,6 +256,8 @@ impl Udp {
                 self.ring.next_turn().await;
                 self.datagrams.take(&mut batch, BATCH_MAX);
             }
+            // A guest's first datagrams may be here as soon as what another shard says of it.
+            self.receive();
             self.handle(&batch, &mut buffer, &mut open).await;
             batch.clear();
             self.ring.next_turn().await;
@@ -423,16 +425,7 @@ impl Udp {
                     self.ring.next_turn().await;
                 }
             }
-            let (mut sorted, mut total, mut messages) = (out.sort(), Sent::default(), 0);
-            while let Some(mut leaving) = sorted.next() {
-                self.send_from(&mut leaving, &mut self.work.borrow_mut().state, &mut total);
-                messages += leaving.messages();
-                if messages >= MESSAGES_PER_TURN {
-                    messages = 0;
-                    self.ring.next_turn().await;
-                }
-            }
-            self.count(&total);
+            self.leave(out).await;
         }
     }
 
@@ -655,54 +648,6 @@ impl Udp {
 
     fn place(&self, address: SocketAddr) -> Result<usize, &'static str> {
         self.endpoints.iter().position(|at| at.address == address).ok_or("no_socket")
-    }
-
-    /// Hands all that leaves to the kernel.
-    fn send(&self, out: Outbox<'_>, state: &mut State) {
-        let (mut sorted, mut total) = (out.sort(), Sent::default());
-        while let Some(mut leaving) = sorted.next() {
-            self.send_from(&mut leaving, state, &mut total);
-        }
-        self.count(&total);
-    }
-
-    /// Hands to the kernel what leaves by one socket.
-    fn send_from(&self, leaving: &mut Leaving<'_, '_>, state: &mut State, total: &mut Sent) {
-        let socket = match leaving.from {
-            From::Endpoint(place) => self.endpoints.get(place).map(|at| &at.socket),
-            From::Relay(relay) => state.turn.as_ref().and_then(|turn| turn.socket(relay)),
-        };
-        // A relay that was closed by a later request: what was on its way is as good as sent too late.
-        let Some(socket) = socket else { return total.refused += leaving.datagrams() };
-        let ipv6 = matches!(leaving.from, From::Relay(relay) if relay.family() == Family::Ipv6);
-        if leaving.dont_fragment && udp::set_dont_fragment(socket, ipv6, true).is_err() {
-            return total.refused += leaving.datagrams();
-        }
-        let mut lost = Vec::new();
-        let sent = leaving.send(socket, |relay, way, datagrams, payload, heads| {
-            lost.push((relay, way, datagrams, payload, heads));
-        });
-        if leaving.dont_fragment {
-            // It was set a moment ago, by the same call.
-            let _ = udp::set_dont_fragment(socket, ipv6, false);
-        }
-        *total += sent;
-        if let Some(turn) = &mut state.turn {
-            for (relay, way, datagrams, payload, heads) in lost {
-                turn.server.take_back(relay, way, datagrams, payload, heads);
-            }
-        }
-    }
-
-    fn count(&self, sent: &Sent) {
-        self.stats.add(Counter::UdpTrainsOut, sent.trains);
-        self.stats.add(Counter::UdpDatagramsOut, sent.datagrams);
-        self.stats.add(Counter::UdpBytesOut, sent.bytes);
-        for (reason, datagrams) in [("send_buffer_full", sent.no_room), ("send_refused", sent.refused)] {
-            if datagrams > 0 {
-                self.stats.udp_drop(reason, datagrams);
-            }
-        }
     }
 }
 

@@ -148,7 +148,6 @@ impl Turn {
         datagrams: Rc<Datagrams>,
         tenants: Arc<RelayTenants>,
         stats: Arc<ShardStats>,
-        offload: Option<Offload>,
         seed: [u8; 32],
     ) -> Self {
         let config = Config {
@@ -167,11 +166,17 @@ impl Turn {
         let buffers = Buffers { receive: settings.socket_bytes, send: settings.socket_bytes };
         Self {
             server: Server::new(config, authenticator, tenants.names.clone(), quota),
-            sockets: Sockets { datagrams, places: Vec::new(), buffers, stats, offload, tenants: tenants.clone() },
+            sockets: Sockets { datagrams, places: Vec::new(), buffers, stats, offload: None, tenants: tenants.clone() },
             tenants,
             nothing: "".into(),
             walk: Walk::default(),
         }
+    }
+
+    /// Has channels that are bound from now on relayed by XDP.
+    pub(super) fn with_offload(mut self, offload: Option<Offload>) -> Self {
+        self.sockets.offload = offload;
+        self
     }
 
     pub(super) fn set_tenants(&mut self, tenants: Arc<RelayTenants>) {

@@ -44,7 +44,7 @@ pub const SAMPLE: usize = 16;
 pub const LAYOUT: u32 = 1;
 
 /// The maps of the object (names, types, sizes) in one number, as they were when [`LAYOUT`] was raised last.
-pub const LAYOUT_SUM: u32 = 0x77d4_7d60;
+pub const LAYOUT_SUM: u32 = 0x76c8_6fbf;
 
 /// What was done with a packet.
 #[repr(u32)]
