@@ -1,4 +1,4 @@
-//! The XDP program by itself: frames in, verdict and frames out (BPF_PROG_TEST_RUN).
+//! The XDP program: by itself, frames in, verdict and frames out (BPF_PROG_TEST_RUN); and a lab for nodes that have it in front.
 
 use std::collections::BTreeMap;
 use std::{env, fs};
@@ -7,7 +7,30 @@ use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use shoal_probes::maps::{VERDICTS, Verdict};
 use shoal_probes::{Limits, LoadError, Probes, Run, action};
 
+use crate::natlab::{self, NatLab, Plan};
 use crate::tool;
+
+/// A lab whose sides' frames arrive as from a wire, with what keeps its programs; `None`: it was noted that `test` was skipped.
+pub fn lab<P: Copy + Into<Plan>>(test: &str, plans: &[P]) -> Option<(NatLab, Probes)> {
+    tool::need(test, "ethtool")?;
+    if !natlab::possible(test) {
+        return None;
+    }
+    let mut probes = match Probes::load(1) {
+        Ok(probes) => probes,
+        Err(error) => {
+            tool::skip(test, &error.to_string());
+            return None;
+        }
+    };
+    let lab = NatLab::start(plans);
+    for side in lab.sides() {
+        side.write_checksums().expect("the client's interface can be told so");
+        // Or the veth would not take what the program at its other end sends back.
+        side.nat().within(|| probes.attach_empty(side.outer())).expect("a veth runs programs");
+    }
+    Some((lab, probes))
+}
 
 /// Loaded programs, and what their counters were.
 pub struct Xdp {

@@ -4,42 +4,18 @@
 use std::thread;
 use std::time::Duration;
 
-use shoal_probes::Probes;
 use shoal_probes::maps::Verdict;
 use shoal_stun::message::{MAGIC_COOKIE, MappedAddress, Message, XorMappedAddress};
 use shoal_tests::metrics::Metrics;
-use shoal_tests::natlab::{
-    self, Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Type, Uclient, nat_type,
-};
+use shoal_tests::natlab::{Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Type, Uclient, nat_type};
 use shoal_tests::tool;
+use shoal_tests::xdp::lab;
 
 /// For an answer; far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The node looks at the program's counters twice in a second.
 const LAG: Duration = Duration::from_secs(2);
-
-/// A lab whose sides' frames arrive as from a wire, with what keeps its programs; `None`: it was noted that `test` was skipped.
-fn lab<P: Copy + Into<Plan>>(test: &str, plans: &[P]) -> Option<(NatLab, Probes)> {
-    tool::need(test, "ethtool")?;
-    if !natlab::possible(test) {
-        return None;
-    }
-    let mut probes = match Probes::load(1) {
-        Ok(probes) => probes,
-        Err(error) => {
-            tool::skip(test, &error.to_string());
-            return None;
-        }
-    };
-    let lab = NatLab::start(plans);
-    for side in lab.sides() {
-        side.write_checksums().expect("the client's interface can be told so");
-        // Or the veth would not take what the program at its other end sends back.
-        side.nat().within(|| probes.attach_empty(side.outer())).expect("a veth runs programs");
-    }
-    Some((lab, probes))
-}
 
 /// The node's metrics.
 fn metrics(lab: &NatLab) -> Metrics {

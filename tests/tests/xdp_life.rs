@@ -17,8 +17,9 @@ use shoal_tests::bpffs::BpfFs;
 use shoal_tests::client::{Conn, Request};
 use shoal_tests::lab::{Settings, binary, until};
 use shoal_tests::metrics::Metrics;
-use shoal_tests::natlab::{self, Family, Kind, NatLab, Server};
+use shoal_tests::natlab::{Family, Kind, NatLab, Server};
 use shoal_tests::origin::{Object, Origin};
+use shoal_tests::xdp::lab;
 use shoal_tests::{net, tool};
 
 /// For an answer of the driver; far more than it takes.
@@ -47,23 +48,9 @@ struct Life {
 impl Life {
     /// `None`: it was noted that `test` was skipped.
     fn begin(test: &str) -> Option<Self> {
-        tool::need(test, "ethtool")?;
         tool::need(test, "setpriv")?;
-        if !natlab::possible(test) {
-            return None;
-        }
-        let mut probes = match Probes::load(1) {
-            Ok(probes) => probes,
-            Err(error) => {
-                tool::skip(test, &error.to_string());
-                return None;
-            }
-        };
-        let lab = NatLab::start(&[Kind::Open]);
+        let (lab, probes) = lab(test, &[Kind::Open])?;
         let side = &lab.sides()[0];
-        side.write_checksums().expect("the client's interface can be told so");
-        // Or the veth would not take what the program at its other end sends back.
-        side.nat().within(|| probes.attach_empty(side.outer())).expect("a veth runs programs");
         let client = side.socket(Family::V4);
         client.set_read_timeout(Some(PATIENCE)).expect("the time is not zero");
         let bpf = BpfFs::mount(lab.dir().join("bpf"));

@@ -1,6 +1,6 @@
 //! Bound channels that XDP relays: told as they are bound, and what they have relayed taken into the books.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::ops::Range;
 
@@ -22,7 +22,8 @@ const HEAD: u64 = 4;
 pub(super) struct Offload {
     relay: Relay,
     clock: Clock,
-    bound: HashMap<(RelayId, u16), Bound>,
+    /// By relay, and then by number.
+    bound: BTreeMap<(RelayId, u16), Bound>,
     /// Places that are free. Those below `unused` were in use before.
     free: Vec<u32>,
     unused: Range<u32>,
@@ -46,7 +47,7 @@ impl Offload {
     pub(super) fn new(relay: Relay, (shard, shards): (usize, usize), clock: Clock) -> Self {
         let each = relay.channels() / shards as u32;
         let unused = each * shard as u32..each * (shard as u32 + 1);
-        Self { relay, clock, bound: HashMap::new(), free: Vec::new(), unused, closing: Vec::new(), failing: false }
+        Self { relay, clock, bound: BTreeMap::new(), free: Vec::new(), unused, closing: Vec::new(), failing: false }
     }
 
     /// What a process before this one had relayed and not recorded.
@@ -70,10 +71,14 @@ impl Offload {
             peer: plain(peer),
         };
         let key = (relay, number);
-        // The number may have been another peer's before.
-        if self.bound.get(&key).is_some_and(|known| known.channel != channel) {
-            self.unbind(relay, number);
-        }
+        // The number may have been another peer's before, and the peer may have had another number: those have expired, and share a key
+        // with this one.
+        let of_relay = self.bound.range((relay, 0)..=(relay, u16::MAX));
+        let shares = |(_, known): &(_, &Bound)| {
+            known.channel != channel && (known.channel.number == number || known.channel.peer == channel.peer)
+        };
+        let expired: Vec<u16> = of_relay.filter(shares).map(|((_, number), _)| *number).collect();
+        expired.into_iter().for_each(|number| self.unbind(relay, number));
         let (place, is_new) = match self.bound.get(&key) {
             Some(known) => (known.place, false),
             None => match self.free.pop().or_else(|| self.unused.next()) {
