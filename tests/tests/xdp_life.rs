@@ -477,6 +477,9 @@ fn who_is_blocked_is_dropped_in_the_driver_until_it_ends() {
     drop(server);
     let server = without("interfaces = []\npins = \"\"\n", &block("198.51.100.0/24".to_owned(), None));
     assert!(life.is_answered(&server, 3), "another network is blocked");
+    let none = life.ctl_within(END, &["drops", "-n", "1"]);
+    let said = String::from_utf8_lossy(&none.stderr);
+    assert!(!none.status.success() && said.contains("no XDP on the node: xdp.interfaces names none"), "{said}");
     drop(server);
     // In the driver.
     let mut server = life.node_blocking(&block(format!("{own}/32"), None), "", &[]);

@@ -78,6 +78,14 @@ impl NodePages {
 
     /// Shows drops as they come, `count` of them.
     pub(crate) fn drops(&self, count: Option<usize>) -> Result<(), Failure> {
+        let status = self.status()?;
+        // There never would be one.
+        if let Some(why) = absence(&status) {
+            return Err(Failure::Node(format!("no XDP on the node: {why}")));
+        }
+        if status.sample_every == 0 {
+            return Err(Failure::Node("the node samples no drops: xdp.sample_every is 0".to_owned()));
+        }
         let mut lines = BufReader::new(self.get("/xdp/drops")?.into_body().into_reader());
         let mut out = std::io::stdout().lock();
         let mut left = count.unwrap_or(usize::MAX);
@@ -127,12 +135,15 @@ impl NodePages {
     }
 }
 
+/// Why a node has no XDP, if it has none.
+fn absence(status: &Status) -> Option<&str> {
+    let unasked = (status.layout == 0).then_some("xdp.interfaces names none");
+    status.absent.as_deref().or(unasked)
+}
+
 fn shown(status: &Status) -> String {
-    if let Some(why) = &status.absent {
+    if let Some(why) = absence(status) {
         return format!("no XDP: {why}\n");
-    }
-    if status.layout == 0 {
-        return "no XDP: xdp.interfaces names none\n".to_owned();
     }
     let by = if status.loaded_here { "the node itself" } else { LOADER };
     let place = match (&status.pins, status.keep) {
