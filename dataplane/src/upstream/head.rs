@@ -39,10 +39,17 @@ impl Validators {
         }
     }
 
-    /// Whether a 304 with these validators cannot be about a version with `other` (RFC 9111 section 4.3.4).
+    /// Whether a 304 with these validators cannot be about a version with `other` (RFC 9111 section 4.3.4). A cache in between that
+    /// has an older version than ours says 304 to our If-Modified-Since, and means its own.
     pub fn denies(&self, other: &Validators) -> bool {
-        let tags = self.etag.as_ref().zip(other.etag.as_ref());
-        self.is_strong() && other.is_strong() && tags.is_some_and(|(ours, theirs)| ours != theirs)
+        match (&self.etag, &other.etag) {
+            (Some(ours), Some(theirs)) => self.is_strong() && other.is_strong() && ours != theirs,
+            (None, None) => {
+                let dates = self.last_modified.zip(other.last_modified);
+                dates.is_some_and(|(ours, theirs)| ours != theirs)
+            }
+            _ => false,
+        }
     }
 
     /// As the conditional rules want them.
@@ -284,5 +291,18 @@ mod tests {
         assert!(modified(true).same_bytes(&modified(true)));
         assert!(!modified(false).same_bytes(&modified(false)));
         assert!(!Validators::default().same_bytes(&Validators::default()));
+    }
+
+    #[test]
+    fn a_304_about_another_version_confirms_nothing() {
+        let tag = |etag: &str| Validators { etag: Some(etag.into()), ..Validators::default() };
+        let modified = |at, settled| Validators { etag: None, last_modified: Some(at), settled };
+        assert!(tag("\"a\"").denies(&tag("\"b\"")) && !tag("\"a\"").denies(&tag("\"a\"")));
+        // A cache with an older version, whose date is before the one that was asked about.
+        assert!(modified(0, true).denies(&modified(60, true)) && modified(0, false).denies(&modified(60, true)));
+        assert!(!modified(60, true).denies(&modified(60, false)));
+        // What a 304 does not say denies nothing.
+        assert!(!Validators::default().denies(&modified(60, true)) && !Validators::default().denies(&tag("\"a\"")));
+        assert!(!modified(0, true).denies(&tag("\"a\"")));
     }
 }

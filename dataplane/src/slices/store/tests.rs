@@ -333,6 +333,36 @@ fn a_stale_object_is_asked_for_again_and_served_while_its_origin_fails() {
 }
 
 #[test]
+fn a_cache_in_between_with_an_older_version_confirms_nothing() {
+    // Whole answers, without ETags: versions are told apart by Last-Modified.
+    let dated = |seed: u64| {
+        let lines =
+            format!("Last-Modified: Tue, 14 Nov 2023 22:1{seed}:20 GMT\r\nDate: Tue, 14 Nov 2023 23:00:00 GMT\r\n");
+        let head = format!("HTTP/1.1 200 x\r\nContent-Length: {TOTAL}\r\nCache-Control: max-age=0\r\n{lines}\r\n");
+        Reply { head, body: bytes(seed, 0..TOTAL), ..Reply::default() }
+    };
+    let origin = Origin::start(move |before, asked| match (before, asked.header("If-Modified-Since")) {
+        (0, _) => dated(4),
+        // Its own is not newer than that, so this is its right (RFC 9110 section 13.1.3).
+        (_, Some(_)) => Reply::status(
+            304,
+            "Last-Modified: Tue, 14 Nov 2023 22:13:20 GMT\r\nDate: Tue, 14 Nov 2023 23:00:01 GMT\r\nCache-Control: max-age=0\r\n",
+        ),
+        (_, None) => dated(3),
+    });
+    in_executor(move || async move {
+        let lab = Lab::start(64, &[&origin], json!({}));
+        assert!(lab.get("x.ts").await.unwrap().body == bytes(4, 0..TOTAL));
+        let got = lab.get("x.ts").await.unwrap();
+        let asked = origin.asked();
+        assert_eq!(asked[1].header("If-Modified-Since"), Some("Tue, 14 Nov 2023 22:14:20 GMT"));
+        assert!(asked.len() == 3 && asked[2].header("If-Modified-Since").is_none(), "it is asked without a condition");
+        assert!(got.cache != CacheResult::Revalidated && got.body == bytes(3, 0..TOTAL));
+        lab.assert_nothing_is_left().await;
+    });
+}
+
+#[test]
 fn what_must_be_validated_is_not_served_while_the_origin_fails() {
     let origin = Origin::start(|before, asked| match before {
         0 => Reply::object(asked, 1, TOTAL, "Cache-Control: max-age=0, must-revalidate\r\n"),
