@@ -110,6 +110,9 @@ fn targets<'a>(good: &'a Origin, bad: &'a Origin, backup: &'a Origin, moving: &'
     targets
 }
 
+/// Within which a node is there again on a busy machine.
+const START: Duration = Duration::from_secs(10);
+
 /// From when to when the edge was not there.
 type Outage = (Instant, Instant);
 
@@ -151,8 +154,9 @@ fn judge(tally: &Tally, outages: &[Outage]) {
         .map(|(_, count)| count)
         .sum();
     println!("{right} right, {} failed in {} outages of the edge", failures.len(), outages.len());
-    // A busy machine takes longer to start it.
-    assert!(right > 3 * failures.len() as u64, "the edge is back soon");
+    // How many fail in an outage is how often they try again, and says nothing.
+    assert!(outages.iter().all(|(start, end)| *end - *start < START), "the edge is back soon");
+    assert!(right > 100, "what may succeed does");
 }
 
 /// Everything was in use, and nothing on disk was found to be wrong.

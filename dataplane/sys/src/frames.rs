@@ -108,7 +108,8 @@ impl FrameSender {
         Some(unsafe { std::slice::from_raw_parts_mut(self.memory.base.as_ptr().add(place as usize), len) })
     }
 
-    /// Hands the batch to the device. How many frames the device did not take.
+    /// Hands the batch to the device. How many frames the device did not take. Those that it took are in the batch until
+    /// somebody has read them: that may be after this returns.
     ///
     /// # Errors
     /// The kernel's, such as that the device is down. The frames stay in the batch.
@@ -127,6 +128,8 @@ impl FrameSender {
             }
             self.reclaim();
         }
+        // Also those that were taken by an earlier call.
+        self.reclaim();
         Ok(refused)
     }
 
