@@ -113,7 +113,8 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     let addresses = listeners.addresses;
     let watch = Arc::<Watch>::default();
     let owners = steering.as_ref().map(SocketSteering::owners);
-    let (filter, relays) = Filter::start(&settings, seed, owners, &stats, watch.clone()).unzip();
+    let filter = Filter::start(&settings, (seed, owners), &stats, watch.clone(), &mut listeners.shards);
+    let (filter, relays) = filter.unzip();
     let shards = shard::start(shared.clone(), listeners.shards, relays.unwrap_or_default())?;
     // The shards' threads are there; what is started from here on inherits it.
     process::give_way();

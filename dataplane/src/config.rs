@@ -338,8 +338,27 @@ pub struct Xdp {
     /// Packets in a second that come through, while there is an attack, of one such address.
     pub packets_per_new_address: u32,
     /// Send packets on to the CPU of the shard that owns them, where they come in by another: for network cards whose queues are not spread
-    /// over the shards' CPUs. The card's check of their checksums is lost by that, and made again. It takes `udp.steer`.
+    /// over the shards' CPUs. The card's check of their checksums is lost by that, and made again. It takes `udp.steer`, and does
+    /// not go with `xdp.sockets`.
     pub steer_cpus: bool,
+    /// Take what comes by these interfaces for `udp` and `turn`, and answer it, by whole frames (AF_XDP), past the host's network stack, so
+    /// that its firewall does not see them. `off`; `copy`, which works with every driver; `zero-copy`, which few drivers can, and which is
+    /// untested: there was no such device. It takes CAP_NET_RAW as well, and 8 MiB of locked memory for each receive queue
+    /// (LimitMEMLOCK=). What is not plain, such as fragments, goes by ordinary sockets, and so does everything where this cannot be.
+    pub sockets: XdpSockets,
+}
+
+/// How UDP gets to the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpSockets {
+    /// By ordinary sockets.
+    #[default]
+    Off,
+    /// By AF_XDP; the kernel copies frames.
+    Copy,
+    /// By AF_XDP; the device shares memory with the process. Untested.
+    ZeroCopy,
 }
 
 /// Section `admin`.
@@ -493,6 +512,7 @@ impl Default for Xdp {
             attack_packets: 100_000,
             packets_per_new_address: 50,
             steer_cpus: false,
+            sockets: XdpSockets::Off,
         }
     }
 }

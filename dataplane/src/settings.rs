@@ -8,7 +8,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use shoal_stun::turn::{self, RelayAddress};
 
-use crate::config::{Config, LogFormat, TlsVersion};
+use crate::config::{Config, LogFormat, TlsVersion, XdpSockets};
 use crate::routes::ParentSettings;
 use crate::tls::certificates::Pair;
 
@@ -232,6 +232,8 @@ pub struct XdpSettings {
     pub limits: shoal_probes::Limits,
     /// Whether packets are sent on to their owners' CPUs.
     pub steer_cpus: bool,
+    /// Whether, and how, frames come to the process.
+    pub sockets: XdpSockets,
 }
 
 /// Section `turn`.

@@ -4,6 +4,7 @@
 
 mod blocking;
 mod life;
+mod sockets;
 pub mod watch;
 
 use std::fs::File;
@@ -19,6 +20,7 @@ use shoal_stun::discovery::Other;
 
 use crate::routes::Published;
 use crate::settings::Settings;
+use crate::shard::ShardListeners;
 use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
 use crate::{steer, udp};
@@ -66,15 +68,15 @@ pub struct Filter {
 }
 
 impl Filter {
-    /// Loads the program and attaches it to the interfaces that are configured, or opens what a loader has pinned. `None`, and a line in the
-    /// log, where that cannot be. With it, a hand on the channels that it relays for each shard. `owners` are those of flows, if the sockets
-    /// are steered by them.
+    /// Loads the program and attaches it to the interfaces that are configured, or opens what a loader has pinned, and gives the shards
+    /// their AF_XDP sockets, if they shall have some. `None`, and a line in the log, where that cannot be. With it, a hand on the channels
+    /// that it relays for each shard. `owners` are those of flows, if the sockets are steered by them.
     pub fn start(
         settings: &Settings,
-        seed: u64,
-        owners: Option<Owners>,
+        (seed, owners): (u64, Option<Owners>),
         stats: &NodeStats,
         watch: Arc<Watch>,
+        shards: &mut [ShardListeners],
     ) -> Option<(Filter, Vec<Relay>)> {
         let own = &settings.xdp;
         if own.interfaces.is_empty() {
@@ -99,9 +101,9 @@ impl Filter {
         if let Some(owners) = owners.filter(|_| own.steer_cpus) {
             filter.steer(settings, owners);
         }
-        let shards = if own.channels > 0 { settings.shard_count() } else { 0 };
+        let relaying = if own.channels > 0 { settings.shard_count() } else { 0 };
         // What a process before this one has bound ends here: its sockets are gone.
-        let relays = filter.probes.begin_anew().and_then(|()| filter.probes.relays(shards));
+        let relays = filter.probes.begin_anew().and_then(|()| filter.probes.relays(relaying));
         let relays = relays.unwrap_or_else(|error| {
             tracing::warn!(%error, "XDP relays no channels; user space does");
             Vec::new()
@@ -110,6 +112,7 @@ impl Filter {
         if let Err(error) = filter.probes.forget_untold() {
             tracing::warn!(%error, "XDP's maps have what an earlier configuration served");
         }
+        sockets::open(settings, &mut filter.probes, stats, shards);
         filter.watch.begin(own, &filter.probes);
         filter.look(stats);
         Some((filter, relays))

@@ -17,6 +17,7 @@ mod pins;
 mod relay;
 mod sizes;
 mod steer;
+mod xsk;
 
 use std::io;
 use std::net::IpAddr;
@@ -40,6 +41,8 @@ pub use pins::{PinError, Pins};
 pub use relay::{BindError, Channel, Left, Owner, Relay};
 use sizes::Sizes;
 pub use steer::{SteerError, Steered, Steering};
+pub use xsk::FrameEndpoints;
+use xsk::Xsks;
 
 /// The programs.
 static OBJECT: &[u8] = include_bytes_aligned!("../objects/shoal.o");
@@ -76,6 +79,7 @@ pub struct Probes {
     gate: Gate,
     own: OwnAddresses,
     cpus: steer::Cpus,
+    xsks: Xsks,
     /// Of the counts of what was relayed.
     cpus_counted: usize,
 }
@@ -122,7 +126,7 @@ pub mod action {
     pub const PASS: u32 = 2;
     /// Out of the interface that it came in by.
     pub const TX: u32 = 3;
-    /// Elsewhere: by another interface, or to another CPU.
+    /// Elsewhere: by another interface, to another CPU, or to an AF_XDP socket.
     pub const REDIRECT: u32 = 4;
 }
 
@@ -193,6 +197,7 @@ impl Probes {
             gate: Gate::new(seed),
             own: OwnAddresses::default(),
             cpus,
+            xsks: Xsks::new(&mut take)?,
             cpus_counted: Sizes::new(channels)?.cpus(),
         };
         probes.resume()?;

@@ -10,7 +10,7 @@ use thiserror::Error;
 
 use crate::address;
 use crate::mapped::Mapped;
-use crate::maps::{RelayKey, RelayOwner, RelayPath, RelayUsage, TENANT_MAX, USER_MAX};
+use crate::maps::{RelayKey, RelayOwner, RelayPath, RelayUsage, TENANT_MAX, USER_MAX, config};
 use crate::{MapError, Probes};
 
 /// A bound channel: its client, the server's address that it sends to, the relay's, and the peer.
@@ -79,6 +79,8 @@ impl Probes {
     /// The kernel's, here and below.
     pub fn begin_anew(&mut self) -> Result<(), MapError> {
         self.now.generation = self.now.generation.wrapping_add(1);
+        self.now.flags &= !config::FRAMES;
+        self.xsks.clear()?;
         self.config.set(0, self.now, 0)
     }
 

@@ -42,6 +42,8 @@ const UNUSED: &[&str] = &[
     "RELAY_TAKEN",
     "RELAY_OWNER",
     "NEXT_HOPS",
+    "XSK_PLACE",
+    "XSK_ENDPOINT",
 ];
 
 /// A ring has at least a page, of the largest that there are.

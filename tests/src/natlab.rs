@@ -308,6 +308,21 @@ impl Side {
         "outer"
     }
 
+    /// Has the wire between NAT and hub take frames by so many queues in each direction, which one by the CPU that sends. `Err`: why not.
+    pub fn set_queues(&self, hub: &Namespace, queues: u32) -> Result<(), String> {
+        let queues = queues.to_string();
+        // No end may have fewer to receive by than the other has to send by.
+        for which in ["rx", "tx"] {
+            for (namespace, device) in [(hub, self.port()), (&self.nat, self.outer())] {
+                let output = tool::run(namespace.command("ethtool").args(["-L", device, which, &queues]));
+                if !output.status.success() {
+                    return Err(String::from_utf8_lossy(&output.stderr).into_owned());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Has the client write its checksums itself, as on a wire: a veth leaves them to who comes next. `Err`: why not.
     pub fn write_checksums(&self) -> Result<(), String> {
         let output = tool::run(self.client.command("ethtool").args(["-K", "eth", "tx", "off"]));

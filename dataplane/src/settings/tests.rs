@@ -52,6 +52,19 @@ fn the_sample_file_is_the_default_configuration() {
 }
 
 #[test]
+fn frames_come_by_interfaces_that_are_named() {
+    let settings = shoal_config::load::<Config>("[xdp]\nsockets = \"zero-copy\"\n", "edge.toml").unwrap();
+    assert_eq!(settings.xdp.sockets, config::XdpSockets::ZeroCopy);
+    refused("xdp.sockets = zero-copy", "xdp.interfaces", |config| config.xdp.sockets = settings.xdp.sockets);
+    refused("xdp.sockets = copy", "xdp.steer_cpus", |config| {
+        config.udp.addresses = vec!["192.0.2.1".to_owned()];
+        config.xdp.interfaces = vec!["eth0".to_owned()];
+        config.xdp.steer_cpus = true;
+        config.xdp.sockets = config::XdpSockets::Copy;
+    });
+}
+
+#[test]
 fn an_unknown_key_is_named_with_the_nearest() {
     let error = shoal_config::load::<Config>("[http]\nlisen = []\n", "edge.toml").unwrap_err().to_string();
     assert!(error.contains("edge.toml:2") && error.contains("http.lisen") && error.contains("listen"), "{error}");

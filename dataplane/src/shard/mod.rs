@@ -20,7 +20,9 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement, PoolPlacement
 use shoal_link::message::PurgeScope;
 use shoal_link::prefetch::PrefetchItem;
 use shoal_packet::flow::Owners;
+use shoal_probes::FrameEndpoints;
 use shoal_sys::doorbell::Doorbell;
+use shoal_sys::xsk::{Interface, XskReceiver, XskSender};
 use tokio::sync::oneshot;
 
 use crate::clock::Clock;
@@ -78,6 +80,8 @@ pub struct ShardListeners {
     pub udp: Vec<UdpListener>,
     /// One for each address and port at which the relay is served by TCP.
     pub turn: Vec<TurnListener>,
+    /// What is served by frames beside, if anything is.
+    pub frames: Option<FrameListeners>,
 }
 
 /// One of them.
@@ -98,6 +102,26 @@ pub struct UdpListener {
     pub socket: OwnedFd,
     /// Whose flows are, if the kernel was told to give them to their owners.
     pub owners: Option<Owners>,
+}
+
+/// The AF_XDP sockets of a shard, and what those of all shards serve.
+#[derive(Debug)]
+pub struct FrameListeners {
+    /// One for each queue that is this shard's.
+    pub sockets: Vec<FrameListener>,
+    /// To be told of each relay.
+    pub endpoints: FrameEndpoints,
+}
+
+/// One of them.
+#[derive(Debug)]
+pub struct FrameListener {
+    /// By which frames come and go.
+    pub interface: Interface,
+    /// Takes them.
+    pub receiver: XskReceiver,
+    /// Sends them.
+    pub sender: XskSender,
 }
 
 /// A listener of the relay.

@@ -168,6 +168,7 @@ pub(super) async fn run(
                 settings,
                 node: &node.udp,
                 listeners: listeners.udp,
+                frames: listeners.frames,
                 ring: &ring,
                 clock: node.clock.clone(),
                 stats: Arc::clone(&stats),

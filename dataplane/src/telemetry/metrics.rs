@@ -231,6 +231,12 @@ families! {
         "Packets that the XDP program has seen, by what it did with them.";
     XdpRedirects: Counter Count "shoal_xdp_redirects_total" []
         "Packets that the XDP program has sent on to the CPU of their owner.";
+    XdpSockets: Gauge Count "shoal_xdp_sockets" ["mode"]
+        "AF_XDP sockets, one for each queue, by how frames get to them.";
+    XdpFrames: Counter Count "shoal_xdp_frames_total" ["shard", "direction"]
+        "Frames received and sent by them, each with a datagram that is counted among those of UDP, too.";
+    XdpFramesLost: Counter Count "shoal_xdp_frames_lost_total" ["shard"]
+        "Frames that the kernel dropped because too many waited in such a socket.";
     ShardCpu: Counter Seconds "shoal_shard_cpu_seconds_total" ["shard"]
         "CPU time of the shard's thread.";
     ShardBusy: Gauge Ratio "shoal_shard_busy_ratio" ["shard"]
@@ -412,6 +418,10 @@ series! {
         HandoverReply: Handovers ["reply"] "The owner's answer.";
         HandoverProgress: Handovers ["progress"] "A question for a block, or for more of one in flight.";
         HandoverDatagram: Handovers ["datagram"] "A client's datagram, to the shard that has what it is about.";
+        HandoverFrame: Handovers ["frame"] "A datagram that came to another shard than its owner.";
+        FramesIn: XdpFrames ["in"] "Frames received.";
+        FramesOut: XdpFrames ["out"] "Frames sent.";
+        FramesLost: XdpFramesLost [] "Frames dropped by the kernel.";
         LaneFull: LaneFull [] "A lane to another shard was full.";
         RingSubmitted: RingSubmitted [] "Entries submitted.";
         RingCompleted: RingCompleted [] "Completions taken.";
@@ -476,6 +486,8 @@ series! {
         XdpRedirects: XdpRedirects [] "Packets sent on to another CPU.";
         SteeredToOwner: UdpSteered ["owner"] "The owner's socket was chosen.";
         SteeredByKernel: UdpSteered ["kernel"] "There was none; the kernel chose.";
+        XdpCopy: XdpSockets ["copy"] "Copied.";
+        XdpZeroCopy: XdpSockets ["zero_copy"] "Not copied.";
         Draining: Draining [] "1 while draining.";
     }
 }

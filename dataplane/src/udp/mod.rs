@@ -8,9 +8,10 @@
 //! Each shard has a socket of its own for each address and port (SO_REUSEPORT), and the kernel gives a client's datagrams to one
 //! of them by its address and port; and it has a socket for each relay. One task takes what has arrived in batches, writes answers
 //! and headers into one buffer, and hands all that leaves to the kernel, by one system call for each socket. Nothing waits: what
-//! the kernel has no room for is dropped, newest first, and counted.
+//! the kernel has no room for is dropped, newest first, and counted. Beside the sockets, datagrams can come and go by [`frames`].
 
 mod discovery;
+mod frames;
 mod offload;
 mod outbox;
 mod partner;
@@ -37,18 +38,19 @@ use shoal_probes::Relay;
 use shoal_stun::discovery::Endpoints;
 use shoal_stun::turn::{FiveTuple, FromClient, MAX_REPLY, Now, RelayId, Transport, reservation_shard};
 use shoal_sys::ring::{Arrived, DatagramConfig, DatagramSocket, Datagrams, Ring};
-use shoal_sys::udp;
+use shoal_sys::udp::{self, Train};
 
 use crate::clock::Clock;
 use crate::ledger::Recorder;
 use crate::routes::{Published, Routes};
 use crate::settings::{Settings, UdpSettings};
-use crate::shard::UdpListener;
+use crate::shard::{FrameListeners, UdpListener};
 use crate::telemetry::metrics::{Counter, Gauge};
 use crate::telemetry::stats::ShardStats;
 use crate::xdp::KnownSources;
 
 use discovery::Answered;
+use frames::Frames;
 use offload::Offload;
 use outbox::{Open, Outbox};
 use partner::{Known, Partner};
@@ -99,6 +101,7 @@ pub(crate) struct UdpParts<'a> {
     pub(crate) settings: &'a Settings,
     pub(crate) node: &'a UdpNode,
     pub(crate) listeners: Vec<UdpListener>,
+    pub(crate) frames: Option<FrameListeners>,
     pub(crate) ring: &'a Ring,
     pub(crate) clock: Clock,
     pub(crate) stats: Arc<ShardStats>,
@@ -132,6 +135,7 @@ pub(crate) struct Udp {
     stats: Arc<ShardStats>,
     streams: Streams,
     known: Option<Arc<KnownSources>>,
+    frames: Option<Frames>,
     work: RefCell<Work>,
 }
 
@@ -184,11 +188,14 @@ impl Udp {
     /// # Errors
     /// No memory for the receive buffers, or the link to the partner cannot be opened.
     pub(crate) fn start(parts: UdpParts<'_>) -> io::Result<Rc<Udp>> {
-        let UdpParts { shard, settings, node, listeners, ring, clock, stats, published, relay, seed } = parts;
+        let UdpParts { shard, settings, node, listeners, frames, ring, clock, stats, published, relay, seed } = parts;
         let (version, routes) = (published.version(), published.current());
         let own = &settings.udp;
         let datagrams = Rc::new(ring.datagrams(DatagramConfig { buffers: own.receive_buffers })?);
         let now_ms = clock.now_ms();
+        // A client's frames are of the same shard as what comes of it to the sockets.
+        let otherwise = Owners { seed: node.seed, shards: node.post.shards() as u32 };
+        let owners = listeners.iter().find_map(|listener| listener.owners).unwrap_or(otherwise);
         let endpoint = |(index, listener): (usize, UdpListener)| Endpoint {
             address: listener.address,
             socket: datagrams.receive(listener.socket, NO_RELAY | index as u64),
@@ -198,12 +205,23 @@ impl Udp {
         };
         let endpoints = listeners.into_iter().enumerate().map(endpoint).collect();
         let place = (shard, node.post.shards());
-        let turn = settings.turn.as_ref().map(|turn| {
+        let mut turn = settings.turn.as_ref().map(|turn| {
             let tenants = routes.tenants().clone();
-            let offload = relay.map(|relay| Offload::new(relay, place, clock.clone()));
-            let turn = Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed);
-            turn.with_offload(offload)
+            Turn::new(turn, &node.turn, place, datagrams.clone(), tenants, stats.clone(), seed)
         });
+        if let (Some(turn), Some(relay)) = (&mut turn, relay) {
+            turn.relay_by_xdp(Offload::new(relay, place, clock.clone()));
+        }
+        let frames = match frames {
+            Some(listeners) => {
+                let (frames, endpoints) = Frames::start(listeners, settings, owners)?;
+                if let Some(turn) = &mut turn {
+                    turn.serve_frames(endpoints);
+                }
+                Some(frames)
+            }
+            None => None,
+        };
         let partner = match own.partner.as_ref().filter(|_| shard == 0) {
             Some(partner) => Some(Partner::start(partner, own, now_ms, &datagrams, LINK)?),
             None => None,
@@ -237,12 +255,14 @@ impl Udp {
             stats,
             streams,
             known,
+            frames,
             work,
         }))
     }
 
     /// Serves until it is dropped.
     pub(crate) async fn serve(self: Rc<Udp>) {
+        self.serve_frames();
         let mut batch = Vec::with_capacity(BATCH_MAX);
         let (mut buffer, mut open) = (vec![0; BUFFER_BYTES], Open::default());
         loop {
@@ -289,6 +309,9 @@ impl Udp {
         if self.settings.partner.is_some() {
             self.look_at_partner(&state.known, now_ms);
         }
+        if let Some(frames) = &self.frames {
+            frames.flush();
+        }
         state.guests.retain(|_, (_, until_ms)| *until_ms > now_ms);
         state.punch.observations()
     }
@@ -308,6 +331,9 @@ impl Udp {
         }
         self.stats.set(Gauge::UdpQueue, receive);
         self.stats.set(Gauge::UdpQueueMax, if receive_max == u64::MAX { 0 } else { receive_max });
+        if let Some(frames) = &self.frames {
+            frames.figures(&self.stats);
+        }
         let state = &mut self.work.borrow_mut().state;
         state.punch.figures(&self.stats);
         if let Some(turn) = &mut state.turn {
@@ -356,6 +382,9 @@ impl Udp {
                 Mail::Datagram { from, endpoint, source, bytes } => {
                     let came = Came { endpoint: (*endpoint).into(), source: *source, now, by: Some(*from) };
                     self.datagram(state, &came, bytes, &mut out)
+                }
+                Mail::Flow { to, source, hop, bytes } => {
+                    self.flow(state, (*to, *hop), Train::single(*source, bytes), now, &mut out)
                 }
                 Mail::Guest { owner, endpoint, client } => {
                     if state.guests.len() < GUESTS_MAX {
@@ -435,38 +464,46 @@ impl Udp {
         let state = &mut self.work.borrow_mut().state;
         self.look_at_snapshot(state);
         let mut taken = 0;
-        for train in left.iter().take(TRAINS_PER_TURN) {
+        for arrived in left.iter().take(TRAINS_PER_TURN) {
             if out.room() < TRAIN_NEEDS {
                 break;
             }
-            self.train(state, train, now, out);
+            let (key, train) = (arrived.key(), arrived.train());
+            if arrived.is_truncated() {
+                self.stats.udp_drop("truncated", self.came(&train));
+            } else if !self.is_handed_over(key, &train) {
+                self.train(state, key, train, now, out);
+            }
             taken += 1;
         }
         taken
     }
 
-    fn train<'b>(&self, state: &mut State, train: &'b Arrived, now: Now, out: &mut Outbox<'b>) {
+    /// Counts what came; how many datagrams it was.
+    fn came(&self, train: &Train<'_>) -> u64 {
         let count = train.datagrams().len() as u64;
         self.stats.add(Counter::UdpTrainsIn, 1);
         self.stats.add(Counter::UdpDatagramsIn, count);
         self.stats.add(Counter::UdpBytesIn, train.payload().len() as u64);
-        if train.is_truncated() {
-            return self.stats.udp_drop("truncated", count);
-        }
+        count
+    }
+
+    fn train<'b>(&self, state: &mut State, key: u64, train: Train<'b>, now: Now, out: &mut Outbox<'b>) {
+        let count = self.came(&train);
         // The partner is the operator's own.
-        if train.key() != LINK && state.routes.blocks().contain(train.source().ip(), now.unix) {
+        if key != LINK && state.routes.blocks().contain(train.source().ip(), now.unix) {
             return self.stats.udp_drop("blocked", count);
         }
-        if train.key() & NO_RELAY == 0 {
+        if key & NO_RELAY == 0 {
             let Some(turn) = &mut state.turn else { return };
             let place = |server: SocketAddr| self.endpoints.iter().position(|at| at.address == server);
-            let relay = RelayId::from_bits(train.key());
-            if let Err(reason) = turn.peer_train(now.ms, relay, train, place, &self.streams, out) {
+            let relay = RelayId::from_bits(key);
+            if let Err(reason) = turn.peer_train(now.ms, relay, &train, place, &self.streams, out) {
                 self.stats.udp_drop(reason, count);
             }
             return;
         }
-        if train.key() == LINK {
+        if key == LINK {
             for message in train.datagrams() {
                 if let Err(reason) = self.partners_message(state, train.source(), message, out) {
                     self.stats.udp_drop(reason, 1);
@@ -474,7 +511,7 @@ impl Udp {
             }
             return;
         }
-        let endpoint = (train.key() & !NO_RELAY) as usize;
+        let endpoint = (key & !NO_RELAY) as usize;
         let Some(Endpoint { address: server, owners, .. }) = self.endpoints.get(endpoint) else { return };
         let server = *server;
         // It is served all the same, by the shard that it came to: where it came to is as steady as an owner.
@@ -490,7 +527,7 @@ impl Udp {
             return train.datagrams().for_each(|datagram| self.hand_over(owner, &came, datagram));
         }
         let flow = FiveTuple { client: came.source, server, transport: Transport::Udp };
-        let (mut rest, segment) = (train.payload(), train.segment().max(1));
+        let (mut rest, segment) = (train.payload(), train.segment());
         loop {
             // The first two bits of ChannelData are 01 (RFC 8656 section 12.4).
             let channel = rest.first().is_some_and(|byte| byte & 0xc0 == 0x40);

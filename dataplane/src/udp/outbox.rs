@@ -45,12 +45,28 @@ pub(super) struct Sorted<'b> {
     batch: SendBatch<'b>,
 }
 
+/// A message that may leave some other way.
+pub(super) struct Offered<'o, 'b> {
+    /// Which socket it would leave by.
+    pub(super) from: From,
+    /// Where to.
+    pub(super) to: SocketAddr,
+    /// Bytes of each datagram but the last, which may be shorter.
+    pub(super) segment: usize,
+    /// Bytes of all.
+    pub(super) bytes: usize,
+    /// Each datagram, in parts.
+    pub(super) datagrams: &'o [[&'b [u8]; 3]],
+}
+
 /// What leaves by one socket.
 pub(super) struct Leaving<'o, 'b> {
     /// Which socket.
     pub(super) from: From,
     /// Whether it must not be cut into fragments.
     pub(super) dont_fragment: bool,
+    /// Messages, with those that have left some other way.
+    offered: usize,
     batch: &'o mut SendBatch<'b>,
     /// The messages in `batch` are those of these numbers.
     numbers: &'o [u32],
@@ -69,9 +85,9 @@ impl Leaving<'_, '_> {
         })
     }
 
-    /// How many messages they are.
+    /// How many messages they are, with those that have left some other way.
     pub(super) fn messages(&self) -> usize {
-        self.numbers.len()
+        self.offered
     }
 
     /// How many datagrams they are.
@@ -261,8 +277,9 @@ impl<'b> Outbox<'b> {
 }
 
 impl<'b> Sorted<'b> {
-    /// The next messages of one socket, at most [`LEAVING_MAX`]; those apart that must not be cut into fragments.
-    pub(super) fn next(&mut self) -> Option<Leaving<'_, 'b>> {
+    /// The next messages of one socket, at most [`LEAVING_MAX`]; those apart that must not be cut into fragments. The others are offered
+    /// to `take`, and do not leave by the socket if it takes them.
+    pub(super) fn next(&mut self, mut take: impl FnMut(&Offered<'_, 'b>) -> bool) -> Option<Leaving<'_, 'b>> {
         // What was left in there must not go out by another socket.
         self.batch.clear();
         let left = &self.order[self.next..];
@@ -273,17 +290,27 @@ impl<'b> Sorted<'b> {
             message.from == from && message.dont_fragment == dont_fragment
         };
         let count = left.iter().take(LEAVING_MAX).take_while(same).count();
-        let numbers = &left[..count];
+        let first = self.next;
         self.next += count;
-        for number in numbers {
-            let message = &self.messages[*number as usize];
-            let start = self.starts[*number as usize];
-            let parts = self.parts[start..start + message.datagrams].iter().flatten().copied();
+        let mut kept = first;
+        for at in first..self.next {
+            let number = self.order[at];
+            let message = &self.messages[number as usize];
+            let start = self.starts[number as usize];
+            let datagrams = &self.parts[start..start + message.datagrams];
+            let Message { from, to, segment, bytes, .. } = *message;
+            if !dont_fragment && take(&Offered { from, to, segment, bytes, datagrams }) {
+                continue;
+            }
+            self.order[kept] = number;
+            kept += 1;
             // An empty datagram is one part of no bytes.
-            let empty = message.bytes == 0;
-            self.batch.push(message.to, parts.filter(|part| empty || !part.is_empty()), message.segment);
+            let parts = datagrams.iter().flatten().copied().filter(|part| bytes == 0 || !part.is_empty());
+            self.batch.push(to, parts, segment);
         }
-        Some(Leaving { from, dont_fragment, batch: &mut self.batch, numbers, messages: &self.messages })
+        let numbers = &self.order[first..kept];
+        let (batch, messages) = (&mut self.batch, &self.messages);
+        Some(Leaving { from, dont_fragment, offered: count, batch, numbers, messages })
     }
 }
 
@@ -306,7 +333,7 @@ mod tests {
         let mut out = Outbox::new(&mut buffer, &mut open, 8);
         fill(&mut out);
         let (mut sent, mut sorted) = (Vec::new(), out.sort());
-        while let Some(leaving) = sorted.next() {
+        while let Some(leaving) = sorted.next(|_| false) {
             sent.push((leaving.from, leaving.messages(), leaving.datagrams()));
         }
         sent
@@ -344,6 +371,39 @@ mod tests {
     }
 
     #[test]
+    fn what_is_taken_leaves_by_no_socket_and_the_rest_does() {
+        let [a, b]: [SocketAddr; 2] = ["127.0.0.1:9", "127.0.0.2:9"].map(|text| text.parse().unwrap());
+        let relay = RelayId::from_bits(2);
+        let (mut buffer, mut open) = ([0; 64], Open::default());
+        let mut out = Outbox::new(&mut buffer, &mut open, 8);
+        for to in [a, b, a] {
+            out.reply(0, to, b"1234");
+        }
+        out.relay_whole(From::Relay(relay), a, (relay, Way::ToPeer), b"whole");
+        out.relay(From::Relay(relay), b, (relay, Way::ToPeer), [b"head", b"", b"\0"]);
+        let (mut sorted, mut offered, mut left) = (out.sort(), Vec::new(), Vec::new());
+        while let Some(leaving) = sorted.next(|message| {
+            let datagrams: Vec<Vec<u8>> = message.datagrams.iter().map(|parts| parts.concat()).collect();
+            offered.push((message.from, message.to, datagrams));
+            message.to == a
+        }) {
+            left.push((leaving.from, leaving.messages(), leaving.datagrams(), leaving.batch.is_empty()));
+        }
+        // What must not be cut is not offered.
+        let replies = vec![b"1234".to_vec(), b"1234".to_vec()];
+        assert_eq!(
+            offered,
+            [
+                (From::Endpoint(0), a, replies),
+                (From::Endpoint(0), b, vec![b"1234".to_vec()]),
+                (From::Relay(relay), b, vec![b"head\0".to_vec()]),
+            ]
+        );
+        let endpoint = (From::Endpoint(0), 2, 1, false);
+        assert_eq!(left, [endpoint, (From::Relay(relay), 1, 1, false), (From::Relay(relay), 1, 1, false)]);
+    }
+
+    #[test]
     fn what_is_lost_is_payload_and_headers_and_nothing_of_the_next_socket() {
         let to: SocketAddr = "127.0.0.1:9".parse().unwrap();
         let relay = RelayId::from_bits(2);
@@ -363,11 +423,11 @@ mod tests {
         let socket = socket.unwrap();
         let mut sorted = out.sort();
         // The socket of the first is gone.
-        let gone = sorted.next().unwrap();
+        let gone = sorted.next(|_| false).unwrap();
         assert_eq!((gone.from, gone.datagrams()), (From::Endpoint(0), 3));
-        let mut next = sorted.next().unwrap();
+        let mut next = sorted.next(|_| false).unwrap();
         assert_eq!(next.from, From::Relay(relay));
         assert_eq!(next.send(&socket, |_, _, _, _, _| panic!("it is taken")).datagrams, 1);
-        assert!(sorted.next().is_none());
+        assert!(sorted.next(|_| false).is_none());
     }
 }

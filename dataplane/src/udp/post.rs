@@ -1,13 +1,14 @@
 //! What shards hand to one another of UDP: seldom, for the kernel gives a client's datagrams to one shard and always the same.
 //!
 //! A reserved port belongs to the shard that reserved it, and the client that comes for it with its token may be another shard's;
-//! peers of a channel are known to the channel's shard; what the partner node says comes to the first shard. Each shard has one
-//! bounded box for all of that. When it is full what comes next is dropped, as if the network had.
+//! peers of a channel are known to the channel's shard; what the partner node says comes to the first shard; and frames come to the shard
+//! that has their queue. Each shard has one bounded box for all of that. When it is full what comes next is dropped, as if the network had.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::OnceLock;
 
 use crossbeam::queue::ArrayQueue;
+use shoal_frame::Hop;
 use shoal_sys::doorbell::Doorbell;
 
 /// Things that a shard's box holds.
@@ -24,6 +25,17 @@ pub(crate) enum Mail {
         endpoint: u16,
         /// Where it came from.
         source: SocketAddr,
+        /// All of it.
+        bytes: Box<[u8]>,
+    },
+    /// One that came to another shard than its owner's.
+    Flow {
+        /// Where it came to.
+        to: SocketAddr,
+        /// Where it came from.
+        source: SocketAddr,
+        /// By which way, if by a frame.
+        hop: Option<Hop>,
         /// All of it.
         bytes: Box<[u8]>,
     },

@@ -14,24 +14,28 @@ impl Udp {
     /// Hands all that leaves to the kernel, and lets others have their turns meanwhile.
     pub(super) async fn leave(&self, out: Outbox<'_>) {
         let (mut sorted, mut total, mut messages) = (out.sort(), Sent::default(), 0);
-        while let Some(mut leaving) = sorted.next() {
-            self.send_from(&mut leaving, &mut self.work.borrow_mut().state, &mut total);
-            messages += leaving.messages();
+        loop {
+            {
+                let state = &mut self.work.borrow_mut().state;
+                let Some(mut leaving) = sorted.next(|message| self.by_frame(state, message, &mut total)) else { break };
+                self.send_from(&mut leaving, state, &mut total);
+                messages += leaving.messages();
+            }
             if messages >= MESSAGES_PER_TURN {
                 messages = 0;
                 self.ring.next_turn().await;
             }
         }
-        self.count(&total);
+        self.sent(&total);
     }
 
     /// Hands all that leaves to the kernel.
     pub(super) fn send(&self, out: Outbox<'_>, state: &mut State) {
         let (mut sorted, mut total) = (out.sort(), Sent::default());
-        while let Some(mut leaving) = sorted.next() {
+        while let Some(mut leaving) = sorted.next(|message| self.by_frame(state, message, &mut total)) {
             self.send_from(&mut leaving, state, &mut total);
         }
-        self.count(&total);
+        self.sent(&total);
     }
 
     /// Hands to the kernel what leaves by one socket.
@@ -62,7 +66,11 @@ impl Udp {
         }
     }
 
-    fn count(&self, sent: &Sent) {
+    /// Counts what has left, after the last of it.
+    fn sent(&self, sent: &Sent) {
+        if let Some(frames) = &self.frames {
+            frames.flush();
+        }
         self.stats.add(Counter::UdpTrainsOut, sent.trains);
         self.stats.add(Counter::UdpDatagramsOut, sent.datagrams);
         self.stats.add(Counter::UdpBytesOut, sent.bytes);

@@ -65,6 +65,7 @@ fn server(bindings_per_address: u32) -> Server {
         settings: &settings,
         node: &node,
         listeners,
+        frames: None,
         ring: &ring,
         clock: Clock::start(),
         stats: Arc::clone(&stats),

@@ -1,19 +1,20 @@
 //! The relay of a shard: the state machine of `protocol/stun`, with its sockets on the shard's ring.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use shoal_link::ledger::Kind;
-use shoal_probes::Left;
+use shoal_probes::{FrameEndpoints, Left};
 use shoal_stun::credentials::{Authenticator, NonceKey, Nonces};
 use shoal_stun::message::Family;
 use shoal_stun::turn::{
     self, BoundChannel, Config, FiveTuple, FromClient, Now, OpenError, RelayId, Relays, Server, ToPeer, TrainToPeer,
     Transport, Way,
 };
-use shoal_sys::ring::{Arrived, DatagramSocket, Datagrams};
-use shoal_sys::udp::{self, Buffers};
+use shoal_sys::ring::{DatagramSocket, Datagrams};
+use shoal_sys::udp::{self, Buffers, Train};
 
 use super::offload::{self, Offload};
 use super::outbox::{From, Outbox};
@@ -62,11 +63,19 @@ struct Sockets {
     /// Where XDP relays, too; and who pays for that.
     offload: Option<Offload>,
     tenants: Arc<RelayTenants>,
+    frames: Option<RelayFrames>,
+}
+
+/// Where frames for relays come to.
+struct RelayFrames {
+    endpoints: FrameEndpoints,
+    relays: HashMap<SocketAddr, RelayId>,
 }
 
 struct RelaySocket {
     /// Whose it is: another relay may have the place after it.
     relay: RelayId,
+    address: SocketAddr,
     socket: DatagramSocket,
     /// Datagrams lost in its queue that were counted.
     drops: u32,
@@ -94,13 +103,26 @@ impl Relays for Sockets {
         if self.places.len() <= relay.index() {
             self.places.resize_with(relay.index() + 1, || None);
         }
-        self.places[relay.index()] = Some(RelaySocket { relay, socket, drops: 0 });
+        self.places[relay.index()] = Some(RelaySocket { relay, address, socket, drops: 0 });
+        if let Some(RelayFrames { endpoints, relays }) = &mut self.frames {
+            match endpoints.add(address) {
+                Ok(()) => drop(relays.insert(address, relay)),
+                // Its datagrams come to the socket.
+                Err(error) => tracing::warn!(%address, %error, "no frames for a relay"),
+            }
+        }
         Ok(())
     }
 
     fn close(&mut self, relay: RelayId) {
         if let Some(mut closed) = self.places.get_mut(relay.index()).and_then(Option::take) {
             closed.look(&self.stats);
+            if let Some(RelayFrames { endpoints, relays }) = &mut self.frames
+                && relays.remove(&closed.address).is_some()
+                && let Err(error) = endpoints.remove(closed.address)
+            {
+                tracing::warn!(address = %closed.address, %error, "frames for a relay that is closed go on");
+            }
         }
     }
 
@@ -166,17 +188,39 @@ impl Turn {
         let buffers = Buffers { receive: settings.socket_bytes, send: settings.socket_bytes };
         Self {
             server: Server::new(config, authenticator, tenants.names.clone(), quota),
-            sockets: Sockets { datagrams, places: Vec::new(), buffers, stats, offload: None, tenants: tenants.clone() },
+            sockets: Sockets {
+                datagrams,
+                places: Vec::new(),
+                buffers,
+                stats,
+                offload: None,
+                tenants: tenants.clone(),
+                frames: None,
+            },
             tenants,
             nothing: "".into(),
             walk: Walk::default(),
         }
     }
 
-    /// Has channels that are bound from now on relayed by XDP.
-    pub(super) fn with_offload(mut self, offload: Option<Offload>) -> Self {
-        self.sockets.offload = offload;
-        self
+    /// Has bound channels relayed by XDP, too.
+    pub(super) fn relay_by_xdp(&mut self, offload: Offload) {
+        self.sockets.offload = Some(offload);
+    }
+
+    /// Has relays served by frames, too.
+    pub(super) fn serve_frames(&mut self, endpoints: FrameEndpoints) {
+        self.sockets.frames = Some(RelayFrames { endpoints, relays: HashMap::new() });
+    }
+
+    /// The relay that frames to an address are for.
+    pub(super) fn relay_at(&self, address: SocketAddr) -> Option<RelayId> {
+        self.sockets.frames.as_ref()?.relays.get(&address).copied()
+    }
+
+    /// Where a relay that is open sends from.
+    pub(super) fn address(&self, relay: RelayId) -> Option<SocketAddr> {
+        self.open(relay).map(|open| open.address)
     }
 
     pub(super) fn set_tenants(&mut self, tenants: Arc<RelayTenants>) {
@@ -233,7 +277,7 @@ impl Turn {
         &mut self,
         now_ms: u64,
         relay: RelayId,
-        train: &'b Arrived,
+        train: &Train<'b>,
         endpoint: impl FnOnce(SocketAddr) -> Option<usize>,
         streams: &Streams,
         out: &mut Outbox<'b>,
@@ -273,7 +317,11 @@ impl Turn {
 
     /// The socket of a relay that is open.
     pub(super) fn socket(&self, relay: RelayId) -> Option<&DatagramSocket> {
-        self.sockets.places.get(relay.index())?.as_ref().filter(|open| open.relay == relay).map(|open| &open.socket)
+        self.open(relay).map(|open| &open.socket)
+    }
+
+    fn open(&self, relay: RelayId) -> Option<&RelaySocket> {
+        self.sockets.places.get(relay.index())?.as_ref().filter(|open| open.relay == relay)
     }
 
     /// Ends what has expired.

@@ -7,6 +7,7 @@
 //! - [`net`]: sockets with the options the data plane needs
 //! - [`udp`]: UDP sockets, and sending trains of datagrams
 //! - [`frames`]: sending Ethernet frames of our own making, for load generators
+//! - [`xsk`]: UDP by whole frames, past the kernel's network stack
 //! - [`arena`]: the RAM tier's memory, shared by reference count
 //! - [`doorbell`]: how another thread wakes a sleeping shard
 //! - [`heap`]: the allocator, on huge pages
@@ -18,3 +19,4 @@ pub mod heap;
 pub mod net;
 pub mod ring;
 pub mod udp;
+pub mod xsk;

@@ -44,7 +44,7 @@ pub const SAMPLE: usize = 16;
 pub const LAYOUT: u32 = 1;
 
 /// The maps of the object (names, types, sizes) in one number, as they were when [`LAYOUT`] was raised last.
-pub const LAYOUT_SUM: u32 = 0x76c8_6fbf;
+pub const LAYOUT_SUM: u32 = 0x5a0e_103a;
 
 /// What was done with a packet.
 #[repr(u32)]
@@ -401,6 +401,27 @@ pub mod config {
     pub const BLOCK_V6_SHORT: u32 = 1;
     /// Fragments for us are dropped.
     pub const DROP_FRAGMENTS: u32 = 2;
+    /// Frames go to AF_XDP sockets where there are some.
+    pub const FRAMES: u32 = 4;
+}
+
+/// AF_XDP sockets of a node: one for each queue of each interface.
+pub const XSKS: u32 = 512;
+
+/// Bytes of a frame that such a socket takes: its buffers have 2048, of which the kernel keeps 256 in front.
+pub const XSK_FRAME_MAX: usize = 2048 - 256;
+
+/// Addresses with ports whose frames go there: all that clients send to, and the relays that are open.
+pub const XSK_ENDPOINTS: u32 = 1 << 17;
+
+/// A queue of an interface.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Queue {
+    /// By its index.
+    pub interface: u32,
+    /// From 0.
+    pub queue: u32,
 }
 
 /// What comes of unknown sources is counted over such times; a second after the last time that was too much, all is well.
@@ -467,7 +488,7 @@ pub struct Feed {
 
 #[cfg(feature = "user")]
 mod user {
-    use super::{Address, Config, Drop, Feed, Meter, NextHop, Own, RelayKey, RelayOwner, RelayPath, RelayUsage};
+    use super::{Address, Config, Drop, Feed, Meter, NextHop, Own, Queue, RelayKey, RelayOwner, RelayPath, RelayUsage};
 
     macro_rules! plain {
         ($($name:ident $bytes:literal,)*) => {
@@ -488,6 +509,7 @@ mod user {
         RelayOwner 208,
         NextHop 64,
         Config 64,
+        Queue 8,
         Meter 32,
         Drop 72,
         Feed 120,

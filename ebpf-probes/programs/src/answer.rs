@@ -46,9 +46,9 @@ pub fn answer(ctx: &XdpContext, headers: &Headers, own: &Own, config: &Config, n
 
 /// Whether somebody sent it who can be answered, and to this host: the kernel would drop what is not.
 #[inline(always)]
-fn is_from_one_host(ctx: &XdpContext, headers: &Headers) -> bool {
+pub fn is_from_one_host(ctx: &XdpContext, headers: &Headers) -> bool {
     // The first bit on the wire says that it is for many (IEEE 802.3).
-    let Some(first) = get::<u8>(ctx, 0) else { return false };
+    let Some([first, ..]) = get::<[u8; 6]>(ctx, 0) else { return false };
     let [a, b, c, d] = headers.source.words();
     let source = if headers.is_ipv4 {
         // This net, loopback, multicast and beyond.

@@ -19,6 +19,7 @@ mod measure;
 mod next_hop;
 mod relay;
 mod steer;
+mod xsk;
 
 use core::mem::MaybeUninit;
 
@@ -120,7 +121,7 @@ pub fn shoal(ctx: XdpContext) -> u32 {
 
 #[inline(always)]
 fn go(ctx: &XdpContext) -> u32 {
-    let verdict = judge(ctx);
+    let (verdict, by_frame) = judge(ctx);
     if let Some(count) = VERDICT.get_ptr_mut(verdict as u32) {
         // SAFETY: the map's own memory, of this CPU alone.
         unsafe { *count += 1 };
@@ -130,21 +131,28 @@ fn go(ctx: &XdpContext) -> u32 {
         Verdict::Redirected => XDP_REDIRECT,
         verdict if verdict.is_drop() => XDP_DROP,
         Verdict::Untouched | Verdict::Headers | Verdict::Fragment => XDP_PASS,
+        // Not by steering: what goes on at another CPU comes to no such socket.
+        _ if by_frame => xsk::redirect(ctx),
         _ => steer::pass(ctx),
     }
 }
 
+/// The verdict, and of what goes to user space whether an AF_XDP socket may have it.
 #[inline(always)]
-fn judge(ctx: &XdpContext) -> Verdict {
+fn judge(ctx: &XdpContext) -> (Verdict, bool) {
     let headers = match Headers::parse(ctx) {
         Ok(headers) => headers,
-        Err(verdict) => return verdict,
+        Err(verdict) => return (verdict, false),
     };
     let verdict = ours(ctx, &headers);
     if verdict.is_drop() {
         sample(ctx, &headers, verdict);
     }
-    verdict
+    let to_user_space = matches!(
+        verdict,
+        Verdict::Passed | Verdict::NotRelayed | Verdict::NoNextHop | Verdict::NoForwarding | Verdict::TooLong
+    );
+    (verdict, to_user_space && xsk::may_have(ctx, &headers))
 }
 
 #[inline(always)]

@@ -98,6 +98,22 @@ impl Server {
         Self::shoal_at(lab, &ports, &[])
     }
 
+    /// The same with frames for user space (AF_XDP), as `xdp.sockets` says, and nothing relayed on the way there, started by `wrapper`.
+    pub fn shoal_by_frames(lab: &NatLab, sockets: &str, wrapper: &[&str]) -> Self {
+        Self::shoal_framed(lab, &format!("sockets = \"{sockets}\"\nchannels = 0\n"), wrapper)
+    }
+
+    /// The same with bound channels relayed by XDP.
+    pub fn shoal_by_frames_and_relaying(lab: &NatLab) -> Self {
+        Self::shoal_framed(lab, "sockets = \"copy\"\n", &[])
+    }
+
+    fn shoal_framed(lab: &NatLab, more: &str, wrapper: &[&str]) -> Self {
+        let ports: Vec<&str> = lab.sides().iter().map(Side::port).collect();
+        let xdp = format!("interfaces = {}\npins = \"\"\n{more}", json!(ports));
+        Self::shoal_so(lab, &xdp, &json!([]), wrapper)
+    }
+
     /// The same at these interfaces, started by `wrapper`, the words of a command that runs another.
     pub fn shoal_at(lab: &NatLab, interfaces: &[&str], wrapper: &[&str]) -> Self {
         // Labs run side by side, and nothing is to outlive one.

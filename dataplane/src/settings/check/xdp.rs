@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use shoal_probes::Limits;
 
 use super::Problems;
-use crate::config;
+use crate::config::{self, XdpSockets};
 use crate::settings::{ConfigError, UdpSettings, XdpSettings};
 
 /// An interface's name must fit IFNAMSIZ with its closing NUL.
@@ -27,6 +27,18 @@ pub(super) fn settings(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Prob
         let remedy = "sends packets to CPUs of shards that would not get them; set udp.steer = true, or leave this out";
         problems.add("xdp.steer_cpus", true, remedy);
     }
+    let mode = match raw.sockets {
+        XdpSockets::Off => None,
+        XdpSockets::Copy => Some("copy"),
+        XdpSockets::ZeroCopy => Some("zero-copy"),
+    };
+    if let Some(mode) = mode.filter(|_| raw.interfaces.is_empty()) {
+        problems.add("xdp.sockets", mode, "is for what comes by xdp.interfaces; name some, or write \"off\"");
+    }
+    if let Some(mode) = mode.filter(|_| raw.steer_cpus) {
+        let remedy = "gets no packet that is sent on to another CPU; write \"off\", or leave xdp.steer_cpus out";
+        problems.add("xdp.sockets", mode, remedy);
+    }
     if raw.attack_packets > 0 && raw.packets_per_new_address == 0 {
         let remedy = "would leave an attack without consequence; give at least 1, or 0 as xdp.attack_packets";
         problems.add("xdp.packets_per_new_address", 0, remedy);
@@ -42,6 +54,7 @@ pub(super) fn settings(raw: &config::Xdp, udp: &UdpSettings, problems: &mut Prob
         answer: raw.answer && udp.partner.is_none(),
         channels: raw.channels,
         steer_cpus: raw.steer_cpus,
+        sockets: raw.sockets,
         limits: Limits {
             source: raw.packets_per_address,
             network: raw.packets_per_network,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use rustls::ServerConfig;
 use shoal_stun::turn::{FiveTuple, RelayId, Server, ToClient, Way};
-use shoal_sys::ring::Arrived;
+use shoal_sys::udp::Train;
 
 use super::super::quota::NodeQuota;
 use super::{Connection, End};
@@ -105,7 +105,7 @@ impl Streams {
         server: &mut Server<NodeQuota>,
         relay: RelayId,
         mut to: ToClient,
-        train: &Arrived,
+        train: &Train<'_>,
     ) -> Result<(), &'static str> {
         let open = self.open.borrow();
         let connection = open.get(&(to.flow.client, to.flow.server));

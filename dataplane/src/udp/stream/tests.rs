@@ -94,6 +94,7 @@ impl Shard {
             settings: &settings,
             node: &UdpNode { post: Arc::new(PostOffice::new(1)), turn, seed: 3, known: None },
             listeners: vec![endpoint],
+            frames: None,
             ring: &ring,
             clock: clock.clone(),
             stats: Arc::default(),

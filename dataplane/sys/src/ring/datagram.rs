@@ -23,6 +23,7 @@ use super::buffers::{BufferPool, DATAGRAMS};
 use super::op::Slot;
 use super::{Inner, Ring, fd};
 use crate::net::SocketAddress;
+use crate::udp::Train;
 
 /// Bytes of a receive buffer: the largest train, with the kernel's header, source address and control data before it.
 const BUFFER_BYTES: u32 = 66 << 10;
@@ -286,11 +287,14 @@ impl Arrived {
         }
     }
 
+    /// All of that.
+    pub fn train(&self) -> Train<'_> {
+        Train::new(self.source, self.payload(), self.segment())
+    }
+
     /// Each datagram of the train; an empty datagram is one too.
     pub fn datagrams(&self) -> impl ExactSizeIterator<Item = &[u8]> {
-        let (payload, segment) = (self.payload(), self.segment().max(1));
-        let count = payload.len().div_ceil(segment).max(1);
-        (0..count).map(move |n| &payload[n * segment..payload.len().min((n + 1) * segment)])
+        self.train().datagrams()
     }
 
     /// Whether bytes are missing, because the sender's train was longer than a buffer.

@@ -207,6 +207,17 @@ impl Ring {
         to_result(op.await.0).map(|_| ())
     }
 
+    /// Waits until `descriptor` is ready for reading (or has failed). Cancelled when dropped.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub async fn readable(&self, descriptor: &Rc<OwnedFd>) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(fd(descriptor.as_raw_fd()), libc::POLLIN as u32).build();
+        // SAFETY: the entry points to nothing; the descriptor stays open in the hold.
+        let op = unsafe { Op::start(&self.inner, Hold::Socket(Rc::clone(descriptor)), entry) };
+        to_result(op.await.0).map(|_| ())
+    }
+
     /// Connects `socket`. Cancelled when dropped.
     pub(super) async fn connect_socket(&self, socket: &Rc<OwnedFd>, address: SocketAddress) -> io::Result<()> {
         let address = Box::new(address);

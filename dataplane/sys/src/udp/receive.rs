@@ -145,6 +145,25 @@ fn destination(mut control: &[u8]) -> Option<Ipv4Addr> {
 }
 
 impl<'a> Train<'a> {
+    pub(crate) fn new(source: SocketAddr, payload: &'a [u8], segment: usize) -> Self {
+        Self { source, destination: None, payload, segment: segment.max(1) }
+    }
+
+    /// One datagram.
+    pub fn single(source: SocketAddr, payload: &'a [u8]) -> Self {
+        Self::new(source, payload, payload.len())
+    }
+
+    /// The datagrams, one behind the other.
+    pub fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+
+    /// Bytes of each of them but the last, which may be shorter; never 0.
+    pub fn segment(&self) -> usize {
+        self.segment
+    }
+
     /// Who sent it.
     pub fn source(&self) -> SocketAddr {
         self.source
