@@ -276,6 +276,8 @@ impl Udp {
                 self.ring.next_turn().await;
                 self.datagrams.take(&mut batch, BATCH_MAX);
             }
+            // A guest's first datagrams may be here as soon as what another shard says of it.
+            self.receive();
             self.handle(&batch, &mut buffer, &mut open).await;
             batch.clear();
             self.ring.next_turn().await;
