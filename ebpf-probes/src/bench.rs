@@ -136,18 +136,22 @@ const AGAIN: &str = "shoal_again";
 const RESET: &str = "shoal_reset";
 
 fn feed(frame: &[u8], random_sources: bool) -> Feed {
-    let mut head = [0; FEED_WORDS];
-    let (words, rest) = frame.as_chunks::<4>();
+    let (mut head, mut tail) = ([0; FEED_WORDS], [0; 4]);
+    let (words, rest) = frame.as_chunks::<8>();
     for (place, word) in head.iter_mut().zip(words) {
-        *place = u32::from_ne_bytes(*word);
+        *place = u64::from_ne_bytes(*word);
     }
     let words = words.len().min(FEED_WORDS);
-    let tail = rest.first_chunk::<2>().filter(|_| words < FEED_WORDS);
+    let rest = if words < FEED_WORDS { rest } else { &[] };
+    let halves = rest.as_chunks::<2>().0;
+    for (place, half) in tail.iter_mut().zip(halves) {
+        *place = u16::from_ne_bytes(*half);
+    }
     Feed {
         head,
+        tail,
         words: words as u32,
-        half: tail.is_some().into(),
-        tail: tail.map_or(0, |tail| u16::from_ne_bytes(*tail)),
+        halves: halves.len() as u32,
         random: random_sources.into(),
         length: frame.len() as u32,
     }

@@ -44,7 +44,7 @@ pub const SAMPLE: usize = 16;
 pub const LAYOUT: u32 = 1;
 
 /// The maps of the object (names, types, sizes) in one number, as they were when [`LAYOUT`] was raised last.
-pub const LAYOUT_SUM: u32 = 0xc4cd_d839;
+pub const LAYOUT_SUM: u32 = 0x5a0e_103a;
 
 /// What was done with a packet.
 #[repr(u32)]
@@ -465,23 +465,23 @@ pub struct Drop {
     pub sample: [u8; SAMPLE],
 }
 
-/// Words of a frame's head that a sender of frames writes.
-pub const FEED_WORDS: usize = 48;
+/// Words of a frame's head that a sender of frames writes: all that is written over by who answers or relays it.
+pub const FEED_WORDS: usize = 12;
 
 /// The head of frames that are sent again and again, for measurements.
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Feed {
     /// As in the frame.
-    pub head: [u32; FEED_WORDS],
-    /// How many of them.
+    pub head: [u64; FEED_WORDS],
+    /// What comes then.
+    pub tail: [u16; 4],
+    /// How many of the first there are.
     pub words: u32,
-    /// Whether half a word follows: `tail`.
-    pub half: u32,
-    /// As in the frame.
-    pub tail: u16,
-    /// Whether the second half of an IPv4 source is random.
-    pub random: u16,
+    /// How many of the second.
+    pub halves: u32,
+    /// Not 0: the second half of an IPv4 source is random.
+    pub random: u32,
     /// Bytes of the whole frame.
     pub length: u32,
 }
@@ -512,6 +512,6 @@ mod user {
         Queue 8,
         Meter 32,
         Drop 72,
-        Feed 208,
+        Feed 120,
     }
 }

@@ -81,10 +81,14 @@ fn feed(ctx: &XdpContext) -> Option<()> {
         if nth >= feed.words as usize {
             break;
         }
-        set(ctx, nth * 4, feed.head[nth])?;
+        set(ctx, nth * 8, feed.head[nth])?;
     }
-    if feed.half != 0 {
-        set(ctx, feed.words as usize * 4 & 0xff, feed.tail)?;
+    for nth in 0..feed.tail.len() {
+        if nth >= feed.halves as usize {
+            break;
+        }
+        // Below 256 in any case: for the verifier.
+        set(ctx, (feed.words as usize * 8 & 0xff) + nth * 2, feed.tail[nth])?;
     }
     if feed.random == 0 {
         return Some(());

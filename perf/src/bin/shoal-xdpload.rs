@@ -24,6 +24,9 @@ struct Options {
     /// Packets of a run.
     #[arg(long, default_value_t = 1_000_000)]
     packets: u32,
+    /// Only this case, for a profile.
+    #[arg(long)]
+    only: Option<String>,
 }
 
 /// A packet, and what comes of it.
@@ -84,7 +87,7 @@ fn main() -> anyhow::Result<()> {
     namespace::forward()?;
     let cases = cases()?;
     let mut measured = Vec::new();
-    for case in cases {
+    for case in cases.into_iter().filter(|case| options.only.as_deref().is_none_or(|only| only == case.name)) {
         measured.push(measure(&case, &options).with_context(|| format!("case {}", case.name))?);
     }
     println!("{}", json!({ "cases": measured }));

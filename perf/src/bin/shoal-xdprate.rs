@@ -33,6 +33,9 @@ struct Options {
     /// Milliseconds of a run.
     #[arg(long, default_value_t = 1_000)]
     run_ms: u64,
+    /// Only this case, for a profile.
+    #[arg(long)]
+    only: Option<String>,
     /// coturn's turnserver; without it there are no figures of it.
     #[arg(long)]
     turnserver: Option<PathBuf>,
@@ -101,11 +104,12 @@ fn main() -> anyhow::Result<()> {
     let outer = Outer::start(cpu)?;
     wire(&outer)?;
     let mut cases = Vec::new();
-    for case in CASES {
+    let wanted = |case: &&Case| options.only.as_deref().is_none_or(|only| only == case.name);
+    for case in CASES.iter().filter(wanted) {
         cases.push(measure(case, &outer, &options).with_context(|| format!("case {}", case.name))?);
     }
     if let Some(turnserver) = &options.turnserver {
-        for case in OF_COTURN {
+        for case in OF_COTURN.iter().filter(wanted) {
             let measured = coturn(case, &outer, turnserver, &options);
             cases.push(measured.with_context(|| format!("case {}", case.name))?);
         }
