@@ -176,27 +176,30 @@ fn what_xdp_does_not_relay_comes_by_frames() {
     lab.make_router().expect("the hub is ours");
     let server = Server::shoal_by_frames_and_relaying(&lab);
     let echo = Echo::behind(&lab, &lab.sides()[1], &peer);
-    let run = |side: &Side| {
+    thread::scope(|scope| {
+        let (lab, uclient, echo, told) = (&lab, &uclient, &echo, server.told());
         for way in Uclient::UDP {
-            let counts = way.run(&lab, side, &uclient, server.told(), &echo);
-            let counts = counts.unwrap_or_else(|said| panic!("{way}:\n{said}"));
-            println!("{way}: {counts:?}");
+            for side in [&lab.sides()[0], &lab.sides()[2]] {
+                scope.spawn(move || {
+                    let counts = way.run(lab, side, uclient, told, echo);
+                    let counts = counts.unwrap_or_else(|said| panic!("{way} behind {}:\n{said}", side.port()));
+                    println!("{way} behind {}: {counts:?}", side.port());
+                });
+            }
         }
-    };
-    // What this one sends has checksums that are complete, and is relayed by the program.
-    run(&lab.sides()[2]);
-    let before = Frames::read(&lab);
-    let count = |verdict: Verdict| metrics(&lab).sum("shoal_xdp_packets_total", &[("verdict", verdict.name())]);
-    let (redirected, left) = (count(Verdict::Redirected), count(Verdict::NotRelayed));
-    println!("{redirected} redirected, {left} not relayed");
-    assert!(redirected > 1_000.0 && left < redirected / 10.0);
-    // What this one sends is not: user space gets it, by a frame.
-    run(&lab.sides()[0]);
-    let after = Frames::read(&lab);
-    let left = count(Verdict::NotRelayed) - left;
-    let received = after.received - before.received;
-    println!("{left} not relayed, {received} frames");
-    assert!(left > 1_000.0 && received >= left);
+    });
+    let frames = Frames::read(&lab);
+    let metrics = metrics(&lab);
+    let count = |verdict: Verdict| metrics.sum("shoal_xdp_packets_total", &[("verdict", verdict.name())]);
+    let [redirected, not_relayed] = [Verdict::Redirected, Verdict::NotRelayed].map(count);
+    let left =
+        not_relayed + [Verdict::NoNextHop, Verdict::NoForwarding, Verdict::TooLong].map(count).iter().sum::<f64>();
+    println!("{redirected} redirected, {not_relayed} not relayed, {left} with those that had no way");
+    assert!(redirected > 200.0, "the program relays");
+    // The first side's checksums are not complete.
+    assert!(not_relayed > 100.0, "and leaves something");
+    // What is left to sockets are peers' datagrams for a relay that has just ended.
+    assert!(frames.received >= (frames.passed + left) * 0.99 && frames.received <= frames.passed + left, "{frames:?}");
 }
 
 #[test]

@@ -183,6 +183,8 @@ impl Udp {
                 self.ring.sleep(PAUSE).await;
                 continue;
             }
+            // A guest's first datagrams may be here as soon as what another shard says of it.
+            self.receive();
             let mut next = 0;
             while next < received.len() {
                 let mut out = Outbox::new(&mut buffer, &mut open, received.len() - next);
