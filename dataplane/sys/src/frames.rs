@@ -79,7 +79,7 @@ impl FrameSender {
             self.out.reclaim();
         }
         // Also those that were taken by an earlier call.
-        self.reclaim();
+        self.out.reclaim();
         Ok(refused)
     }
 }
