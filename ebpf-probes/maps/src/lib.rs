@@ -361,7 +361,7 @@ pub struct NextHop {
     /// What it takes, of IP.
     pub mtu: u32,
     /// Ethernet's addresses, destination and source, as on the wire.
-    pub macs: [u16; 6],
+    pub macs: [u32; 3],
     /// Nothing.
     pub reserved: u32,
 }

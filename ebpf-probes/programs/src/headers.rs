@@ -222,6 +222,14 @@ pub const fn word(bytes: [u8; 4]) -> u32 {
     u32::from_ne_bytes(bytes)
 }
 
+/// Words of a map, read one by one: what is copied from there into the packet or into another map might overlap, for all that the
+/// compiler knows, and it would make that a loop over bytes.
+#[inline(always)]
+pub fn words<T: Copy, const N: usize>(place: &[T; N]) -> [T; N] {
+    // SAFETY: a reference to what is read.
+    core::array::from_fn(|nth| unsafe { (&raw const place[nth]).read_volatile() })
+}
+
 /// Writes to the packet, where there is room.
 #[inline(always)]
 pub fn set<T>(ctx: &XdpContext, offset: usize, value: T) -> Option<()> {

@@ -115,6 +115,7 @@ static DROPS: RingBuf = RingBuf::with_byte_size(DROPS_BYTES, 0);
 
 /// The whole way.
 #[xdp]
+#[inline(always)]
 pub fn shoal(ctx: XdpContext) -> u32 {
     go(&ctx)
 }

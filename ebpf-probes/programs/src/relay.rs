@@ -9,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 use shoal_packet::shape::CHANNEL_HEADER;
 use shoal_probe_maps::{Config, NextHop, Own, RelayKey, RelayPath, Verdict};
 
-use crate::headers::{ETHERNET, Headers, IPV4, IPV6, UDP, fold, get, pseudo, set, sum, word};
+use crate::headers::{ETHERNET, Headers, IPV4, IPV6, UDP, fold, get, pseudo, set, sum, word, words};
 use crate::{OUT, RELAY, RELAY_USAGE, next_hop};
 
 /// A frame of Ethernet has so many bytes at least, without its checksum.
@@ -162,7 +162,7 @@ impl Datagram<'_> {
         let third = word([self.carried.hops, 17, 0, 0]);
         let total = sum(first) + sum(second) + sum(third) + sum(source) + sum(destination);
         let [s0, s1] = (!fold(total)).to_ne_bytes();
-        set(ctx, 0, hop.macs)?;
+        set(ctx, 0, words(&hop.macs))?;
         set(ctx, ETHERNET - 2, 0x0800_u16.to_be())?;
         set(ctx, ETHERNET, [first, second, word([self.carried.hops, 17, s0, s1]), source, destination])?;
         self.udp(ctx, ETHERNET + IPV4)
@@ -172,11 +172,11 @@ impl Datagram<'_> {
     fn ipv6(&self, ctx: &XdpContext, hop: &NextHop) -> Option<()> {
         let [l0, l1] = self.length.to_be_bytes();
         let class = self.carried.class;
-        set(ctx, 0, hop.macs)?;
+        set(ctx, 0, words(&hop.macs))?;
         set(ctx, ETHERNET - 2, 0x86dd_u16.to_be())?;
         set(ctx, ETHERNET, [word([0x60 | class >> 4, class << 4, 0, 0]), word([l0, l1, 17, self.carried.hops])])?;
-        set(ctx, ETHERNET + 8, self.path.source.0)?;
-        set(ctx, ETHERNET + 24, self.path.destination.0)?;
+        set(ctx, ETHERNET + 8, words(&self.path.source.0))?;
+        set(ctx, ETHERNET + 24, words(&self.path.destination.0))?;
         self.udp(ctx, ETHERNET + IPV6)
     }
 
