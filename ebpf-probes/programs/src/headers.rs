@@ -65,6 +65,40 @@ fn be16(ctx: &XdpContext, offset: usize) -> Option<u16> {
 }
 
 impl Headers {
+    /// UDP by IPv4 without tags, options and fragments, if the frame is that.
+    #[inline(always)]
+    pub fn plain_ipv4(ctx: &XdpContext) -> Option<Self> {
+        const FIRST: u8 = 0x40 | (IPV4 / 4) as u8;
+        let frame = at::<[u8; ETHERNET + IPV4 + UDP]>(ctx, 0)?.cast::<u8>();
+        // SAFETY (here and below): `at` has checked that all three headers lie in the packet.
+        let byte = |offset: usize| unsafe { *frame.add(offset) };
+        // SAFETY: as above.
+        let half = |offset: usize| u16::from_be(unsafe { frame.add(offset).cast::<u16>().read_unaligned() });
+        // SAFETY: as above.
+        let word = |offset: usize| unsafe { frame.add(offset).cast::<u32>().read_unaligned() };
+        let is_plain = half(ETHERNET - 2) == ETHERTYPE_IPV4
+            && byte(ETHERNET) == FIRST
+            && half(ETHERNET + 6) & 0x3fff == 0
+            && byte(ETHERNET + 9) == PROTOCOL_UDP;
+        if !is_plain {
+            return None;
+        }
+        let (total, length) = (usize::from(half(ETHERNET + 2)), usize::from(half(ETHERNET + IPV4 + 4)));
+        Some(Self {
+            source: Address::v4(word(ETHERNET + 12)),
+            destination: Address::v4(word(ETHERNET + 16)),
+            source_port: half(ETHERNET + IPV4),
+            destination_port: half(ETHERNET + IPV4 + 2),
+            length: length.wrapping_sub(UDP) as u16,
+            network: ETHERNET as u16,
+            payload: (ETHERNET + IPV4 + UDP) as u16,
+            is_ipv4: true,
+            is_plain: true,
+            is_fragment: false,
+            lengths_agree: length >= UDP && IPV4 + length <= total && ETHERNET + total <= ctx.data_end() - ctx.data(),
+        })
+    }
+
     /// What the frame is, if that is UDP; else the verdict.
     #[inline(always)]
     pub fn parse(ctx: &XdpContext) -> Result<Self, Verdict> {
@@ -237,14 +271,16 @@ pub fn set<T>(ctx: &XdpContext, offset: usize, value: T) -> Option<()> {
     at::<T>(ctx, offset).map(|place| unsafe { place.write_unaligned(value) })
 }
 
-/// The sum of the pseudo header of a UDP packet of this length; it is the same in both directions. An IPv4-mapped address has two bytes
-/// more than the IPv4 address, of all ones: nothing, in such a sum.
+/// The sum of the pseudo header of a UDP packet of this length; it is the same in both directions.
 #[inline(always)]
 pub fn pseudo(headers: &Headers, length: usize) -> u64 {
     let [l0, l1] = (length as u16).to_be_bytes();
-    let mut total = sum(word([l0, l1, 0, 17]));
-    for word in headers.source.0.into_iter().chain(headers.destination.0) {
-        total += (word & 0xffff_ffff) + (word >> 32);
+    let total = sum(word([l0, l1, 0, 17]));
+    if headers.is_ipv4 {
+        return total + sum(headers.source.last()) + sum(headers.destination.last());
     }
-    total
+    // Not by iterators: they would have the words written to the stack.
+    let ([a, b], [c, d]) = (headers.source.0, headers.destination.0);
+    let low = |word: u64| word & 0xffff_ffff;
+    total + low(a) + (a >> 32) + low(b) + (b >> 32) + low(c) + (c >> 32) + low(d) + (d >> 32)
 }
