@@ -52,6 +52,35 @@ pub fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
     (start + size_of::<T>() <= ctx.data_end()).then_some(start as *mut T)
 }
 
+/// So many bytes of the packet, looked for once. Good until the packet's ends are moved.
+pub struct Window<const BYTES: usize>(*mut u8);
+
+impl<const BYTES: usize> Window<BYTES> {
+    #[inline(always)]
+    pub fn at(ctx: &XdpContext, offset: usize) -> Option<Self> {
+        at::<[u8; BYTES]>(ctx, offset).map(|place| Self(place.cast()))
+    }
+
+    /// A number from there. The check is done by the compiler.
+    #[inline(always)]
+    pub fn get<T: Copy + Default>(&self, offset: usize) -> T {
+        if offset + size_of::<T>() > BYTES {
+            return T::default();
+        }
+        // SAFETY: it lies in the window, and that in the packet; every bit pattern is a number.
+        unsafe { self.0.add(offset).cast::<T>().read_unaligned() }
+    }
+
+    /// Writes a number there. As above.
+    #[inline(always)]
+    pub fn set<T>(&self, offset: usize, value: T) {
+        if offset + size_of::<T>() <= BYTES {
+            // SAFETY: as above.
+            unsafe { self.0.add(offset).cast::<T>().write_unaligned(value) };
+        }
+    }
+}
+
 /// A number, or an array of some, as it lies in the packet.
 #[inline(always)]
 pub fn get<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
@@ -69,13 +98,9 @@ impl Headers {
     #[inline(always)]
     pub fn plain_ipv4(ctx: &XdpContext) -> Option<Self> {
         const FIRST: u8 = 0x40 | (IPV4 / 4) as u8;
-        let frame = at::<[u8; ETHERNET + IPV4 + UDP]>(ctx, 0)?.cast::<u8>();
-        // SAFETY (here and below): `at` has checked that all three headers lie in the packet.
-        let byte = |offset: usize| unsafe { *frame.add(offset) };
-        // SAFETY: as above.
-        let half = |offset: usize| u16::from_be(unsafe { frame.add(offset).cast::<u16>().read_unaligned() });
-        // SAFETY: as above.
-        let word = |offset: usize| unsafe { frame.add(offset).cast::<u32>().read_unaligned() };
+        let frame = Window::<{ ETHERNET + IPV4 + UDP }>::at(ctx, 0)?;
+        let byte = |offset: usize| frame.get::<u8>(offset);
+        let half = |offset: usize| u16::from_be(frame.get(offset));
         let is_plain = half(ETHERNET - 2) == ETHERTYPE_IPV4
             && byte(ETHERNET) == FIRST
             && half(ETHERNET + 6) & 0x3fff == 0
@@ -85,8 +110,8 @@ impl Headers {
         }
         let (total, length) = (usize::from(half(ETHERNET + 2)), usize::from(half(ETHERNET + IPV4 + 4)));
         Some(Self {
-            source: Address::v4(word(ETHERNET + 12)),
-            destination: Address::v4(word(ETHERNET + 16)),
+            source: Address::v4(frame.get(ETHERNET + 12)),
+            destination: Address::v4(frame.get(ETHERNET + 16)),
             source_port: half(ETHERNET + IPV4),
             destination_port: half(ETHERNET + IPV4 + 2),
             length: length.wrapping_sub(UDP) as u16,
@@ -241,13 +266,12 @@ pub fn sum(word: u32) -> u64 {
     word.into()
 }
 
-/// A sum of words as one of 16 bits; as the words lay in memory, so does it.
+/// A sum of fewer than 2^16 words as one of 16 bits; as the words lay in memory, so does it.
 #[inline(always)]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    (sum + (sum >> 16)) as u16
 }
 
 /// Four bytes as a word that lies in memory like them.
