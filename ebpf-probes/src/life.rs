@@ -54,6 +54,7 @@ impl Probes {
             map.check(pins)?;
         }
         pins.prepare()?;
+        pins.remove_old_steering()?;
         let mut loader = sizes.loader();
         for map in &maps {
             loader.map_pin_path(&map.name, pins.map(&map.name));

@@ -14,7 +14,7 @@ use std::os::fd::AsFd;
 
 use aya::Ebpf;
 use aya::maps::xdp::CpuMap;
-use aya::maps::{Array, HashMap, Map, MapData, MapInfo, PerCpuArray, ReusePortSockArray};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ReusePortSockArray};
 use aya::programs::{ProgramInfo, SkReuseport, SkReuseportAttachType};
 use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SK_REUSEPORT;
 use shoal_packet::flow::{Owners, RelayPorts};
@@ -162,25 +162,17 @@ impl Steering {
     pub fn open(pins: &Pins, owners: Owners) -> Result<Option<Self>, LoadError> {
         pins.check()?;
         let path = pins.program(PROGRAM);
-        let foreign = |why: &dyn ToString| PinError::foreign(&path, why.to_string());
         let info = match ProgramInfo::from_pin(&path).map_err(|error| refused(&path, &error)) {
             Err(PinError::Io { error, .. }) if error.kind() == ErrorKind::NotFound => return Ok(None),
             found => found?,
         };
         if info.program_type() != BPF_PROG_TYPE_SK_REUSEPORT {
-            return Err(foreign(&"it is no program for sockets").into());
+            return Err(PinError::foreign(&path, "it is no program for sockets").into());
         }
         check_maps(pins, |name| MAPS.contains(&name))?;
-        let used = info.map_ids().map_err(|error| foreign(&whole(&error)))?.unwrap_or_default();
-        let maps = MAPS.map(|name| {
-            let path = pins.map(name);
-            let map = open_map(&path)?;
-            let id = MapInfo::from_pin(&path).map_err(|error| refused(&path, &error))?.id();
-            // One that was made anew, after the program.
-            if used.contains(&id) { Ok(map) } else { Err(foreign(&format!("it uses another {name}")).into()) }
-        });
         let program = SkReuseport::from_pin(&path, SkReuseportAttachType::Select);
         let program = program.map_err(|error| refused(&path, &error))?;
+        let maps = MAPS.map(|name| open_map(&pins.map(name)));
         Self::of_maps(Program::Pinned(Box::new(program)), maps, owners).map(Some)
     }
 
@@ -315,6 +307,11 @@ impl Pins {
             Err(error) if error.kind() != ErrorKind::NotFound => Err(PinError::io(&path, error)),
             _ => Ok(()),
         }
+    }
+
+    /// Removes it if one of its maps is gone: one that is made anew is not the program's.
+    pub(crate) fn remove_old_steering(&self) -> Result<(), PinError> {
+        if MAPS.iter().all(|name| self.map(name).exists()) { Ok(()) } else { self.remove_steering() }
     }
 }
 

@@ -59,7 +59,7 @@ fn what_is_pinned_steers_for_one_process_after_the_other() {
         probes.pin_steering().expect("root may load");
         drop(probes);
         let (v4, v6) = (road.lab.addresses(), road.lab.addresses_v6());
-        let endpoints = [(v4[0], 3478), (v4[1], 3479), (v6[0], 3478)];
+        let endpoints = [(v4[0], 3478), (v4[1], 3479), (v6[0], 3478), (v6[1], 3478), (v6[0], 3479)];
         let dead = Sockets::open(&road, first.shards, &endpoints);
         let mut steering = opened(&pins, first).expect("it is pinned");
         dead.steer(&mut steering);
@@ -70,7 +70,8 @@ fn what_is_pinned_steers_for_one_process_after_the_other() {
         drop(steering);
         // The process is dead, and the kernel has not closed its sockets yet; the next one has other addresses in the places of its.
         let next = Owners { seed: road.rng.next_u64(), shards: 3 };
-        let sockets = Sockets::open(&road, next.shards, &[endpoints[2], (v4[0], 3479), endpoints[0]]);
+        let others = [endpoints[2], (v4[0], 3479), endpoints[0], endpoints[4], (v6[1], 3479)];
+        let sockets = Sockets::open(&road, next.shards, &others);
         let mut steering = opened(&pins, next).expect("it is pinned");
         assert_eq!(steering.steered().expect("the map is there"), Steered::default(), "that was another's");
         sockets.steer(&mut steering);
@@ -109,13 +110,15 @@ fn pins_that_do_not_belong_together_are_refused() {
         renew();
         fs::rename(pins.map("PORTS"), pins.map("STEER_PLACE")).expect("it is there");
         refused(&pins, "its type is");
-        // Without one, and with one that is not the program's.
+        // Without one; and one that is made anew is not the program's.
         fs::remove_file(pins.map("STEER_PLACE")).expect("it is there");
         refused(&pins, "it is not there");
         drop(loaded(&pins));
-        refused(&pins, "it uses another STEER_PLACE");
+        assert!(opened(&pins, owners).is_none());
         renew();
         assert!(opened(&pins, owners).is_some(), "the loader puts it right");
+        drop(loaded(&pins));
+        assert!(opened(&pins, owners).is_some(), "its maps are the same");
         pins.remove_steering().expect("it is ours");
         assert!(opened(&pins, owners).is_none());
         pins.remove_steering().expect("it need not be there");
