@@ -112,8 +112,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
     let (admin_socket, admin_address) = listen::bind_admin(settings.admin.listen)?;
     let addresses = listeners.addresses;
     let watch = Arc::<Watch>::default();
-    let owners = steering.as_ref().map(SocketSteering::owners);
-    let filter = Filter::start(&settings, (seed, owners), &stats, watch.clone(), &mut listeners.shards);
+    let filter = Filter::start(&settings, (seed, steering.as_ref()), &stats, watch.clone(), &mut listeners.shards);
     let (filter, relays) = filter.unzip();
     let shards = shard::start(shared.clone(), listeners.shards, relays.unwrap_or_default())?;
     // The shards' threads are there; what is started from here on inherits it.

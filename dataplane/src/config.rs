@@ -257,8 +257,8 @@ pub struct Udp {
     /// Bytes that may wait in the kernel for each socket of a shard, in each direction. What is beyond it is dropped, newest
     /// first. The kernel grants no more than `net.core.rmem_max` and `net.core.wmem_max`.
     pub socket_bytes: usize,
-    /// Have each client's datagrams come to the shard that owns the flow, by a program of eBPF. It takes CAP_BPF and CAP_NET_ADMIN; without
-    /// them the kernel chooses a shard for each flow by itself.
+    /// Have each client's datagrams come to the shard that owns the flow, by a program of eBPF. It takes CAP_BPF and CAP_NET_ADMIN, or, with
+    /// `xdp.interfaces`, that `shoal-xdp` has pinned the program; else the kernel chooses a shard for each flow by itself.
     pub steer: bool,
 }
 

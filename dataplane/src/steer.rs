@@ -1,11 +1,14 @@
-//! Flows to the shards that own them, by sk_reuseport, where the kernel lets us: else it chooses by itself, and as steadily.
+//! Flows to the shards that own them, by sk_reuseport: by a program that this process loads, or, where it may not, one that `shoal-xdp` has
+//! pinned. Else the kernel chooses by itself, and as steadily.
 //!
 //! What comes for a relay needs none of it: its socket is the only one with its port.
 
-use shoal_packet::flow::{Owners, RelayPorts};
-use shoal_probes::{LoadError, Steering};
+use std::fs::File;
 
-use crate::settings::{Settings, ports_of_shard};
+use shoal_packet::flow::{Owners, RelayPorts};
+use shoal_probes::{LoadError, PinError, Pins, Steering};
+
+use crate::settings::{Settings, XdpSettings, ports_of_shard};
 use crate::shard::{ShardListeners, UdpListener};
 use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
@@ -14,22 +17,25 @@ use crate::telemetry::node::NodeStats;
 pub struct SocketSteering {
     steering: Steering,
     owners: Owners,
+    /// Of the pins that it comes from.
+    held: Option<File>,
     /// Whether the kernel's last answer was an error: said once, not at each round.
     failing: bool,
 }
 
 impl SocketSteering {
-    /// Loads it, before there are sockets: what comes before they are steered goes where the kernel likes. `None`, and a line in the log,
-    /// where it cannot be loaded; without a line where there is nothing to steer.
+    /// Loads it, or opens what is pinned, before there are sockets: what comes before they are steered goes where the kernel likes. `None`,
+    /// and a line in the log, where neither can be; without a line where there is nothing to steer.
     pub fn load(settings: &Settings, seed: u64) -> Option<SocketSteering> {
         let shards = u32::try_from(settings.shard_count()).ok().filter(|shards| *shards > 1)?;
         if !settings.udp.steer || settings.udp.addresses.is_empty() {
             return None;
         }
         let owners = Owners { seed, shards };
-        match Steering::load(owners) {
-            Ok(steering) => Some(SocketSteering { steering, owners, failing: false }),
-            Err(error @ LoadError::Privilege(_)) => {
+        match begin(&settings.xdp, owners) {
+            Ok((steering, held)) => Some(SocketSteering { steering, owners, held, failing: false }),
+            // Of pins that it may not use, XDP warns.
+            Err(error @ (LoadError::Privilege(_) | LoadError::Pins(PinError::Denied(_) | PinError::Held(_)))) => {
                 tracing::info!(%error, "the kernel chooses the shard of each UDP flow");
                 None
             }
@@ -61,6 +67,11 @@ impl SocketSteering {
         self.owners
     }
 
+    /// What keeps other processes from the pins, if it comes from there: all that is in them is this process's.
+    pub fn held(&self) -> Option<File> {
+        self.held.as_ref()?.try_clone().ok()
+    }
+
     /// Notes what the program has done since the last time.
     pub fn round(&mut self, stats: &NodeStats) {
         match self.steering.steered() {
@@ -76,6 +87,29 @@ impl SocketSteering {
             Err(_) => {}
         }
     }
+}
+
+/// The program, and what keeps others from its pins, if it is pinned.
+fn begin(own: &XdpSettings, owners: Owners) -> Result<(Steering, Option<File>), LoadError> {
+    let refused = match Steering::load(owners) {
+        Err(error @ LoadError::Privilege(_)) => error,
+        loaded => return Ok((loaded?, None)),
+    };
+    // They are for nodes that have XDP; what else is there is about to be removed.
+    let Some(pins) = own.pins.as_ref().filter(|_| !own.interfaces.is_empty()).map(Pins::new) else {
+        return Err(refused);
+    };
+    match open(&pins, owners) {
+        Ok(Some((steering, held))) => Ok((steering, Some(held))),
+        Ok(None) | Err(LoadError::Pins(PinError::NoFileSystem(_) | PinError::Missing(_))) => Err(refused),
+        Err(error) => Err(error),
+    }
+}
+
+fn open(pins: &Pins, owners: Owners) -> Result<Option<(Steering, File)>, LoadError> {
+    pins.check()?;
+    let held = pins.hold()?;
+    Ok(Steering::open(pins, owners)?.map(|steering| (steering, held)))
 }
 
 /// How relay ports are divided among the shards.

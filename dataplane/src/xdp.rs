@@ -21,9 +21,10 @@ use shoal_stun::discovery::Other;
 use crate::routes::Published;
 use crate::settings::Settings;
 use crate::shard::ShardListeners;
+use crate::steer::{self, SocketSteering};
 use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
-use crate::{steer, udp};
+use crate::udp;
 use blocking::Blocking;
 use watch::Watch;
 
@@ -70,10 +71,10 @@ pub struct Filter {
 impl Filter {
     /// Loads the program and attaches it to the interfaces that are configured, or opens what a loader has pinned, and gives the shards
     /// their AF_XDP sockets, if they shall have some. `None`, and a line in the log, where that cannot be. With it, a hand on the channels
-    /// that it relays for each shard. `owners` are those of flows, if the sockets are steered by them.
+    /// that it relays for each shard. `steering` is that of the sockets, if they are steered.
     pub fn start(
         settings: &Settings,
-        (seed, owners): (u64, Option<Owners>),
+        (seed, steering): (u64, Option<&SocketSteering>),
         stats: &NodeStats,
         watch: Arc<Watch>,
         shards: &mut [ShardListeners],
@@ -83,7 +84,7 @@ impl Filter {
             life::leave(own);
             return None;
         }
-        let (probes, held) = match life::begin(own, seed) {
+        let (probes, held) = match life::begin(own, seed, steering.and_then(SocketSteering::held)) {
             Ok(begun) => begun,
             Err(error) => {
                 tracing::warn!(%error, "no XDP; UDP goes on in user space alone");
@@ -98,9 +99,7 @@ impl Filter {
             filter.watch.note_absence(error.to_string());
             return None;
         }
-        if let Some(owners) = owners.filter(|_| own.steer_cpus) {
-            filter.steer(settings, owners);
-        }
+        filter.steer(settings, steering.map(SocketSteering::owners).filter(|_| own.steer_cpus));
         let relaying = if own.channels > 0 { settings.shard_count() } else { 0 };
         // What a process before this one has bound ends here: its sockets are gone.
         let relays = filter.probes.begin_anew().and_then(|()| filter.probes.relays(relaying));
@@ -150,8 +149,14 @@ impl Filter {
         Ok(())
     }
 
-    /// Has packets go on at their owners' CPUs.
-    fn steer(&mut self, settings: &Settings, owners: Owners) {
+    /// Has packets go on at their owners' CPUs, or stay where they are.
+    fn steer(&mut self, settings: &Settings, owners: Option<Owners>) {
+        let Some(owners) = owners else {
+            if let Err(error) = self.probes.keep_cpus() {
+                tracing::warn!(%error, "packets may be sent on to other CPUs, as an earlier configuration wanted");
+            }
+            return;
+        };
         let cpus: Vec<u32> = settings.shards.cpus.iter().filter_map(|cpu| u32::try_from(*cpu).ok()).collect();
         if let Err(error) = self.probes.steer_cpus(owners, &cpus, steer::relay_ports(settings)) {
             tracing::warn!(%error, "packets stay on the CPUs that they come in by; leave xdp.steer_cpus out");

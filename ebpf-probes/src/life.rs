@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use aya::maps::{Map, MapData, MapInfo, MapType};
 use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::xdp::XdpLink;
-use aya::programs::{ProgramInfo, Xdp};
+use aya::programs::{Program, ProgramInfo, Xdp};
 use aya_obj::Object;
 use rustix::thread::CapabilitySet;
 
@@ -54,6 +54,7 @@ impl Probes {
             map.check(pins)?;
         }
         pins.prepare()?;
+        pins.remove_old_steering()?;
         let mut loader = sizes.loader();
         for map in &maps {
             loader.map_pin_path(&map.name, pins.map(&map.name));
@@ -61,11 +62,7 @@ impl Probes {
         let mut ebpf = loader.load(object)?;
         load_programs(&mut ebpf)?;
         for (name, program) in ebpf.programs_mut().filter(|(name, program)| *name != EMPTY && program.fd().is_ok()) {
-            // Replaced by renaming, so that there is always one. A name without a dot, which bpf file systems refuse.
-            let (path, new) = (pins.program(name), pins.program(&format!("{name}-new")));
-            drop(fs::remove_file(&new));
-            program.pin(&new).map_err(|error| PinError::foreign(&new, whole(&error)))?;
-            fs::rename(&new, &path).map_err(|error| PinError::io(&path, error))?;
+            pin_program(pins, name, program)?;
         }
         let mut probes = Self::of_maps(|name| ebpf.take_map(name).ok_or(LoadError::Missing(name)), seed)?;
         probes.ebpf = Some(ebpf);
@@ -83,9 +80,7 @@ impl Probes {
         if !pins.exist() {
             return Err(PinError::Missing(pins.root().to_owned()).into());
         }
-        for map in maps(OBJECT, &Sizes::of_pins(pins, 1)?)? {
-            map.check(pins)?;
-        }
+        check_maps(pins, |_| true)?;
         let mut probes = Self::of_maps(|name| open_map(&pins.map(name)), 0)?;
         probes.pins = Some(pins.clone());
         // Of a time when nobody listened.
@@ -238,7 +233,22 @@ fn maps(object: &[u8], sizes: &Sizes) -> Result<Vec<Wanted>, LoadError> {
     Ok(all)
 }
 
-fn open_map(path: &Path) -> Result<Map, LoadError> {
+/// Whether those of the embedded object's maps that are `wanted` by name are what is pinned, as far as there is something.
+pub(crate) fn check_maps(pins: &Pins, wanted: impl Fn(&str) -> bool) -> Result<(), LoadError> {
+    let maps = maps(OBJECT, &Sizes::of_pins(pins, 1)?)?;
+    Ok(maps.iter().filter(|map| wanted(&map.name)).try_for_each(|map| map.check(pins))?)
+}
+
+/// Pins a program that is loaded, in the place of one that is there by renaming, so that there is always one.
+pub(crate) fn pin_program(pins: &Pins, name: &str, program: &mut Program) -> Result<(), PinError> {
+    // A name without a dot, which bpf file systems refuse.
+    let (path, new) = (pins.program(name), pins.program(&format!("{name}-new")));
+    drop(fs::remove_file(&new));
+    program.pin(&new).map_err(|error| PinError::foreign(&new, whole(&error)))?;
+    fs::rename(&new, &path).map_err(|error| PinError::io(&path, error))
+}
+
+pub(crate) fn open_map(path: &Path) -> Result<Map, LoadError> {
     let map = MapData::from_pin(path).map_err(|error| refused(path, &error)).map_err(|error| match error {
         PinError::Io { error, .. } if error.kind() == ErrorKind::NotFound => PinError::foreign(path, "it is not there"),
         error => error,
@@ -251,7 +261,7 @@ fn open_link(path: &Path) -> Result<FdLink, PinError> {
 }
 
 /// Why the kernel does not open a pin.
-fn refused(path: &Path, error: &(dyn Error + 'static)) -> PinError {
+pub(crate) fn refused(path: &Path, error: &(dyn Error + 'static)) -> PinError {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(error) = error.downcast_ref::<io::Error>()

@@ -3,6 +3,7 @@
 //! ```text
 //! /sys/fs/bpf/shoal/1/maps/CONFIG …          1: the layout of the maps
 //!                     programs/shoal …
+//!                     programs/shoal_steer    for the sockets of a data plane without capabilities, on the same maps
 //!                     links/eth0 …            as long as it is there, the program is on the interface
 //! ```
 

@@ -2,25 +2,35 @@
 //!
 //! The two need nothing of each other. The sockets' program is loaded by itself, so that it also runs where there is no XDP; the
 //! kernel keeps it, with its maps, for as long as the sockets that it was attached to are open, whatever becomes of who loaded it.
+//!
+//! Who may not load it attaches one that is pinned beside XDP's, and on the same maps. These are one process's at a time, which begins
+//! anew with them: seed, shards and places are its own, and of one before it there are only sockets that have not been closed yet.
 
 use std::error::Error;
+use std::fs;
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 
 use aya::Ebpf;
 use aya::maps::xdp::CpuMap;
 use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, ReusePortSockArray};
-use aya::programs::SkReuseport;
+use aya::programs::{ProgramInfo, SkReuseport, SkReuseportAttachType};
+use aya_obj::generated::bpf_prog_type::BPF_PROG_TYPE_SK_REUSEPORT;
 use shoal_packet::flow::{Owners, RelayPorts};
 use thiserror::Error;
 
 use crate::error::whole;
+use crate::life::{check_maps, open_map, pin_program, refused};
 use crate::maps::steer::{Count, EndpointKey, SHARDS, SOCKETS, Steer};
 use crate::sizes::Sizes;
-use crate::{LoadError, MapError, OBJECT, Probes, address};
+use crate::{LoadError, MapError, OBJECT, PinError, Pins, Probes, address};
 
 /// The name of the program for sockets.
 const PROGRAM: &str = "shoal_steer";
+
+/// Its maps.
+const MAPS: [&str; 4] = ["STEER", "STEER_PLACE", "STEER_SOCKETS", "STEER_COUNT"];
 
 /// Packets that may wait for a CPU; what is beyond it is dropped.
 const CPU_QUEUE: u32 = 4096;
@@ -51,13 +61,32 @@ const RING_BYTES: u32 = 64 << 10;
 
 /// The program that chooses sockets, with all that it needs. Dropped, it goes on for the sockets that it was attached to.
 pub struct Steering {
-    ebpf: Ebpf,
+    program: Program,
     places: HashMap<MapData, EndpointKey, u32>,
     sockets: ReusePortSockArray<MapData>,
     counts: PerCpuArray<MapData, u64>,
     owners: Owners,
     /// The first place in `sockets` that is free.
     free: u32,
+    /// What was steered for processes before this one.
+    before: Steered,
+}
+
+enum Program {
+    Loaded(Box<Ebpf>),
+    Pinned(Box<SkReuseport>),
+}
+
+impl Program {
+    fn get(&self) -> Result<&SkReuseport, LoadError> {
+        match self {
+            Self::Loaded(ebpf) => {
+                let program = ebpf.program(PROGRAM).ok_or(LoadError::Missing(PROGRAM))?;
+                program.try_into().map_err(|error| LoadError::program(PROGRAM, error))
+            }
+            Self::Pinned(program) => Ok(program),
+        }
+    }
 }
 
 /// What became of datagrams. A train that the kernel has joined is one.
@@ -120,19 +149,46 @@ impl Steering {
         }
         loader.map_max_entries("DROPS", RING_BYTES);
         let mut ebpf = loader.load(object)?;
-        program_mut(&mut ebpf)?.load().map_err(|error| LoadError::program(PROGRAM, error))?;
-        let mut take = |name: &'static str| ebpf.take_map(name).ok_or(LoadError::Missing(name));
-        let mut steer: Array<MapData, Steer> = take("STEER")?.try_into()?;
+        load_program(&mut ebpf)?;
+        let maps = MAPS.map(|name| ebpf.take_map(name).ok_or(LoadError::Missing(name)));
+        Self::of_maps(Program::Loaded(Box::new(ebpf)), maps, owners)
+    }
+
+    /// Opens what another process [has pinned](Probes::pin_steering), for this process alone, and forgets what was steered with it before:
+    /// who calls this [holds](Pins::hold) the pins. It takes permission for these files, and no capability. `None`: there is no such program.
+    ///
+    /// # Errors
+    /// What is there is not ours, or another user's.
+    pub fn open(pins: &Pins, owners: Owners) -> Result<Option<Self>, LoadError> {
+        pins.check()?;
+        let path = pins.program(PROGRAM);
+        let info = match ProgramInfo::from_pin(&path).map_err(|error| refused(&path, &error)) {
+            Err(PinError::Io { error, .. }) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            found => found?,
+        };
+        if info.program_type() != BPF_PROG_TYPE_SK_REUSEPORT {
+            return Err(PinError::foreign(&path, "it is no program for sockets").into());
+        }
+        check_maps(pins, |name| MAPS.contains(&name))?;
+        let program = SkReuseport::from_pin(&path, SkReuseportAttachType::Select);
+        let program = program.map_err(|error| refused(&path, &error))?;
+        let maps = MAPS.map(|name| open_map(&pins.map(name)));
+        Self::of_maps(Program::Pinned(Box::new(program)), maps, owners).map(Some)
+    }
+
+    /// With maps that are new, or were another process's.
+    fn of_maps(program: Program, maps: [Result<Map, LoadError>; 4], owners: Owners) -> Result<Self, LoadError> {
+        let [steer, places, sockets, counts] = maps;
+        let mut steer: Array<MapData, Steer> = steer?.try_into()?;
+        let mut places: HashMap<MapData, EndpointKey, u32> = places?.try_into()?;
+        let keys: Vec<EndpointKey> = places.keys().collect::<Result<_, _>>()?;
+        keys.iter().try_for_each(|key| places.remove(key))?;
         let Owners { seed, shards } = owners;
         steer.set(0, Steer { seed, shards, ..Steer::default() }, 0)?;
-        Ok(Self {
-            places: take("STEER_PLACE")?.try_into()?,
-            sockets: take("STEER_SOCKETS")?.try_into()?,
-            counts: take("STEER_COUNT")?.try_into()?,
-            ebpf,
-            owners,
-            free: 0,
-        })
+        let (sockets, counts) = (sockets?.try_into()?, counts?.try_into()?);
+        let mut steering = Self { program, places, sockets, counts, owners, free: 0, before: Steered::default() };
+        steering.before = steering.steered()?;
+        Ok(steering)
     }
 
     /// Has each flow to `at` come to its owner's socket. `sockets` are all that share the address, bound, by the number of their shard.
@@ -155,16 +211,18 @@ impl Steering {
         self.places
             .insert(EndpointKey { address: address(at.ip()), port: at.port().into() }, place, 0)
             .map_err(|error| kernel(&error))?;
-        let program = program_mut(&mut self.ebpf).map_err(|error| kernel(&error))?;
+        let program = self.program.get().map_err(|error| kernel(&error))?;
         program.attach(first).map_err(|error| kernel(&error))
     }
 
-    /// What has become of datagrams so far.
+    /// What has become of datagrams since this process has it.
     ///
     /// # Errors
     /// The kernel's.
     pub fn steered(&self) -> Result<Steered, MapError> {
-        Ok(Steered { owner: sum(&self.counts, Count::Owner)?, kernel: sum(&self.counts, Count::Kernel)? })
+        let count = |what, before| Ok::<_, MapError>(sum(&self.counts, what)?.saturating_sub(before));
+        let Steered { owner, kernel } = self.before;
+        Ok(Steered { owner: count(Count::Owner, owner)?, kernel: count(Count::Kernel, kernel)? })
     }
 }
 
@@ -209,12 +267,51 @@ impl Probes {
         self.cpus.steer.set(0, steer, 0)
     }
 
+    /// Has packets stay on the CPUs that they come in by, whatever a process before this one wanted.
+    ///
+    /// # Errors
+    /// The kernel's.
+    pub fn keep_cpus(&mut self) -> Result<(), MapError> {
+        let steer = self.cpus.steer.get(&0, 0)?;
+        self.cpus.steer.set(0, Steer { cpus: 0, ..steer }, 0)
+    }
+
+    /// Loads the program for sockets, on the maps that are pinned, and pins it, for a process that may load none to
+    /// [open](Steering::open). One that was opened before goes on.
+    ///
+    /// # Errors
+    /// These programs are another process's or not pinned, and as [`load_pinned`](Self::load_pinned).
+    pub fn pin_steering(&mut self) -> Result<(), LoadError> {
+        let (Some(ebpf), Some(pins)) = (&mut self.ebpf, &self.pins) else { return Err(LoadError::Elsewhere) };
+        load_program(ebpf)?;
+        Ok(pin_program(pins, PROGRAM, ebpf.program_mut(PROGRAM).ok_or(LoadError::Missing(PROGRAM))?)?)
+    }
+
     /// Packets sent on to another CPU so far.
     ///
     /// # Errors
     /// The kernel's.
     pub fn redirected(&self) -> Result<u64, MapError> {
         sum(&self.cpus.counts, Count::Cpu)
+    }
+}
+
+impl Pins {
+    /// Removes the program for sockets, if it is there. For sockets that have it, it goes on.
+    ///
+    /// # Errors
+    /// No permission.
+    pub fn remove_steering(&self) -> Result<(), PinError> {
+        let path = self.program(PROGRAM);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(PinError::io(&path, error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes it if one of its maps is gone: one that is made anew is not the program's.
+    pub(crate) fn remove_old_steering(&self) -> Result<(), PinError> {
+        if MAPS.iter().all(|name| self.map(name).exists()) { Ok(()) } else { self.remove_steering() }
     }
 }
 
@@ -229,7 +326,8 @@ fn sum(counts: &PerCpuArray<MapData, u64>, what: Count) -> Result<u64, MapError>
     Ok(counts.get(&(what as u32), 0)?.iter().sum())
 }
 
-fn program_mut(ebpf: &mut Ebpf) -> Result<&mut SkReuseport, LoadError> {
+fn load_program(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let program = ebpf.program_mut(PROGRAM).ok_or(LoadError::Missing(PROGRAM))?;
-    program.try_into().map_err(|error| LoadError::program(PROGRAM, error))
+    let program: &mut SkReuseport = program.try_into().map_err(|error| LoadError::program(PROGRAM, error))?;
+    program.load().map_err(|error| LoadError::program(PROGRAM, error))
 }

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::net::{SocketAddr, UdpSocket};
-use std::os::unix::fs::chown;
+use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -347,6 +347,9 @@ fn without_capabilities_what_a_loader_has_pinned_is_fed() {
     chown(&own, Some(NOBODY), Some(NOBODY)).expect("root may");
     let loaded = life.loader_as_nobody("-all,+bpf,+net_admin,+perfmon", &own, &["load", life.port()]);
     assert!(loaded.status.success(), "{}", String::from_utf8_lossy(&loaded.stderr));
+    let steering = own.join(shoal_probes::maps::LAYOUT.to_string()).join("programs/shoal_steer");
+    let found = fs::metadata(steering).expect("it is pinned, too");
+    assert_eq!((found.uid(), found.mode() & 0o777), (NOBODY, 0o600));
     let status = tool::stdout(&life.loader_as_nobody("-all", &own, &["status"]));
     assert!(status.starts_with(&format!("{} native", life.port())), "{status}");
 }

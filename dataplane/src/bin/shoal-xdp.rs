@@ -1,4 +1,5 @@
-//! `shoal-xdp`: loads the XDP program, pins it with its maps, hands them to the data plane's user, and ends.
+//! `shoal-xdp`: loads the XDP program, and the one that steers UDP flows, pins them with their maps, hands them to the data plane's user,
+//! and ends.
 //!
 //! It alone needs CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and to give pins to another user than its own, root. The data plane then has none.
 
@@ -11,7 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
-use shoal_dataplane::config::{Config, Xdp};
+use shoal_dataplane::config::Config;
 use shoal_dataplane::link::random_u64;
 use shoal_dataplane::settings::xdp_place;
 use shoal_probes::{LoadError, Mode, Pins, Probes, may_load};
@@ -20,7 +21,8 @@ use shoal_probes::{LoadError, Mode, Pins, Probes, may_load};
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Args {
-    /// The data plane's configuration, whose section `xdp` says where the program goes and where it is pinned.
+    /// The data plane's configuration, whose section `xdp` says where the program goes and where it is pinned. `udp.steer` and
+    /// `shards.count` say whether there is anything to steer.
     #[arg(long, global = true, value_name = "FILE")]
     config: Option<PathBuf>,
     /// Folder for the pins, instead of `xdp.pins`.
@@ -71,10 +73,11 @@ fn main() -> ExitCode {
 }
 
 fn run(args: &Args) -> anyhow::Result<()> {
-    let mut own = match &args.config {
-        Some(path) => section(path)?,
-        None => Xdp::default(),
+    let mut config = match &args.config {
+        Some(path) => read(path)?,
+        None => Config::default(),
     };
+    let own = &mut config.xdp;
     if let Some(pins) = &args.pins {
         own.pins.clone_from(pins);
     }
@@ -83,12 +86,12 @@ fn run(args: &Args) -> anyhow::Result<()> {
     {
         own.interfaces.clone_from(interfaces);
     }
-    let Some(pins) = xdp_place(&own)?.map(Pins::new) else {
+    let Some(pins) = xdp_place(own)?.map(Pins::new) else {
         bail!("xdp.pins is empty, so that the data plane loads the program itself: name a folder, or --pins");
     };
     match &args.command {
-        Command::Load { user, .. } => load(&own, &pins, user.as_deref()),
-        Command::Attach { interface } => attach(&own, &pins, interface),
+        Command::Load { user, .. } => load(&config, &pins, user.as_deref()),
+        Command::Attach { interface } => attach(&config, &pins, interface),
         Command::Detach { interface } => {
             pins.check()?;
             if !pins.detach(interface)? {
@@ -99,7 +102,7 @@ fn run(args: &Args) -> anyhow::Result<()> {
         }
         Command::Unload { stopped } => {
             let in_order = std::env::var("SERVICE_RESULT").is_ok_and(|result| result == "success");
-            if !(*stopped && (own.keep || !in_order)) && pins.root().exists() {
+            if !(*stopped && (config.xdp.keep || !in_order)) && pins.root().exists() {
                 pins.check()?;
                 pins.remove()?;
             }
@@ -109,15 +112,16 @@ fn run(args: &Args) -> anyhow::Result<()> {
     }
 }
 
-fn section(path: &PathBuf) -> anyhow::Result<Xdp> {
+fn read(path: &PathBuf) -> anyhow::Result<Config> {
     let name = path.display().to_string();
     let text = fs::read_to_string(path).with_context(|| format!("cannot read the configuration {name}"))?;
-    Ok(shoal_config::load::<Config>(&text, &name)?.xdp)
+    Ok(shoal_config::load(&text, &name)?)
 }
 
-fn load(own: &Xdp, pins: &Pins, user: Option<&str>) -> anyhow::Result<()> {
+fn load(config: &Config, pins: &Pins, user: Option<&str>) -> anyhow::Result<()> {
     let owner = user.map(owner).transpose()?;
-    if own.interfaces.is_empty() {
+    let interfaces = &config.xdp.interfaces;
+    if interfaces.is_empty() {
         println!("no XDP: xdp.interfaces names none");
         if pins.root().exists() {
             pins.check()?;
@@ -125,15 +129,15 @@ fn load(own: &Xdp, pins: &Pins, user: Option<&str>) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    let mut probes = begin(own, pins)?;
+    let mut probes = begin(config, pins)?;
     let mut failed = Vec::new();
-    for interface in &own.interfaces {
+    for interface in interfaces {
         match probes.attach(interface) {
             Ok(mode) => say(interface, mode),
             Err(error) => failed.push(error.to_string()),
         }
     }
-    for interface in pins.detach_others(&own.interfaces)? {
+    for interface in pins.detach_others(interfaces)? {
         println!("XDP is off {interface}");
     }
     hand_over(pins, owner)?;
@@ -141,20 +145,27 @@ fn load(own: &Xdp, pins: &Pins, user: Option<&str>) -> anyhow::Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
 }
 
-fn attach(own: &Xdp, pins: &Pins, interface: &str) -> anyhow::Result<()> {
-    let mode = begin(own, pins)?.attach(interface)?;
+fn attach(config: &Config, pins: &Pins, interface: &str) -> anyhow::Result<()> {
+    let mode = begin(config, pins)?.attach(interface)?;
     hand_over(pins, None)?;
     say(interface, mode);
     Ok(())
 }
 
-fn begin(own: &Xdp, pins: &Pins) -> Result<Probes, LoadError> {
+fn begin(config: &Config, pins: &Pins) -> Result<Probes, LoadError> {
     if !may_load() {
         return Err(LoadError::Privilege(ErrorKind::PermissionDenied.into()));
     }
     let seed =
         random_u64().map_err(|error| LoadError::Other(format!("the kernel gives no random numbers: {error}")))?;
-    Probes::load_pinned(pins, seed, own.channels)
+    let mut probes = Probes::load_pinned(pins, seed, config.xdp.channels)?;
+    // 0 shards: as many as CPUs.
+    let is_steered = config.udp.steer && config.shards.count != 1;
+    let done = if is_steered { probes.pin_steering() } else { pins.remove_steering().map_err(LoadError::from) };
+    if let Err(error) = done {
+        eprintln!("shoal-xdp: {error}; UDP flows are steered only if the data plane may load the program itself");
+    }
+    Ok(probes)
 }
 
 fn say(interface: &str, mode: Mode) {

@@ -6,32 +6,33 @@ use shoal_probes::{LoadError, PinError, Pins, Probes, may_load};
 
 use crate::settings::XdpSettings;
 
-/// The program and its maps, and what keeps others from its pins.
-pub(super) fn begin(own: &XdpSettings, seed: u64) -> Result<(Probes, Option<File>), LoadError> {
+/// The program and its maps, and what keeps others from its pins: `held`, if this process has them already.
+pub(super) fn begin(own: &XdpSettings, seed: u64, held: Option<File>) -> Result<(Probes, Option<File>), LoadError> {
     let Some(pins) = own.pins.as_ref().map(Pins::new) else { return Ok((Probes::load_for(seed, own.channels)?, None)) };
     if !may_load() {
-        return open(&pins);
+        return open(&pins, held);
     }
     if let Err(error @ PinError::NoFileSystem(_)) = pins.check() {
         tracing::warn!(%error, "XDP ends with this process, for it cannot be pinned");
         return Ok((Probes::load_for(seed, own.channels)?, None));
     }
     pins.prepare()?;
-    let held = pins.hold()?;
+    let held = hold(&pins, held)?;
     match Probes::load_pinned(&pins, seed, own.channels) {
         Ok(probes) => Ok((probes, Some(held))),
-        Err(LoadError::Privilege(_)) => {
-            drop(held);
-            open(&pins)
-        }
+        Err(LoadError::Privilege(_)) => open(&pins, Some(held)),
         Err(error) => Err(error),
     }
 }
 
-fn open(pins: &Pins) -> Result<(Probes, Option<File>), LoadError> {
+fn open(pins: &Pins, held: Option<File>) -> Result<(Probes, Option<File>), LoadError> {
     pins.check()?;
-    let held = pins.hold()?;
+    let held = hold(pins, held)?;
     Ok((Probes::open(pins)?, Some(held)))
+}
+
+fn hold(pins: &Pins, held: Option<File>) -> Result<File, PinError> {
+    held.map_or_else(|| pins.hold(), Ok)
 }
 
 /// Puts the program on these interfaces and takes it off all others, as far as this process may.

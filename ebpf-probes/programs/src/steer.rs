@@ -78,7 +78,8 @@ fn select(ctx: &SkReuseportContext) -> Option<()> {
         return None;
     };
     let owner = owner(steer, protocol == ETHERTYPE_IPV4, (source, source_port), (own, own_port));
-    // SAFETY: entries are made once, before the program is attached.
+    // SAFETY: entries are made before the sockets are, and taken away when a process has them that begins anew: then it may be the place
+    // of another endpoint, whose socket the kernel does not take for this one.
     let place = unsafe { STEER_PLACE.get(&EndpointKey { address: own, port: own_port.into() }) }?;
     STEER_SOCKETS.select_reuseport(ctx, place + owner).ok()
 }

@@ -1,5 +1,7 @@
 //! Flows come to the shards that own them: by the kernel's program for sockets, by packets' way through CPUs, and in a whole node.
 
+mod pins;
+
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -27,6 +29,9 @@ const LAG: Duration = Duration::from_secs(2);
 
 /// Frames on their way at once: fewer than queues have room for.
 const WINDOW: usize = 2_048;
+
+/// The words of a command that runs another one as root without any capability.
+const BARE: [&str; 4] = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
 
 /// Relay ports of the node: the default.
 const RELAYS: (u16, u16) = (49_152, 65_535);
@@ -155,6 +160,21 @@ fn assert_fair(share: u64, total: u64, of: f64) {
 struct Sockets(Vec<(SocketAddr, Vec<UdpSocket>)>);
 
 impl Sockets {
+    /// At these addresses of the hub, of so many shards.
+    fn open(road: &Road<'_>, shards: u32, endpoints: &[(IpAddr, u16)]) -> Self {
+        let open = |(ip, port): &(IpAddr, u16)| {
+            let at = SocketAddr::new(*ip, *port);
+            (at, road.lab.hub().within(|| (0..shards).map(|_| sharing(at)).collect()))
+        };
+        Self(endpoints.iter().map(open).collect())
+    }
+
+    fn steer(&self, steering: &mut Steering) {
+        for (at, sockets) in &self.0 {
+            steering.add(*at, sockets).expect("the kernel agrees");
+        }
+    }
+
     /// Sends `count` datagrams of random flows. How many came to each shard, and how many of those to another than their owner.
     fn exchange(&self, road: &mut Road<'_>, owners: Owners, count: usize) -> (Vec<u64>, u64) {
         let (mut shares, mut strays) = (vec![0; owners.shards as usize], 0);
@@ -204,17 +224,11 @@ fn each_datagram_comes_to_its_owners_socket() {
         let Some(mut steering) = steering(test, owners) else { return };
         let (v4, v6) = (road.lab.addresses(), road.lab.addresses_v6());
         let endpoints = [(v4[0], 3478), (v4[0], 3479), (v4[1], 3478), (v6[0], 3478), (v6[1], 3479)];
-        let open = |(ip, port)| {
-            let at = SocketAddr::new(ip, port);
-            (at, road.lab.hub().within(|| (0..SHARDS).map(|_| sharing(at)).collect()))
-        };
-        let mut sockets = Sockets(endpoints.map(open).into());
+        let mut sockets = Sockets::open(&road, SHARDS, &endpoints);
         // The kernel's own choice is another one, or the rest would show nothing.
         let (_, strays) = sockets.exchange(&mut road, owners, 10_000);
         assert_fair(strays, 10_000, 4.0 / 3.0);
-        for (at, sockets) in &sockets.0 {
-            steering.add(*at, sockets).expect("the kernel agrees");
-        }
+        sockets.steer(&mut steering);
         let (shares, strays) = sockets.exchange(&mut road, owners, DATAGRAMS);
         println!("{shares:?}");
         assert_eq!(strays, 0);
@@ -300,6 +314,12 @@ fn packets_are_redirected_to_their_owners_cpu() {
         assert_eq!(run(&probes, anybody(&mut rng, own), own), expected, "{own}");
     }
     assert_eq!(probes.redirected().expect("the map is there"), redirected + 32);
+    // Another process does not want that.
+    probes.keep_cpus().expect("the kernel agrees");
+    for port in 50_032..50_064 {
+        let own = SocketAddr::new(nodes[0].ip(), port);
+        assert_eq!(run(&probes, anybody(&mut rng, own), own), action::PASS, "{own}");
+    }
     // What is not ours is left alone.
     let own = SocketAddr::new(nodes[0].ip(), 53);
     assert_eq!(run(&probes, anybody(&mut rng, own), own), action::PASS);
@@ -494,8 +514,7 @@ fn without_privileges_the_kernel_chooses_and_all_are_served() {
         return;
     }
     Road::run(test, |mut road| {
-        let bare = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--"];
-        let mut server = Server::shoal_with(road.lab, "", &json!([]), &bare);
+        let mut server = Server::shoal_with(road.lab, "", &json!([]), &BARE);
         relays(&mut road, &server, 8);
         road.send_to_node(10_000, from_client);
         thread::sleep(LAG);
@@ -503,8 +522,13 @@ fn without_privileges_the_kernel_chooses_and_all_are_served() {
         for name in ["shoal_udp_strays_total", "shoal_udp_steered_total"] {
             assert_eq!(metrics.get(name, &[]), Some(0.0), "{name}");
         }
-        let said = server.process().output();
-        let lines: Vec<&str> = said.lines().filter(|line| line.contains("the kernel chooses the shard")).collect();
-        assert!(lines.len() == 1 && lines[0].contains("INFO") && lines[0].contains("CAP_BPF"), "{said}");
+        let lines = left_to_kernel(&mut server);
+        assert!(lines.len() == 1 && lines[0].contains("INFO") && lines[0].contains("CAP_BPF"), "{lines:?}");
     });
+}
+
+/// The lines in the log of a lab's nodes that say why flows are not steered.
+fn left_to_kernel(server: &mut Server) -> Vec<String> {
+    let said = server.process().output();
+    said.lines().filter(|line| line.contains("the kernel chooses the shard")).map(str::to_owned).collect()
 }
