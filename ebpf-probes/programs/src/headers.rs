@@ -124,6 +124,34 @@ impl Headers {
         })
     }
 
+    /// UDP by IPv6 without tags and extension headers, if the frame is that.
+    #[inline(always)]
+    pub fn plain_ipv6(ctx: &XdpContext) -> Option<Self> {
+        let frame = Window::<{ ETHERNET + IPV6 + UDP }>::at(ctx, 0)?;
+        let byte = |offset: usize| frame.get::<u8>(offset);
+        let half = |offset: usize| u16::from_be(frame.get(offset));
+        let is_plain =
+            half(ETHERNET - 2) == ETHERTYPE_IPV6 && byte(ETHERNET) >> 4 == 6 && byte(ETHERNET + 6) == PROTOCOL_UDP;
+        if !is_plain {
+            return None;
+        }
+        let (rest, length) = (usize::from(half(ETHERNET + 4)), usize::from(half(ETHERNET + IPV6 + 4)));
+        let frame_length = ctx.data_end() - ctx.data();
+        Some(Self {
+            source: Address([frame.get(ETHERNET + 8), frame.get(ETHERNET + 16)]),
+            destination: Address([frame.get(ETHERNET + 24), frame.get(ETHERNET + 32)]),
+            source_port: half(ETHERNET + IPV6),
+            destination_port: half(ETHERNET + IPV6 + 2),
+            length: length.wrapping_sub(UDP) as u16,
+            network: ETHERNET as u16,
+            payload: (ETHERNET + IPV6 + UDP) as u16,
+            is_ipv4: false,
+            is_plain: true,
+            is_fragment: false,
+            lengths_agree: length >= UDP && length <= rest && ETHERNET + IPV6 + rest <= frame_length,
+        })
+    }
+
     /// What the frame is, if that is UDP; else the verdict.
     #[inline(always)]
     pub fn parse(ctx: &XdpContext) -> Result<Self, Verdict> {

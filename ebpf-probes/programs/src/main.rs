@@ -141,8 +141,11 @@ fn go(ctx: &XdpContext) -> u32 {
 /// The verdict, and of what goes to user space whether an AF_XDP socket may have it.
 #[inline(always)]
 fn judge(ctx: &XdpContext) -> (Verdict, bool) {
-    // Nearly all packets are like this. The rest is compiled twice, and here with everything at a known place.
+    // Nearly all packets are like this. What follows is compiled three times, and here with everything at a known place.
     if let Some(headers) = Headers::plain_ipv4(ctx) {
+        return judge_udp(ctx, &headers);
+    }
+    if let Some(headers) = Headers::plain_ipv6(ctx) {
         return judge_udp(ctx, &headers);
     }
     match Headers::parse(ctx) {
