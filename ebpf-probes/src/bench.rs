@@ -147,23 +147,32 @@ const AGAIN: &str = "shoal_again";
 const RESET: &str = "shoal_reset";
 
 fn feed(frame: &[u8], random_sources: bool) -> Feed {
-    let (mut head, mut tail) = ([0; FEED_WORDS], [0; 4]);
-    let (words, rest) = frame.as_chunks::<8>();
+    let is_ipv6 = frame.get(12..14) == Some(&[0x86, 0xdd]);
+    // Behind Ethernet's 14 bytes IPv4's addresses are at 26 and 30, IPv6's at 22 and 38.
+    let leads = if is_ipv6 { 3 } else { 1 };
+    let (first, rest) = frame.split_at(frame.len().min(2 * leads));
+    let (words, behind) = rest.as_chunks::<8>();
+    let behind = if words.len() < FEED_WORDS { behind } else { &[] };
+    let (mut lead, mut head, mut tail) = ([0; 4], [0; FEED_WORDS], [0; 4]);
+    for (place, half) in lead.iter_mut().zip(first.as_chunks::<2>().0) {
+        *place = u16::from_ne_bytes(*half);
+    }
     for (place, word) in head.iter_mut().zip(words) {
         *place = u64::from_ne_bytes(*word);
     }
-    let words = words.len().min(FEED_WORDS);
-    let rest = if words < FEED_WORDS { rest } else { &[] };
-    let halves = rest.as_chunks::<2>().0;
+    let halves = behind.as_chunks::<2>().0;
     for (place, half) in tail.iter_mut().zip(halves) {
         *place = u16::from_ne_bytes(*half);
     }
     Feed {
+        lead,
         head,
         tail,
-        words: words as u32,
+        leads: leads as u32,
+        words: words.len().min(FEED_WORDS) as u32,
         halves: halves.len() as u32,
         random: random_sources.into(),
         length: frame.len() as u32,
+        reserved: 0,
     }
 }

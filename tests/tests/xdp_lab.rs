@@ -7,7 +7,10 @@ use std::time::Duration;
 use shoal_probes::maps::Verdict;
 use shoal_stun::message::{MAGIC_COOKIE, MappedAddress, Message, XorMappedAddress};
 use shoal_tests::metrics::Metrics;
-use shoal_tests::natlab::{Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Type, Uclient, nat_type};
+use shoal_tests::natlab::{
+    Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Stack, Transport, Type, Uclient, exchange,
+    nat_type,
+};
 use shoal_tests::tool;
 use shoal_tests::xdp::lab;
 
@@ -124,6 +127,30 @@ fn the_relay_works_behind_it() {
     let metrics = metrics(&lab);
     println!("{} passed", packets(&metrics, Verdict::Passed));
     assert!(packets(&metrics, Verdict::Passed) > 1_000.0);
+    for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
+        assert_eq!(packets(&metrics, verdict), 0.0, "{}", verdict.name());
+    }
+}
+
+#[test]
+fn webrtc_stacks_exchange_messages_behind_it() {
+    let test = "webrtc_stacks_exchange_messages_behind_it";
+    let (Some(chromium), Some(aiortc)) = (Stack::chromium(test), Stack::aiortc(test)) else { return };
+    let Some((lab, _probes)) = lab(test, &[Kind::PortRestricted, Kind::Symmetric]) else { return };
+    lab.make_router().expect("the hub is ours");
+    let server = Server::shoal_with_xdp(&lab);
+    let [one, other] = lab.sides() else { panic!("a lab of two") };
+    for [offers, answers] in [[&chromium, &chromium], [&chromium, &aiortc], [&aiortc, &chromium]] {
+        let pair = [(one, offers, Transport::Udp), (other, answers, Transport::Udp)];
+        if let Err(why) = exchange(&lab, pair, server.told()) {
+            panic!("{offers} with {answers}: {why}");
+        }
+    }
+    thread::sleep(LAG);
+    let metrics = metrics(&lab);
+    // Both ends of each channel are at this node: that is user space's.
+    assert!(metrics.sum("shoal_turn_relayed_datagrams_total", &[("by", "sockets")]) > 100.0);
+    assert!(packets(&metrics, Verdict::NoNextHop) > 100.0);
     for verdict in Verdict::ALL.into_iter().filter(|verdict| verdict.is_drop()) {
         assert_eq!(packets(&metrics, verdict), 0.0, "{}", verdict.name());
     }

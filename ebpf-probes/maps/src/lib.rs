@@ -44,7 +44,7 @@ pub const SAMPLE: usize = 16;
 pub const LAYOUT: u32 = 1;
 
 /// The maps of the object (names, types, sizes) in one number, as they were when [`LAYOUT`] was raised last.
-pub const LAYOUT_SUM: u32 = 0x5a0e_103a;
+pub const LAYOUT_SUM: u32 = 0xe438_e75d;
 
 /// What was done with a packet.
 #[repr(u32)]
@@ -361,7 +361,7 @@ pub struct NextHop {
     /// What it takes, of IP.
     pub mtu: u32,
     /// Ethernet's addresses, destination and source, as on the wire.
-    pub macs: [u16; 6],
+    pub macs: [u32; 3],
     /// Nothing.
     pub reserved: u32,
 }
@@ -472,18 +472,25 @@ pub const FEED_WORDS: usize = 12;
 #[repr(C)]
 #[derive(Debug, Clone, Copy)]
 pub struct Feed {
-    /// As in the frame.
-    pub head: [u64; FEED_WORDS],
+    /// What comes first: so long that addresses lie each in one of the words. A processor waits when it reads what it has just
+    /// written in two pieces, and no packet from a network is like that.
+    pub lead: [u16; 4],
     /// What comes then.
+    pub head: [u64; FEED_WORDS],
+    /// And then.
     pub tail: [u16; 4],
-    /// How many of the first there are.
-    pub words: u32,
+    /// How many of the first there are: 1 or 3.
+    pub leads: u32,
     /// How many of the second.
+    pub words: u32,
+    /// How many of the third.
     pub halves: u32,
     /// Not 0: the second half of an IPv4 source is random.
     pub random: u32,
     /// Bytes of the whole frame.
     pub length: u32,
+    /// Nothing.
+    pub reserved: u32,
 }
 
 #[cfg(feature = "user")]
@@ -512,6 +519,6 @@ mod user {
         Queue 8,
         Meter 32,
         Drop 72,
-        Feed 120,
+        Feed 136,
     }
 }

@@ -52,6 +52,35 @@ pub fn at<T>(ctx: &XdpContext, offset: usize) -> Option<*mut T> {
     (start + size_of::<T>() <= ctx.data_end()).then_some(start as *mut T)
 }
 
+/// So many bytes of the packet, looked for once. Good until the packet's ends are moved.
+pub struct Window<const BYTES: usize>(*mut u8);
+
+impl<const BYTES: usize> Window<BYTES> {
+    #[inline(always)]
+    pub fn at(ctx: &XdpContext, offset: usize) -> Option<Self> {
+        at::<[u8; BYTES]>(ctx, offset).map(|place| Self(place.cast()))
+    }
+
+    /// A number from there. The check is done by the compiler.
+    #[inline(always)]
+    pub fn get<T: Copy + Default>(&self, offset: usize) -> T {
+        if offset + size_of::<T>() > BYTES {
+            return T::default();
+        }
+        // SAFETY: it lies in the window, and that in the packet; every bit pattern is a number.
+        unsafe { self.0.add(offset).cast::<T>().read_unaligned() }
+    }
+
+    /// Writes a number there. As above.
+    #[inline(always)]
+    pub fn set<T>(&self, offset: usize, value: T) {
+        if offset + size_of::<T>() <= BYTES {
+            // SAFETY: as above.
+            unsafe { self.0.add(offset).cast::<T>().write_unaligned(value) };
+        }
+    }
+}
+
 /// A number, or an array of some, as it lies in the packet.
 #[inline(always)]
 pub fn get<T: Copy>(ctx: &XdpContext, offset: usize) -> Option<T> {
@@ -65,6 +94,36 @@ fn be16(ctx: &XdpContext, offset: usize) -> Option<u16> {
 }
 
 impl Headers {
+    /// UDP by IPv4 without tags, options and fragments, if the frame is that.
+    #[inline(always)]
+    pub fn plain_ipv4(ctx: &XdpContext) -> Option<Self> {
+        const FIRST: u8 = 0x40 | (IPV4 / 4) as u8;
+        let frame = Window::<{ ETHERNET + IPV4 + UDP }>::at(ctx, 0)?;
+        let byte = |offset: usize| frame.get::<u8>(offset);
+        let half = |offset: usize| u16::from_be(frame.get(offset));
+        let is_plain = half(ETHERNET - 2) == ETHERTYPE_IPV4
+            && byte(ETHERNET) == FIRST
+            && half(ETHERNET + 6) & 0x3fff == 0
+            && byte(ETHERNET + 9) == PROTOCOL_UDP;
+        if !is_plain {
+            return None;
+        }
+        let (total, length) = (usize::from(half(ETHERNET + 2)), usize::from(half(ETHERNET + IPV4 + 4)));
+        Some(Self {
+            source: Address::v4(frame.get(ETHERNET + 12)),
+            destination: Address::v4(frame.get(ETHERNET + 16)),
+            source_port: half(ETHERNET + IPV4),
+            destination_port: half(ETHERNET + IPV4 + 2),
+            length: length.wrapping_sub(UDP) as u16,
+            network: ETHERNET as u16,
+            payload: (ETHERNET + IPV4 + UDP) as u16,
+            is_ipv4: true,
+            is_plain: true,
+            is_fragment: false,
+            lengths_agree: length >= UDP && IPV4 + length <= total && ETHERNET + total <= ctx.data_end() - ctx.data(),
+        })
+    }
+
     /// What the frame is, if that is UDP; else the verdict.
     #[inline(always)]
     pub fn parse(ctx: &XdpContext) -> Result<Self, Verdict> {
@@ -207,19 +266,26 @@ pub fn sum(word: u32) -> u64 {
     word.into()
 }
 
-/// A sum of words as one of 16 bits; as the words lay in memory, so does it.
+/// A sum of fewer than 2^16 words as one of 16 bits; as the words lay in memory, so does it.
 #[inline(always)]
 pub fn fold(sum: u64) -> u16 {
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    let sum = (sum & 0xffff) + (sum >> 16 & 0xffff) + (sum >> 32);
     let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    ((sum & 0xffff) + (sum >> 16)) as u16
+    (sum + (sum >> 16)) as u16
 }
 
 /// Four bytes as a word that lies in memory like them.
 #[inline(always)]
 pub const fn word(bytes: [u8; 4]) -> u32 {
     u32::from_ne_bytes(bytes)
+}
+
+/// Words of a map, read one by one: what is copied from there into the packet or into another map might overlap, for all that the
+/// compiler knows, and it would make that a loop over bytes.
+#[inline(always)]
+pub fn words<T: Copy, const N: usize>(place: &[T; N]) -> [T; N] {
+    // SAFETY: a reference to what is read.
+    core::array::from_fn(|nth| unsafe { (&raw const place[nth]).read_volatile() })
 }
 
 /// Writes to the packet, where there is room.
@@ -229,14 +295,16 @@ pub fn set<T>(ctx: &XdpContext, offset: usize, value: T) -> Option<()> {
     at::<T>(ctx, offset).map(|place| unsafe { place.write_unaligned(value) })
 }
 
-/// The sum of the pseudo header of a UDP packet of this length; it is the same in both directions. An IPv4-mapped address has two bytes
-/// more than the IPv4 address, of all ones: nothing, in such a sum.
+/// The sum of the pseudo header of a UDP packet of this length; it is the same in both directions.
 #[inline(always)]
 pub fn pseudo(headers: &Headers, length: usize) -> u64 {
     let [l0, l1] = (length as u16).to_be_bytes();
-    let mut total = sum(word([l0, l1, 0, 17]));
-    for word in headers.source.0.into_iter().chain(headers.destination.0) {
-        total += (word & 0xffff_ffff) + (word >> 32);
+    let total = sum(word([l0, l1, 0, 17]));
+    if headers.is_ipv4 {
+        return total + sum(headers.source.last()) + sum(headers.destination.last());
     }
-    total
+    // Not by iterators: they would have the words written to the stack.
+    let ([a, b], [c, d]) = (headers.source.0, headers.destination.0);
+    let low = |word: u64| word & 0xffff_ffff;
+    total + low(a) + (a >> 32) + low(b) + (b >> 32) + low(c) + (c >> 32) + low(d) + (d >> 32)
 }

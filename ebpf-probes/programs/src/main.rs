@@ -115,6 +115,7 @@ static DROPS: RingBuf = RingBuf::with_byte_size(DROPS_BYTES, 0);
 
 /// The whole way.
 #[xdp]
+#[inline(always)]
 pub fn shoal(ctx: XdpContext) -> u32 {
     go(&ctx)
 }
@@ -140,19 +141,27 @@ fn go(ctx: &XdpContext) -> u32 {
 /// The verdict, and of what goes to user space whether an AF_XDP socket may have it.
 #[inline(always)]
 fn judge(ctx: &XdpContext) -> (Verdict, bool) {
-    let headers = match Headers::parse(ctx) {
-        Ok(headers) => headers,
-        Err(verdict) => return (verdict, false),
-    };
-    let verdict = ours(ctx, &headers);
+    // Nearly all packets are like this. The rest is compiled twice, and here with everything at a known place.
+    if let Some(headers) = Headers::plain_ipv4(ctx) {
+        return judge_udp(ctx, &headers);
+    }
+    match Headers::parse(ctx) {
+        Ok(headers) => judge_udp(ctx, &headers),
+        Err(verdict) => (verdict, false),
+    }
+}
+
+#[inline(always)]
+fn judge_udp(ctx: &XdpContext, headers: &Headers) -> (Verdict, bool) {
+    let verdict = ours(ctx, headers);
     if verdict.is_drop() {
-        sample(ctx, &headers, verdict);
+        sample(ctx, headers, verdict);
     }
     let to_user_space = matches!(
         verdict,
         Verdict::Passed | Verdict::NotRelayed | Verdict::NoNextHop | Verdict::NoForwarding | Verdict::TooLong
     );
-    (verdict, to_user_space && xsk::may_have(ctx, &headers))
+    (verdict, to_user_space && xsk::may_have(ctx, headers))
 }
 
 #[inline(always)]

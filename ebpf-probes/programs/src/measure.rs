@@ -74,21 +74,31 @@ fn count() {
     }
 }
 
+/// Writes all but the tail. Where that comes.
 #[inline(always)]
-fn feed(ctx: &XdpContext) -> Option<()> {
-    let feed = FEED.get(0)?;
+fn write<const LEADS: usize>(ctx: &XdpContext, feed: &Feed) -> Option<usize> {
+    for nth in 0..LEADS {
+        set(ctx, nth * 2, feed.lead[nth])?;
+    }
     for nth in 0..FEED_WORDS {
         if nth >= feed.words as usize {
             break;
         }
-        set(ctx, nth * 8, feed.head[nth])?;
+        set(ctx, LEADS * 2 + nth * 8, feed.head[nth])?;
     }
+    // Below 256 in any case: for the verifier.
+    Some(LEADS * 2 + (feed.words as usize * 8 & 0xff))
+}
+
+#[inline(always)]
+fn feed(ctx: &XdpContext) -> Option<()> {
+    let feed = FEED.get(0)?;
+    let behind = if feed.leads == 1 { write::<1>(ctx, feed)? } else { write::<3>(ctx, feed)? };
     for nth in 0..feed.tail.len() {
         if nth >= feed.halves as usize {
             break;
         }
-        // Below 256 in any case: for the verifier.
-        set(ctx, (feed.words as usize * 8 & 0xff) + nth * 2, feed.tail[nth])?;
+        set(ctx, behind + nth * 2, feed.tail[nth])?;
     }
     if feed.random == 0 {
         return Some(());

@@ -8,9 +8,10 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::bpf_fib_lookup as fib_lookup;
 use aya_ebpf::programs::XdpContext;
 use shoal_packet::source::place;
-use shoal_probe_maps::{Config, NEXT_HOP_NS, NEXT_HOPS as PLACES, NextHop, RelayPath, Verdict};
+use shoal_probe_maps::{Address, Config, NEXT_HOP_NS, NEXT_HOPS as PLACES, NextHop, RelayPath, Verdict};
 
 use crate::NEXT_HOPS;
+use crate::headers::words;
 
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
@@ -35,18 +36,18 @@ pub fn find(
     ipv4: bool,
     now_ns: u64,
 ) -> Result<&'static NextHop, Verdict> {
-    let [upper, lower] = path.destination.0;
+    let (source, destination) = (words(&path.source.0), words(&path.destination.0));
+    let [upper, lower] = destination;
     let number = upper ^ lower;
     let place = place(config.seed, number, PLACES);
     let hop = NEXT_HOPS.get_ptr_mut(place).ok_or(Verdict::NoNextHop)?;
     // SAFETY: the map's own memory, of this CPU alone.
     let hop = unsafe { &mut *hop };
-    if hop.until_ns > now_ns && hop.destination == path.destination && hop.source == path.source {
+    if hop.until_ns > now_ns && hop.destination.0 == destination && hop.source.0 == source {
         return Ok(hop);
     }
     ask(ctx, path, ipv4, hop)?;
-    hop.source = path.source;
-    hop.destination = path.destination;
+    (hop.source, hop.destination) = (Address(source), Address(destination));
     hop.until_ns = now_ns + NEXT_HOP_NS;
     Ok(hop)
 }
@@ -79,8 +80,15 @@ fn ask(ctx: &XdpContext, path: &RelayPath, ipv4: bool, hop: &mut NextHop) -> Res
     hop.interface = asked.ifindex;
     // SAFETY: no length was asked about, so the kernel has written the way's MTU there.
     hop.mtu = u32::from(unsafe { asked.__bindgen_anon_1.mtu_result });
-    let half = |mac: [u8; 6], nth: usize| u16::from_ne_bytes([mac[nth * 2], mac[nth * 2 + 1]]);
-    let (to, from) = (asked.dmac, asked.smac);
-    hop.macs = [half(to, 0), half(to, 1), half(to, 2), half(from, 0), half(from, 1), half(from, 2)];
+    let ([a, b, c], [d, e, f]) = (halves(&asked.dmac), halves(&asked.smac));
+    let pair = |first: u16, second: u16| u32::from(first) | u32::from(second) << 16;
+    hop.macs = [pair(a, b), pair(c, d), pair(e, f)];
     Ok(())
+}
+
+/// An address as it lies on the stack, at an even place: the compiler would read it by larger parts than the verifier lets it.
+#[inline(always)]
+fn halves(mac: &[u8; 6]) -> [u16; 3] {
+    // SAFETY: six bytes are three of them, and `bpf_fib_lookup` has its addresses at even places.
+    core::array::from_fn(|nth| unsafe { mac.as_ptr().cast::<u16>().add(nth).read_volatile() })
 }

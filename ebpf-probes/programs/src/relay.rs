@@ -9,7 +9,7 @@ use aya_ebpf::programs::XdpContext;
 use shoal_packet::shape::CHANNEL_HEADER;
 use shoal_probe_maps::{Config, NextHop, Own, RelayKey, RelayPath, Verdict};
 
-use crate::headers::{ETHERNET, Headers, IPV4, IPV6, UDP, fold, get, pseudo, set, sum, word};
+use crate::headers::{ETHERNET, Headers, IPV4, IPV6, UDP, Window, fold, get, pseudo, set, sum, word, words};
 use crate::{OUT, RELAY, RELAY_USAGE, next_hop};
 
 /// A frame of Ethernet has so many bytes at least, without its checksum.
@@ -162,33 +162,42 @@ impl Datagram<'_> {
         let third = word([self.carried.hops, 17, 0, 0]);
         let total = sum(first) + sum(second) + sum(third) + sum(source) + sum(destination);
         let [s0, s1] = (!fold(total)).to_ne_bytes();
-        set(ctx, 0, hop.macs)?;
-        set(ctx, ETHERNET - 2, 0x0800_u16.to_be())?;
-        set(ctx, ETHERNET, [first, second, word([self.carried.hops, 17, s0, s1]), source, destination])?;
-        self.udp(ctx, ETHERNET + IPV4)
+        let frame = Window::<{ ETHERNET + IPV4 + UDP }>::at(ctx, 0)?;
+        frame.set(0, words(&hop.macs));
+        frame.set(ETHERNET - 2, 0x0800_u16.to_be());
+        frame.set(ETHERNET, [first, second, word([self.carried.hops, 17, s0, s1]), source, destination]);
+        frame.set(ETHERNET + IPV4, self.udp());
+        self.head(ctx, ETHERNET + IPV4 + UDP)
     }
 
     #[inline(always)]
     fn ipv6(&self, ctx: &XdpContext, hop: &NextHop) -> Option<()> {
         let [l0, l1] = self.length.to_be_bytes();
         let class = self.carried.class;
-        set(ctx, 0, hop.macs)?;
-        set(ctx, ETHERNET - 2, 0x86dd_u16.to_be())?;
-        set(ctx, ETHERNET, [word([0x60 | class >> 4, class << 4, 0, 0]), word([l0, l1, 17, self.carried.hops])])?;
-        set(ctx, ETHERNET + 8, self.path.source.0)?;
-        set(ctx, ETHERNET + 24, self.path.destination.0)?;
-        self.udp(ctx, ETHERNET + IPV6)
+        let frame = Window::<{ ETHERNET + IPV6 + UDP }>::at(ctx, 0)?;
+        frame.set(0, words(&hop.macs));
+        frame.set(ETHERNET - 2, 0x86dd_u16.to_be());
+        frame.set(ETHERNET, [word([0x60 | class >> 4, class << 4, 0, 0]), word([l0, l1, 17, self.carried.hops])]);
+        frame.set(ETHERNET + 8, words(&self.path.source.0));
+        frame.set(ETHERNET + 24, words(&self.path.destination.0));
+        frame.set(ETHERNET + IPV6, self.udp());
+        self.head(ctx, ETHERNET + IPV6 + UDP)
     }
 
+    /// The header of UDP.
     #[inline(always)]
-    fn udp(&self, ctx: &XdpContext, at: usize) -> Option<()> {
-        let RelayPath { source_port, destination_port, channel, .. } = *self.path;
-        set(ctx, at, [source_port, destination_port, self.length.to_be(), self.checksum])?;
-        if channel != 0 {
-            let said = self.length.wrapping_sub((UDP + CHANNEL_HEADER) as u16);
-            set(ctx, at + UDP, [channel, said.to_be()])?;
+    fn udp(&self) -> [u16; 4] {
+        [self.path.source_port, self.path.destination_port, self.length.to_be(), self.checksum]
+    }
+
+    /// The head of ChannelData, to a client.
+    #[inline(always)]
+    fn head(&self, ctx: &XdpContext, at: usize) -> Option<()> {
+        if self.path.channel == 0 {
+            return Some(());
         }
-        Some(())
+        let said = self.length.wrapping_sub((UDP + CHANNEL_HEADER) as u16);
+        set(ctx, at, [self.path.channel, said.to_be()])
     }
 }
 
