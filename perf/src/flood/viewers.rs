@@ -191,7 +191,6 @@ impl Viewers {
         self.run += 1;
         let mut schedule = Schedule::new(Instant::now(), per_second, time);
         loop {
-            self.receive(&mut schedule)?;
             let now = Instant::now();
             if schedule.is_over(now) {
                 break;
@@ -205,17 +204,19 @@ impl Viewers {
                 Some((.., due)) => due,
                 None => schedule.end(),
             };
-            self.wait(until - now)?;
+            let ready = self.wait(until - now)?;
+            self.receive(&mut schedule, &ready)?;
         }
         Ok([schedule.outcome(Kind::Binding)?, schedule.outcome(Kind::Channel)?])
     }
 
-    fn wait(&self, time: Duration) -> anyhow::Result<()> {
+    /// Of each viewer's sockets, and then of the peer's, whether something has come.
+    fn wait(&self, time: Duration) -> anyhow::Result<Vec<bool>> {
         let sockets = self.viewers.iter().flat_map(|viewer| [&viewer.binding, &viewer.channel]).chain([&self.peer]);
         let mut polled: Vec<PollFd<'_>> = sockets.map(|socket| PollFd::new(socket, PollFlags::IN)).collect();
         let time = Timespec { tv_sec: time.as_secs() as i64, tv_nsec: time.subsec_nanos().into() };
         match poll(&mut polled, Some(&time)) {
-            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Ok(_) | Err(Errno::INTR) => Ok(polled.iter().map(|socket| !socket.revents().is_empty()).collect()),
             Err(error) => Err(error.into()),
         }
     }
@@ -241,19 +242,22 @@ impl Viewers {
     }
 
     /// All that is there.
-    fn receive(&self, schedule: &mut Schedule) -> anyhow::Result<()> {
+    fn receive(&self, schedule: &mut Schedule, ready: &[bool]) -> anyhow::Result<()> {
         let mut bytes = [0; 1500];
+        let (ready, of_peer) = ready.as_chunks::<2>();
         // The peer first, for there are those who wait for what it sends.
-        while let Some((length, source)) = received(self.peer.recv_from(&mut bytes))? {
-            let _ = self.peer.send_to(&bytes[..length], source);
+        if of_peer.contains(&true) {
+            while let Some((length, source)) = received(self.peer.recv_from(&mut bytes))? {
+                let _ = self.peer.send_to(&bytes[..length], source);
+            }
         }
-        for viewer in &self.viewers {
-            while let Some(length) = received(viewer.binding.recv(&mut bytes))? {
+        for (viewer, &[binding, channel]) in self.viewers.iter().zip(ready) {
+            while binding && let Some(length) = received(viewer.binding.recv(&mut bytes))? {
                 if let Some(number) = self.bound(&viewer.binding, &bytes[..length])? {
                     schedule.answer(Kind::Binding, number, Instant::now());
                 }
             }
-            while let Some(length) = received(viewer.channel.recv(&mut bytes))? {
+            while channel && let Some(length) = received(viewer.channel.recv(&mut bytes))? {
                 if let Some(number) = self.echoed(viewer.number, &bytes[..length])? {
                     schedule.answer(Kind::Channel, number, Instant::now());
                 }
