@@ -7,6 +7,7 @@
 
 pub mod busy;
 pub mod expected;
+pub mod flood;
 pub mod flow;
 pub mod frame;
 pub mod namespace;
@@ -14,4 +15,5 @@ pub mod plan;
 pub mod report;
 pub mod response;
 pub mod udp;
+pub mod veth;
 pub mod wire;

@@ -36,8 +36,33 @@ pub fn pin(cpu: usize) -> anyhow::Result<()> {
 /// # Errors
 /// What it says.
 pub fn ip(words: &str) -> anyhow::Result<()> {
-    let output = Command::new("ip").args(words.split(' ')).output().with_context(|| format!("ip {words}"))?;
-    ensure!(output.status.success(), "ip {words}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    run(Command::new("ip").args(words.split(' ')), &format!("ip {words}"))
+}
+
+/// Has this thread's host write the checksums of what it sends out of an interface itself, as on a wire: a veth leaves them to who comes next.
+///
+/// # Errors
+/// What `ethtool` says.
+pub fn write_checksums(interface: &str) -> anyhow::Result<()> {
+    run(Command::new("ethtool").args(["-K", interface, "tx", "off"]), &format!("checksums of {interface}"))
+}
+
+/// Has what a CPU sends out of an interface with several queues go by the one of its number (XPS).
+///
+/// # Errors
+/// What the kernel says.
+pub fn queue_by_cpu(interface: &str, queues: u32) -> anyhow::Result<()> {
+    // /sys shows the interfaces of the namespace in which it was mounted; that mount goes with the shell.
+    let mut script = "set -e; mount -t sysfs sysfs /sys".to_owned();
+    for queue in 0..queues {
+        script.push_str(&format!("; echo {:x} > /sys/class/net/{interface}/queues/tx-{queue}/xps_cpus", 1 << queue));
+    }
+    run(Command::new("unshare").args(["--mount", "sh", "-c", &script]), &format!("XPS of {interface}"))
+}
+
+fn run(command: &mut Command, what: &str) -> anyhow::Result<()> {
+    let output = command.output().with_context(|| what.to_owned())?;
+    ensure!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
     Ok(())
 }
 

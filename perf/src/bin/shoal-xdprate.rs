@@ -9,17 +9,18 @@
 use std::net::{SocketAddr, UdpSocket};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use anyhow::{Context, anyhow, ensure};
+use anyhow::{Context, ensure};
 use clap::Parser;
-use rustix::thread::{gettid, sched_getcpu};
+use rustix::thread::sched_getcpu;
 use serde_json::{Value, json};
 use shoal_perf::frame::Frame;
-use shoal_perf::namespace::{self, ip};
-use shoal_perf::udp::dance::{Ask, Client, Step};
+use shoal_perf::namespace;
+use shoal_perf::udp::allocation;
+use shoal_perf::udp::dance::Client;
+use shoal_perf::veth::{self, NODE, NODE_END, OUTER_END, Outer};
 use shoal_probes::bench::{Bare, Bench};
 use shoal_probes::maps::Verdict;
 use shoal_probes::{Channel, Limits, Owner, Probes, index};
@@ -44,7 +45,6 @@ struct Options {
     peer_cpu: usize,
 }
 
-const NODE: &str = "192.0.2.1:3478";
 const CLIENT: &str = "192.0.2.4:40000";
 const PEER: &str = "192.0.2.5:9000";
 const STRANGER: &str = "203.0.113.9:40000";
@@ -52,48 +52,11 @@ const RELAY: &str = "192.0.2.1:50000";
 const CHANNEL: u16 = 0x4000;
 const SECRET: &str = "sixteen-or-more";
 
-/// The ends of the veth, and what the node's host knows of the other one.
-const NODE_END: &str = "node0";
-const OUTER_END: &str = "outer0";
-
 /// Frames of a call: so the time is looked at often enough.
 const BURST: u32 = 64 * 1024;
 
 /// A Binding request without attributes.
 const REQUEST: [u8; 20] = [0, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12];
-
-type Work = Box<dyn FnOnce() + Send>;
-
-/// A thread in a network namespace of its own, where the sender is.
-struct Outer {
-    work: mpsc::Sender<Work>,
-    thread: i32,
-}
-
-impl Outer {
-    fn start(cpu: usize) -> anyhow::Result<Self> {
-        let (work, todo) = mpsc::channel::<Work>();
-        let (ready, is_ready) = mpsc::channel();
-        thread::spawn(move || {
-            let entered =
-                namespace::enter("outer").and_then(|()| namespace::pin(cpu)).map(|()| gettid().as_raw_nonzero().get());
-            if ready.send(entered).is_ok() {
-                todo.into_iter().for_each(|work| work());
-            }
-        });
-        Ok(Self { work, thread: is_ready.recv().context("the sender's thread ended")?? })
-    }
-
-    fn within<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
-    ) -> anyhow::Result<T> {
-        let (done, is_done) = mpsc::channel();
-        let work: Work = Box::new(move || drop(done.send(work())));
-        self.work.send(work).map_err(|_| anyhow!("the sender's thread ended"))?;
-        is_done.recv().context("the sender's thread ended")?
-    }
-}
 
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
@@ -102,7 +65,7 @@ fn main() -> anyhow::Result<()> {
     namespace::enter("node")?;
     namespace::pin(cpu)?;
     let outer = Outer::start(cpu)?;
-    wire(&outer)?;
+    veth::lay(&outer, &["192.0.2.4", "192.0.2.5"])?;
     let mut cases = Vec::new();
     let wanted = |case: &&Case| options.only.as_deref().is_none_or(|only| only == case.name);
     for case in CASES.iter().filter(wanted) {
@@ -116,28 +79,6 @@ fn main() -> anyhow::Result<()> {
     }
     println!("{}", json!({ "cases": cases }));
     Ok(())
-}
-
-/// Lays the veth, with an end in each namespace.
-fn wire(outer: &Outer) -> anyhow::Result<()> {
-    ip(&format!(
-        "link add {NODE_END} numrxqueues 2 numtxqueues 2 type veth peer name {OUTER_END} numrxqueues 2 numtxqueues 2 netns {}",
-        outer.thread
-    ))?;
-    ip("link set lo up")?;
-    ip(&format!("link set {NODE_END} address 02:00:00:00:00:02 up"))?;
-    ip(&format!("addr add 192.0.2.1/24 dev {NODE_END}"))?;
-    for host in ["192.0.2.4", "192.0.2.5"] {
-        ip(&format!("neigh add {host} lladdr 02:00:00:00:00:01 dev {NODE_END}"))?;
-    }
-    ip("route add default via 192.0.2.4")?;
-    namespace::forward()?;
-    outer.within(|| {
-        ip(&format!("link set {OUTER_END} address 02:00:00:00:00:01 up"))?;
-        ip("addr add 192.0.2.4/24 dev outer0")?;
-        ip("addr add 192.0.2.5/24 dev outer0")?;
-        ip("neigh add 192.0.2.1 lladdr 02:00:00:00:00:02 dev outer0")
-    })
 }
 
 /// What is sent, and what should become of it.
@@ -355,24 +296,8 @@ fn coturn(case: &Case, outer: &Outer, program: &std::path::Path, options: &Optio
 /// An allocation with the channel, over a socket that has the client's address.
 fn allocate(server: SocketAddr) -> anyhow::Result<UdpSocket> {
     let socket = UdpSocket::bind(CLIENT.parse::<SocketAddr>()?)?;
-    socket.set_read_timeout(Some(Duration::from_millis(200)))?;
     let mut client = Client::new("bench", SECRET, 1);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    for ask in [Ask::Allocate, Ask::Bind(CHANNEL, PEER.parse()?)] {
-        let mut request = client.request(ask);
-        loop {
-            ensure!(Instant::now() < deadline, "coturn does not grant {ask:?}");
-            // A port that is not open yet shows as an error.
-            drop(socket.send_to(&request, server));
-            let mut answer = [0; 1500];
-            let Ok(length) = socket.recv(&mut answer) else { continue };
-            match client.handle(&answer[..length])? {
-                Step::Granted => break,
-                Step::Again => request = client.request(ask),
-                Step::Later | Step::Other => {}
-            }
-        }
-    }
+    allocation::obtain(&socket, server, &mut client, CHANNEL, PEER.parse()?).context("coturn")?;
     Ok(socket)
 }
 

@@ -6,6 +6,7 @@
 //! - [`stamp`]: what is in a payload, and whether it is still the same when it has come out
 //! - [`account`]: what was sent, what came, and what did not
 //! - [`dance`]: a TURN client's requests, without I/O
+//! - [`allocation`]: those of one client, over a socket
 //! - [`ends`]: addresses of clients and of a peer, and the sockets behind them
 //! - [`field`]: many clients, and the lanes between them
 //! - [`lanes`], [`bindings`]: the two kinds of load
@@ -16,6 +17,7 @@
 //! - [`server`]: what the server's process and core used
 
 pub mod account;
+pub mod allocation;
 pub mod bindings;
 pub mod dance;
 pub mod ends;
