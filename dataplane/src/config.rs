@@ -335,7 +335,7 @@ pub struct Xdp {
     /// There is an attack when so many packets in a second come, on one CPU, from addresses that have not proven lately that they are nobody's
     /// forgery, by a login or a registration. 0: never.
     pub attack_packets: u32,
-    /// Packets in a second that come through, while there is an attack, of one such address.
+    /// Packets in a second that come through, while there is an attack, of one such address; an eighth of them at once.
     pub packets_per_new_address: u32,
     /// Send packets on to the CPU of the shard that owns them, where they come in by another: for network cards whose queues are not spread
     /// over the shards' CPUs. The card's check of their checksums is lost by that, and made again. It takes `udp.steer`, and does

@@ -35,7 +35,7 @@ impl Rates {
     pub(super) fn admit(&mut self, client: IpAddr, cost: u32, now_ns: u64) -> bool {
         let place = self.hasher.hash_one(Source::from(client).address) as usize % PLACES;
         let Some(due_ns) = self.due_ns.get_mut(place) else { return true };
-        let next = rate::admit(*due_ns, now_ns, self.interval_ns * u64::from(cost));
+        let next = rate::admit(*due_ns, now_ns, self.interval_ns * u64::from(cost), BURST_NS);
         if let Some(next) = next {
             *due_ns = next;
         }

@@ -1,7 +1,7 @@
 //! How much one source may send.
 
 use aya_ebpf::maps::Array;
-use shoal_packet::rate::{BURST_NS, admit as rate};
+use shoal_packet::rate::{BURST_NS, NEW_BURST_NS, admit as rate};
 use shoal_packet::source::{Source, place};
 use shoal_probe_maps::{Config, NETWORKS, SOURCES, Verdict, WINDOW_NS};
 
@@ -13,17 +13,17 @@ use crate::{BINDING_DUE, KNOWN_UNTIL, METER, NETWORK_DUE, NEW_SOURCE_DUE, SOURCE
 pub fn admit(headers: &Headers, config: &Config, now_ns: u64) -> Result<(), Verdict> {
     let source = source(headers);
     let at = place(config.seed, source.address, SOURCES);
-    if config.source_ns != 0 && !take(&SOURCE_DUE, at, now_ns, config.source_ns) {
+    if config.source_ns != 0 && !take(&SOURCE_DUE, at, now_ns, config.source_ns, BURST_NS) {
         return Err(Verdict::SourceRate);
     }
     let network = place(config.seed, source.network, NETWORKS);
-    if config.network_ns != 0 && !take(&NETWORK_DUE, network, now_ns, config.network_ns) {
+    if config.network_ns != 0 && !take(&NETWORK_DUE, network, now_ns, config.network_ns, BURST_NS) {
         return Err(Verdict::NetworkRate);
     }
     if config.attack_packets != 0
         && !is_known(at, now_ns)
         && is_attack(config, now_ns)
-        && !take(&NEW_SOURCE_DUE, at, now_ns, config.new_source_ns)
+        && !take(&NEW_SOURCE_DUE, at, now_ns, config.new_source_ns, NEW_BURST_NS)
     {
         return Err(Verdict::NewSourceRate);
     }
@@ -34,7 +34,7 @@ pub fn admit(headers: &Headers, config: &Config, now_ns: u64) -> Result<(), Verd
 #[inline(always)]
 pub fn admit_binding(headers: &Headers, config: &Config, now_ns: u64) -> bool {
     let at = place(config.seed, source(headers).address, SOURCES);
-    config.binding_ns == 0 || take(&BINDING_DUE, at, now_ns, config.binding_ns)
+    config.binding_ns == 0 || take(&BINDING_DUE, at, now_ns, config.binding_ns, BURST_NS)
 }
 
 #[inline(always)]
@@ -50,11 +50,11 @@ fn source(headers: &Headers) -> Source {
 
 /// Takes from the rate at this place. Two CPUs that do so at once may both take the same: a rate is a little more then.
 #[inline(always)]
-fn take(due: &Array<u64>, place: u32, now_ns: u64, interval_ns: u64) -> bool {
+fn take(due: &Array<u64>, place: u32, now_ns: u64, interval_ns: u64, burst_ns: u64) -> bool {
     let Some(due) = due.get_ptr_mut(place) else { return true };
     // SAFETY: the map's own memory; a word is read and written whole.
     unsafe {
-        match rate(*due, now_ns, interval_ns) {
+        match rate(*due, now_ns, interval_ns, burst_ns) {
             Some(next) => {
                 *due = next;
                 true
