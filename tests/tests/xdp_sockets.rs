@@ -227,13 +227,15 @@ fn peers_meet_by_frames() {
 #[test]
 fn data_channels_by_frames() {
     let test = "data_channels_by_frames";
-    let Some(aiortc) = Stack::aiortc(test) else { return };
+    let (Some(chromium), Some(aiortc)) = (Stack::chromium(test), Stack::aiortc(test)) else { return };
     let Some((lab, _probes)) = lab(test, &[Kind::PortRestricted, Kind::Symmetric]) else { return };
     let server = Server::shoal_by_frames(&lab, "copy", &[]);
     let [one, other] = lab.sides() else { panic!("a lab of two") };
-    let pair = [(one, &aiortc, Transport::Udp), (other, &aiortc, Transport::Udp)];
-    if let Err(why) = exchange(&lab, pair, server.told()) {
-        panic!("{why}");
+    for [offers, answers] in [[&aiortc, &aiortc], [&chromium, &chromium], [&chromium, &aiortc], [&aiortc, &chromium]] {
+        let pair = [(one, offers, Transport::Udp), (other, answers, Transport::Udp)];
+        if let Err(why) = exchange(&lab, pair, server.told()) {
+            panic!("{offers} with {answers}: {why}");
+        }
     }
     let frames = Frames::read(&lab);
     assert!(frames.received > 50.0 && frames.sent > 50.0, "{frames:?}");
