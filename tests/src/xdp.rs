@@ -1,17 +1,26 @@
 //! The XDP program: by itself, frames in, verdict and frames out (BPF_PROG_TEST_RUN); and a lab for nodes that have it in front.
 
 use std::collections::BTreeMap;
-use std::{env, fs};
+use std::{env, fs, thread};
 
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};
 use shoal_probes::maps::{VERDICTS, Verdict};
 use shoal_probes::{Limits, LoadError, Probes, Run, action};
 
-use crate::natlab::{self, NatLab, Plan};
+use crate::natlab::{self, Dependence, NatLab, Plan, Side, Told, Type, nat_type};
 use crate::tool;
 
 /// A lab whose sides' frames arrive as from a wire, with what keeps its programs; `None`: it was noted that `test` was skipped.
 pub fn lab<P: Copy + Into<Plan>>(test: &str, plans: &[P]) -> Option<(NatLab, Probes)> {
+    lab_with(test, plans, |_, _, side| side.write_checksums().expect("the client's interface can be told so"))
+}
+
+/// The same, with each side, by its number, prepared in another way.
+pub fn lab_with<P: Copy + Into<Plan>>(
+    test: &str,
+    plans: &[P],
+    prepare: impl Fn(&NatLab, usize, &Side),
+) -> Option<(NatLab, Probes)> {
     tool::need(test, "ethtool")?;
     if !natlab::possible(test) {
         return None;
@@ -24,12 +33,34 @@ pub fn lab<P: Copy + Into<Plan>>(test: &str, plans: &[P]) -> Option<(NatLab, Pro
         }
     };
     let lab = NatLab::start(plans);
-    for side in lab.sides() {
-        side.write_checksums().expect("the client's interface can be told so");
+    for (nth, side) in lab.sides().iter().enumerate() {
+        prepare(&lab, nth, side);
         // Or the veth would not take what the program at its other end sends back.
         side.nat().within(|| probes.attach_empty(side.outer())).expect("a veth runs programs");
     }
     Some((lab, probes))
+}
+
+/// All sides, at once and by both dialects, find out of which type their NAT is; it has to be right.
+pub fn assert_types(lab: &NatLab, told: &Told) {
+    let found: Vec<_> = thread::scope(|scope| {
+        let run =
+            |side| scope.spawn(move || (side, ["modern", "classic"].map(|dialect| nat_type(lab, side, told, dialect))));
+        let runs: Vec<_> = lab.sides().iter().map(run).collect();
+        runs.into_iter().map(|run| run.join().expect("it found a type")).collect()
+    });
+    for (side, found) in found {
+        for found in found {
+            println!("{:21} {found}", side.kind());
+            assert_eq!(found["type"], format!("{:?}", Type::from(side.kind())), "{found}");
+            let mapping = side.kind().behaviour().map(|behaviour| match behaviour.mapping {
+                Dependence::Independent => "endpoint-independent",
+                Dependence::Address => "address-dependent",
+                Dependence::AddressAndPort => "address-and-port-dependent",
+            });
+            assert_eq!(found["mapping"].as_str(), mapping, "{found}");
+        }
+    }
 }
 
 /// Loaded programs, and what their counters were.

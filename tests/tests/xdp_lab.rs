@@ -8,11 +8,10 @@ use shoal_probes::maps::Verdict;
 use shoal_stun::message::{MAGIC_COOKIE, MappedAddress, Message, XorMappedAddress};
 use shoal_tests::metrics::Metrics;
 use shoal_tests::natlab::{
-    Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Stack, Transport, Type, Uclient, exchange,
-    nat_type,
+    Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Stack, Transport, Uclient, exchange, nat_type,
 };
 use shoal_tests::tool;
-use shoal_tests::xdp::lab;
+use shoal_tests::xdp::{assert_types, lab};
 
 /// For an answer; far more than it takes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -37,26 +36,7 @@ fn types_are_right_and_the_driver_answers() {
         [Kind::Open, Kind::FullCone, Kind::AddressRestricted, Kind::PortRestricted, Kind::Symmetric, Kind::Blocked];
     let Some((lab, _probes)) = lab("types_are_right_and_the_driver_answers", &kinds) else { return };
     let server = Server::shoal_with_xdp(&lab);
-    let found: Vec<_> = thread::scope(|scope| {
-        let run = |side| {
-            let (lab, told) = (&lab, server.told());
-            scope.spawn(move || (side, ["modern", "classic"].map(|dialect| nat_type(lab, side, told, dialect))))
-        };
-        let runs: Vec<_> = lab.sides().iter().map(run).collect();
-        runs.into_iter().map(|run| run.join().expect("it found a type")).collect()
-    });
-    for (side, found) in found {
-        for found in found {
-            println!("{:21} {found}", side.kind());
-            assert_eq!(found["type"], format!("{:?}", Type::from(side.kind())), "{found}");
-            let mapping = side.kind().behaviour().map(|behaviour| match behaviour.mapping {
-                Dependence::Independent => "endpoint-independent",
-                Dependence::Address => "address-dependent",
-                Dependence::AddressAndPort => "address-and-port-dependent",
-            });
-            assert_eq!(found["mapping"].as_str(), mapping, "{found}");
-        }
-    }
+    assert_types(&lab, server.told());
     // shoal-peer's requests have attributes, and go to user space. These have none.
     thread::sleep(LAG);
     let before = packets(&metrics(&lab), Verdict::Answered);

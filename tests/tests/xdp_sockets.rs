@@ -12,10 +12,10 @@ use shoal_probes::maps::Verdict;
 use shoal_stun::message::MAGIC_COOKIE;
 use shoal_tests::metrics::Metrics;
 use shoal_tests::natlab::{
-    self, Dependence, Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Stack, Transport, Type, Uclient, Way,
-    exchange, nat_type,
+    Echo, Family, Kind, NatLab, Peer, Plan, Server, Side, Stack, Transport, Uclient, Way, exchange, nat_type,
 };
 use shoal_tests::tool;
+use shoal_tests::xdp::{assert_types, lab_with};
 use socket2::{Domain, Protocol, Socket};
 
 /// For an answer; far more than it takes.
@@ -33,27 +33,12 @@ const ETHERNET: usize = 14;
 /// A lab whose sides' frames arrive by [`QUEUES`], with what keeps its programs; `None`: it was noted that `test` was skipped. The first
 /// side leaves its checksums to nobody, as on one host; those of the others are as on a wire.
 fn lab<P: Copy + Into<Plan>>(test: &str, plans: &[P]) -> Option<(NatLab, Probes)> {
-    tool::need(test, "ethtool")?;
-    if !natlab::possible(test) {
-        return None;
-    }
-    let mut probes = match Probes::load(1) {
-        Ok(probes) => probes,
-        Err(error) => {
-            tool::skip(test, &error.to_string());
-            return None;
-        }
-    };
-    let lab = NatLab::start(plans);
-    for (nth, side) in lab.sides().iter().enumerate() {
+    lab_with(test, plans, |lab, nth, side| {
         if nth > 0 {
             side.write_checksums().expect("the client's interface can be told so");
         }
         side.set_queues(lab.hub(), QUEUES).expect("a veth has a queue for each CPU");
-        // Or the veth would not take what the program at its other end sends back.
-        side.nat().within(|| probes.attach_empty(side.outer())).expect("a veth runs programs");
-    }
-    Some((lab, probes))
+    })
 }
 
 /// The node's metrics, when they have caught up.
@@ -104,26 +89,7 @@ fn types_are_right_by_frames() {
         [Kind::Open, Kind::FullCone, Kind::AddressRestricted, Kind::PortRestricted, Kind::Symmetric, Kind::Blocked];
     let Some((lab, _probes)) = lab("types_are_right_by_frames", &kinds) else { return };
     let server = Server::shoal_by_frames(&lab, "copy", &[]);
-    let found: Vec<_> = thread::scope(|scope| {
-        let run = |side| {
-            let (lab, told) = (&lab, server.told());
-            scope.spawn(move || (side, ["modern", "classic"].map(|dialect| nat_type(lab, side, told, dialect))))
-        };
-        let runs: Vec<_> = lab.sides().iter().map(run).collect();
-        runs.into_iter().map(|run| run.join().expect("it found a type")).collect()
-    });
-    for (side, found) in found {
-        for found in found {
-            println!("{:21} {found}", side.kind());
-            assert_eq!(found["type"], format!("{:?}", Type::from(side.kind())), "{found}");
-            let mapping = side.kind().behaviour().map(|behaviour| match behaviour.mapping {
-                Dependence::Independent => "endpoint-independent",
-                Dependence::Address => "address-dependent",
-                Dependence::AddressAndPort => "address-and-port-dependent",
-            });
-            assert_eq!(found["mapping"].as_str(), mapping, "{found}");
-        }
-    }
+    assert_types(&lab, server.told());
     let frames = Frames::read(&lab);
     let queues = f64::from(kinds.len() as u32 * QUEUES);
     assert_eq!(metrics(&lab).sum("shoal_xdp_sockets", &[("mode", "copy")]), queues, "each queue has a socket");
