@@ -3,9 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::config::Config;
+use crate::geo::Places;
 use crate::link::Hub;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
+use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
 
@@ -17,6 +20,10 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// Where addresses are.
+    pub places: Places,
+    /// The configuration.
+    pub config: Config,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// Who may use the admin API.
@@ -27,10 +34,11 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(store: Store, metrics: Arc<Metrics>, token: Token) -> Arc<Self> {
+    pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
-        Arc::new(Self { store, hub, peers, metrics, token, linked: AtomicBool::new(false) })
+        let places = Places::open(&config.geo)?;
+        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, linked: AtomicBool::new(false) }))
     }
 
     /// Runs what can only fail with the database, off the async threads.

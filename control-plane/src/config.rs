@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::geo::Geo;
+use crate::public::Public;
+
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
 
@@ -27,6 +30,10 @@ pub struct Config {
     /// File with the operator's token; created with a random one when missing, for this user only. Empty: `token` in
     /// `state_dir`.
     pub token_file: PathBuf,
+    /// The API for players, SDKs and CDNs.
+    pub public: Public,
+    /// Where viewers and nodes are.
+    pub geo: Geo,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -73,6 +80,8 @@ impl Default for Config {
             state_dir: PathBuf::new(),
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
+            public: Public::default(),
+            geo: Geo::default(),
             log: Log::default(),
         }
     }

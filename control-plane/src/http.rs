@@ -1,4 +1,4 @@
-//! HTTP/1.1 connections of the admin API, each within bounds.
+//! HTTP/1.1 and HTTP/2 connections, each within bounds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,26 +7,30 @@ use axum::Router;
 use axum::body::Body;
 use axum::http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tower::ServiceExt;
 
-/// Most connections at a time; more wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 512;
+use crate::rest::client::Remote;
+
 /// Longest time for a request's head to arrive, and between two requests.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 64 << 10;
+/// Most requests at a time on a connection of HTTP/2.
+const MAX_STREAMS: u32 = 100;
 /// Pause after an accept that failed, as when file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`; then takes no more connections, and waits for the requests that run.
-pub(crate) async fn serve(listener: TcpListener, router: Router, mut stop: watch::Receiver<bool>) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Serves until `stop`, at most `connections` at a time (more wait in the kernel's queue); then takes no more, and waits for
+/// the requests that run.
+pub(crate) async fn serve(listener: TcpListener, router: Router, connections: usize, mut stop: watch::Receiver<bool>) {
+    let room = Arc::new(Semaphore::new(connections));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -35,15 +39,17 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, mut stop: watch
             _ = stop.wait_for(|stop| *stop) => break,
         };
         match accepted {
-            Ok((stream, place)) => {
-                let connection = connection(stream, router.clone(), stop.clone());
+            Ok((stream, remote, place)) => {
+                // Small answers leave at once; where it cannot be set they leave later.
+                let _ = stream.set_nodelay(true);
+                let connection = connection(stream, remote, router.clone(), stop.clone());
                 connections.spawn(async move {
                     connection.await;
                     drop(place);
                 });
             }
             Err(error) => {
-                tracing::warn!(%error, "the admin API cannot accept");
+                tracing::warn!(%error, "cannot accept");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -55,19 +61,26 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, mut stop: watch
 async fn accept(
     listener: &TcpListener,
     room: &Arc<Semaphore>,
-) -> std::io::Result<(TcpStream, tokio::sync::OwnedSemaphorePermit)> {
+) -> std::io::Result<(tokio::net::TcpStream, Remote, tokio::sync::OwnedSemaphorePermit)> {
     let place = Arc::clone(room).acquire_owned().await.map_err(std::io::Error::other)?;
-    let (stream, _) = listener.accept().await?;
-    Ok((stream, place))
+    let (stream, remote) = listener.accept().await?;
+    Ok((stream, Remote(remote), place))
 }
 
-async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver<bool>) {
-    let service = service_fn(move |request: Request<Incoming>| router.clone().oneshot(request.map(Body::new)));
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WAIT)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service);
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    remote: Remote,
+    router: Router,
+    mut stop: watch::Receiver<bool>,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(remote);
+        router.clone().oneshot(request.map(Body::new))
+    });
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEAD_WAIT).max_buf_size(MAX_HEAD);
+    builder.http2().timer(TokioTimer::new()).max_concurrent_streams(MAX_STREAMS).max_header_list_size(MAX_HEAD as u32);
+    let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     let stopping = async {
         // An error says that the sender is gone: a stop as well.
@@ -81,6 +94,6 @@ async fn connection(stream: TcpStream, router: Router, mut stop: watch::Receiver
         }
     };
     if let Err(error) = result {
-        tracing::debug!(%error, "admin connection ended");
+        tracing::debug!(%error, "a connection ended");
     }
 }

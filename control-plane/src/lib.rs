@@ -6,6 +6,10 @@
 //! | [`server`] | start and stop: store, token, admin API, link |
 //! | [`app`] | what requests and connections share |
 //! | [`api`] | the admin REST API under `/api/v1`, its OpenAPI document, `/metrics`, `/healthz`, `/readyz` |
+//! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
+//! | [`pass`] | what a viewer shows to tracker and reports |
+//! | [`geo`] | where an address is |
+//! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
@@ -23,10 +27,14 @@ pub mod api;
 pub mod app;
 pub mod config;
 pub mod field;
+pub mod geo;
 mod http;
 pub mod link;
 pub mod metrics;
+pub mod pass;
 pub mod peers;
+pub mod public;
+mod rest;
 pub mod server;
 pub mod store;
 pub mod token;

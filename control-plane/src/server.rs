@@ -15,14 +15,18 @@ use tokio::task::JoinSet;
 use crate::api;
 use crate::app::App;
 use crate::config::Config;
+use crate::geo::GeoError;
 use crate::http;
 use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
+use crate::public;
 use crate::store::{Store, StoreError};
 use crate::token::{Token, TokenError};
 
 /// Most data planes connected at a time.
 const MAX_LINKS: usize = 4096;
+/// Most connections to the admin API at a time.
+const MAX_ADMIN_CONNECTIONS: usize = 512;
 /// How long requests may go on after the signal to stop.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 /// Pause after an accept that failed, as when file descriptors ran out.
@@ -48,6 +52,17 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The public API's address.
+    #[error("public.listen {address}: {source}; {}", listen_remedy(source))]
+    ListenPublic {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file with places.
+    #[error(transparent)]
+    Geo(#[from] GeoError),
     /// Another control plane has the folder.
     #[error("state_dir {}: another shoal-control uses it; stop that one, or set another state_dir", .0.display())]
     StateInUse(PathBuf),
@@ -67,7 +82,7 @@ pub enum StartError {
 fn listen_remedy(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another process listens there: stop it, or set another `listen`",
-        io::ErrorKind::PermissionDenied => "this user may not listen there: set a `listen` port above 1023",
+        io::ErrorKind::PermissionDenied => "this user may not listen there: set a port above 1023",
         io::ErrorKind::AddrNotAvailable => "this host has no such address: set another `listen`",
         _ => "set another `listen`",
     }
@@ -77,6 +92,7 @@ fn listen_remedy(error: &io::Error) -> &'static str {
 pub struct Server {
     app: Arc<App>,
     admin: TcpListener,
+    public: TcpListener,
     link: Listener,
     _lock: File,
 }
@@ -96,12 +112,15 @@ impl Server {
             }
             None => TcpListener::bind(address).await.map_err(failed)?,
         };
-        let app = App::new(store, Arc::new(Metrics::new()?), token);
+        let address = config.public.listen;
+        let failed = |source| StartError::ListenPublic { address, source };
+        let public = TcpListener::bind(address).await.map_err(failed)?;
+        let app = App::new(store, Arc::new(Metrics::new()?), token, config.clone())?;
         // Before the link listens: the first node gets its snapshot at once.
         link::publish_now(&app).await?;
         let link = Listener::bind(&config.link_socket)?;
         app.set_linked(true);
-        Ok(Self { app, admin, link, _lock: lock })
+        Ok(Self { app, admin, public, link, _lock: lock })
     }
 
     /// Where the admin API listens.
@@ -109,14 +128,21 @@ impl Server {
         self.admin.local_addr()
     }
 
+    /// Where the public API listens.
+    pub fn public_address(&self) -> io::Result<SocketAddr> {
+        self.public.local_addr()
+    }
+
     /// Serves until `stop` is ready, then ends what runs within a bound.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { app, admin, link, _lock } = self;
+        let Self { app, admin, public, link, _lock } = self;
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
-        tasks.spawn(http::serve(admin, api::router(Arc::clone(&app)), stopped));
+        tasks.spawn(http::serve(admin, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
+        let connections = app.config.public.connections as usize;
+        tasks.spawn(http::serve(public, public::router(Arc::clone(&app)), connections, stopped));
         stop.await;
         tracing::info!("stopping");
         // Fails only when every task has ended already.

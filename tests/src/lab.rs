@@ -38,6 +38,7 @@ pub struct Lab {
     http: SocketAddr,
     status: SocketAddr,
     api: SocketAddr,
+    public: SocketAddr,
     edge: Option<Process>,
     control: Option<Process>,
 }
@@ -59,6 +60,7 @@ impl Lab {
             http: net::free_port(ip),
             status: net::free_port(local),
             api: net::free_port(local),
+            public: net::free_port(local),
             dir,
             settings,
             edge: None,
@@ -73,7 +75,7 @@ impl Lab {
     fn write_configs(&self) {
         let edge = self.settings.edge_toml(&self.dir, self.http, self.status);
         fs::write(self.dir.join("dataplane.toml"), edge).expect("the lab's own folder is writable");
-        let control = self.settings.control_toml(&self.dir, self.api);
+        let control = self.settings.control_toml(&self.dir, self.api, self.public);
         fs::write(self.dir.join("control.toml"), control).expect("the lab's own folder is writable");
     }
 
@@ -133,6 +135,11 @@ impl Lab {
     /// Where /metrics and /readyz of the data plane are.
     pub fn status(&self) -> SocketAddr {
         self.status
+    }
+
+    /// Where conf, tracker and reports are.
+    pub fn public(&self) -> SocketAddr {
+        self.public
     }
 
     /// Where the admin API is.

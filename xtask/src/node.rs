@@ -34,6 +34,8 @@ pub(crate) struct Place {
     pub(crate) admin: SocketAddr,
     /// The control plane's API and metrics.
     pub(crate) control: SocketAddr,
+    /// Where conf, tracker and reports are.
+    pub(crate) public: SocketAddr,
     /// Cores for the data plane, and for nothing else of ours; empty: all.
     pub(crate) cpus: Vec<usize>,
     /// Where viewers are served by TLS, and the certificate.
@@ -60,6 +62,7 @@ impl Place {
             http: free(local)?,
             admin: free(local)?,
             control: free(local)?,
+            public: free(local)?,
             cpus,
             tls: None,
             http_more: String::new(),
@@ -110,11 +113,13 @@ impl Place {
     fn control_toml(&self) -> String {
         format!(
             "# Written by cargo xtask at every start; what it does not name has its default.\n\
-             listen = \"{}\"\nstate_dir = {}\nlink_socket = {}\ntoken_file = {}\n",
+             listen = \"{}\"\nstate_dir = {}\nlink_socket = {}\ntoken_file = {}\n\n\
+             [public]\nlisten = \"{}\"\n",
             self.control,
             quoted(&self.dir.join("control")),
             quoted(&self.socket()),
             quoted(&self.token_file()),
+            self.public,
         )
     }
 }

@@ -44,6 +44,9 @@ pub(crate) struct Options {
     /// First of two UDP ports, for STUN; 0: none.
     #[arg(long, default_value_t = 3478)]
     udp_port: u16,
+    /// Port of conf, tracker and reports, for players and SDKs.
+    #[arg(long, default_value_t = 9092)]
+    public_port: u16,
     /// Folder for state, logs, the admin token and the demo; by default `.shoal` in the repository.
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -116,6 +119,7 @@ impl Options {
             http: SocketAddr::new(self.address, self.http_port),
             admin: SocketAddr::new(local, self.admin_port),
             control: SocketAddr::new(local, self.control_port),
+            public: SocketAddr::new(self.address, self.public_port),
             cpus: Vec::new(),
             tls: None,
             http_more: String::new(),
@@ -155,6 +159,7 @@ impl Options {
             ("--http-port", self.address, self.http_port),
             ("--admin-port", local, self.admin_port),
             ("--control-port", local, self.control_port),
+            ("--public-port", self.address, self.public_port),
         ];
         let mut held = Vec::new();
         for (flag, ip, port) in ports {
@@ -211,7 +216,7 @@ pub(crate) fn random_hex() -> anyhow::Result<String> {
 }
 
 fn print_urls(place: &Place, signed: &str) {
-    let Place { http, admin, control, .. } = place;
+    let Place { http, admin, control, public, .. } = place;
     println!();
     for (what, url) in [
         ("page", format!("http://{http}/demo/index.html")),
@@ -221,6 +226,7 @@ fn print_urls(place: &Place, signed: &str) {
         ("metrics", format!("http://{admin}/metrics")),
         ("metrics", format!("http://{control}/metrics")),
         ("admin API", format!("http://{control}/api/v1/openapi.json")),
+        ("public API", format!("http://{public}/v1/openapi.json")),
     ] {
         println!("{what:<10} {url}");
     }
@@ -314,7 +320,16 @@ mod tests {
 
     fn options(port: u16, other: u16) -> Options {
         let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
-        Options { address, http_port: port, admin_port: other, control_port: 1, udp_port: 0, dir: None, debug: true }
+        Options {
+            address,
+            http_port: port,
+            admin_port: other,
+            control_port: 1,
+            public_port: 2,
+            udp_port: 0,
+            dir: None,
+            debug: true,
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::problem::Problem;
 use crate::app::App;
+use crate::rest::problem::Problem;
 
 const ASK: HeaderValue = HeaderValue::from_static("Bearer realm=\"shoal\"");
 const WRONG: HeaderValue = HeaderValue::from_static("Bearer realm=\"shoal\", error=\"invalid_token\"");

@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 use shoal_link::Block;
 use shoal_link::block::BLOCKS_MAX;
 
-use super::input::Body;
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
 use crate::field::FieldError;
+use crate::rest::input::Body;
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 use crate::store::{ChangeError, now_ms};
 use crate::validate::block::{SECONDS_MAX, network, reason};
 

@@ -11,12 +11,12 @@ use shoal_link::inspect::{CacheStat, Explanation, Inspect, ObjectStat, Probe, TO
 use shoal_link::message::{Command, Reply};
 
 use super::commands::{self, OTHER_ANSWER};
-use super::input::{Body, Params};
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::link::Answer;
+use crate::rest::input::{Body, Params};
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 
 /// Objects listed, unless asked otherwise.
 const TOP: u32 = 20;

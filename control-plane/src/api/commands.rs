@@ -14,12 +14,12 @@ use shoal_link::Channel;
 use shoal_link::message::{Command, PurgeScope, Reply};
 
 use super::documents::must_find;
-use super::input::{Body, Params};
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::link::Answer;
+use crate::rest::input::{Body, Params};
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 
 /// How long nodes have to answer, unless asked otherwise.
 pub(super) const WAIT_MS: u32 = 10_000;

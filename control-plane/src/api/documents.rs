@@ -9,12 +9,12 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde_json::Value;
 
-use super::input::{Body, Document, IfMatch, if_match, parse};
-use super::openapi::BASE;
-use super::problem::Problem;
 use super::secrets::Secretive;
 use crate::app::App;
 use crate::field::FieldError;
+use crate::rest::input::{Body, Document, IfMatch, if_match, parse};
+use crate::rest::openapi::BASE;
+use crate::rest::problem::Problem;
 use crate::store::{self, ChangeError, Stored};
 use crate::validate::{Check, Valid};
 

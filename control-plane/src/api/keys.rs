@@ -11,11 +11,11 @@ use shoal_link::Channel;
 use shoal_ticket::{Key, TicketPolicy};
 
 use super::documents::{check, modify, must_find};
-use super::input::Body;
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use super::secrets::{KeyName, NewKey};
 use crate::app::App;
+use crate::rest::input::Body;
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 use crate::validate::Valid;
 
 /// The keys of a channel.

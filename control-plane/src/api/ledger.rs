@@ -8,11 +8,11 @@ use axum::http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::input::Params;
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
 use crate::field::FieldError;
+use crate::rest::input::Params;
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 use crate::store::{Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 
 const HOUR_S: u64 = 3600;

@@ -12,10 +12,10 @@ use shoal_link::Channel;
 use shoal_ticket::{Profile, SignError, SignRequest, sign_url};
 
 use super::documents::must_find;
-use super::input::Body;
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
+use crate::rest::input::Body;
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 use crate::store::now_ms;
 use crate::token::random_hex;
 

@@ -6,15 +6,12 @@ mod cache;
 mod channels;
 mod commands;
 mod documents;
-mod input;
 mod keys;
 mod ledger;
 mod mint;
 mod nodes;
-mod openapi;
 mod peers;
 mod prefetch;
-mod problem;
 mod relay;
 mod secrets;
 mod snapshot;
@@ -28,11 +25,13 @@ use std::time::Instant;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, MatchedPath, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{Method, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 
+pub use crate::rest::openapi::BASE;
+pub use crate::rest::problem::Problem;
 pub use blocks::{BlockList, BlockRequest};
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
@@ -41,17 +40,17 @@ pub use keys::KeyList;
 pub use ledger::{LedgerReport, LedgerSum};
 pub use mint::{MintRequest, MintedUrl, MintedUrls};
 pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
-pub use openapi::BASE;
 pub use peers::{PeerPage, PeerRegistration, PeerView};
 pub use prefetch::PrefetchRequest;
-pub use problem::Problem;
 pub use relay::{CredentialRequest, SecretList, TurnCredential};
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
 pub use tenants::TenantPage;
 
 use crate::app::App;
-use openapi::{Operation, Routes};
+use crate::rest;
+use crate::rest::input::MAX_BODY;
+use crate::rest::openapi::{Operation, Routes};
 
 /// The whole HTTP service.
 pub fn router(app: Arc<App>) -> Router {
@@ -60,16 +59,19 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(protected)
         .merge(routes.open)
-        .method_not_allowed_fallback(no_method)
+        .method_not_allowed_fallback(rest::no_method)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), measure))
         .fallback(no_route)
-        .layer(DefaultBodyLimit::max(input::MAX_BODY))
+        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(app)
 }
 
 /// The OpenAPI 3.1 document.
 pub fn document() -> Value {
-    routes().document()
+    routes().document(
+        "shoal control plane",
+        "Channels, keys, signed URLs, tenants, peers, nodes, commands and the usage ledger.",
+    )
 }
 
 fn routes() -> Routes {
@@ -121,7 +123,7 @@ async fn describe() -> Response {
     ([(header::CONTENT_TYPE, "application/json")], DOCUMENT.as_str()).into_response()
 }
 
-async fn measure(State(app): State<Arc<App>>, route: MatchedPath, request: Request, next: Next) -> Response {
+pub(crate) async fn measure(State(app): State<Arc<App>>, route: MatchedPath, request: Request, next: Next) -> Response {
     let method = request.method().clone();
     let start = Instant::now();
     let response = next.run(request).await;
@@ -134,11 +136,6 @@ async fn measure(State(app): State<Arc<App>>, route: MatchedPath, request: Reque
 const KNOWN_METHODS: [Method; 7] =
     [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
 
-async fn no_method() -> Response {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method; see the Allow header").into_response()
-}
-
 async fn no_route(request: Request) -> Response {
-    let detail = format!("there is nothing at {}; /api/v1/openapi.json lists every path", request.uri().path());
-    Problem::new(StatusCode::NOT_FOUND, detail).into_response()
+    rest::no_route(&request, "/api/v1/openapi.json")
 }

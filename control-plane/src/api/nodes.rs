@@ -9,10 +9,10 @@ use axum::http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
 use crate::link::{Health, Live};
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 use crate::store::NodeRow;
 
 /// Every node that ever connected.

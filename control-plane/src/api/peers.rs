@@ -13,12 +13,12 @@ use shoal_link::Channel;
 use shoal_link::observation::Behaviour;
 
 use super::documents::{self, must_find};
-use super::input::Params;
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::peers::{NoPeerId, Peer, PeerId, Registration};
+use crate::rest::input::Params;
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 
 /// One page of a channel's peers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

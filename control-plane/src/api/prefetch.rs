@@ -12,10 +12,10 @@ use shoal_link::prefetch::{PrefetchItem, PrefetchOrder, PrefetchStat};
 
 use super::cache::{self, CacheReport};
 use super::commands::{self, MAX_WAIT_MS, WAIT_MS};
-use super::input::{Body, Params};
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use crate::app::App;
+use crate::rest::input::{Body, Params};
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 
 /// Most items of one order.
 const MAX_ITEMS: usize = 10_000;

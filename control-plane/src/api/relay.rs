@@ -12,12 +12,12 @@ use shoal_link::tenant::{DEFAULT, RelaySecret};
 use shoal_stun::credentials::{MAX_USERNAME, time_limited_password};
 
 use super::documents::{check, modify, must_find};
-use super::input::Body;
 use super::mint::MAX_TTL_S;
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use super::secrets::{KeyName, NewKey};
 use crate::app::App;
+use crate::rest::input::Body;
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 use crate::store::now_ms;
 use crate::token::random_hex;
 

@@ -7,8 +7,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_link::{Channel, Tenant};
 
-use super::problem::Problem;
 use crate::field::FieldError;
+use crate::rest::problem::Problem;
 use crate::token::random_hex;
 
 /// What stands in place of a secret in answers. Sent back for a key that is there, it keeps that key's secret; so a

@@ -9,9 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_link::{Block, Channel, Tenant};
 
-use super::openapi::{Operation, Routes};
 use super::secrets::Secretive;
 use crate::app::App;
+use crate::rest::openapi::{Operation, Routes};
 
 /// The newest snapshot as nodes are sent it, but for the secrets.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]

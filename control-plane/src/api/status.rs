@@ -7,8 +7,8 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
-use super::problem::Problem;
 use crate::app::App;
+use crate::rest::problem::Problem;
 
 pub(super) async fn healthz() -> &'static str {
     "ok\n"

@@ -11,11 +11,11 @@ use serde_json::Value;
 use shoal_link::Tenant;
 
 use super::documents::{self, IF_MATCH};
-use super::input::Params;
-use super::openapi::{Operation, Routes};
-use super::problem::Problem;
 use super::secrets::Secretive;
 use crate::app::App;
+use crate::rest::input::Params;
+use crate::rest::openapi::{Operation, Routes};
+use crate::rest::problem::Problem;
 
 /// One page of tenants.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -15,6 +15,7 @@ use shoal_ticket::{Presented, TicketPolicy, Verifier};
 use tower::ServiceExt;
 
 use super::*;
+use crate::config::Config;
 use crate::link;
 use crate::metrics::Metrics;
 use crate::store::Store;
@@ -40,7 +41,8 @@ impl Api {
     fn new() -> Self {
         let dir = TempDir::new();
         let store = Store::open(dir.path()).unwrap();
-        let app = App::new(store.clone(), Arc::new(Metrics::new().unwrap()), Token::parse(TOKEN).unwrap());
+        let token = Token::parse(TOKEN).unwrap();
+        let app = App::new(store.clone(), Arc::new(Metrics::new().unwrap()), token, Config::default()).unwrap();
         app.set_linked(true);
         Self { router: router(Arc::clone(&app)), app, store, _dir: dir }
     }
@@ -375,7 +377,7 @@ async fn bad_requests_say_what_is_wrong() {
     };
     api.send(raw("application/json", b"{nonsense".to_vec())).await.is_problem(400, &["not JSON"]);
     api.send(raw("text/plain", b"{}".to_vec())).await.is_problem(415, &["text/plain", "application/json"]);
-    api.send(raw("application/json", vec![b' '; input::MAX_BODY + 1])).await.is_problem(413, &["1048576"]);
+    api.send(raw("application/json", vec![b' '; crate::rest::input::MAX_BODY + 1])).await.is_problem(413, &["1048576"]);
     api.send(raw("application/json; charset=utf-8", b"[]".to_vec())).await.is_problem(422, &["object"]);
     let deep = "[".repeat(100_000);
     api.send(raw("application/json", deep.into_bytes())).await.is_problem(400, &["not JSON"]);

@@ -87,6 +87,7 @@ async fn serve(config: &Config, inherited: Option<TcpListener>) -> Result<()> {
     let address = server.address().context("the admin API's own address")?;
     tracing::info!(
         %address,
+        public = %server.public_address().context("the public API's own address")?,
         link_socket = %config.link_socket.display(),
         token_file = %config.token_file(&state_dir).display(),
         "ready"

@@ -88,7 +88,7 @@ fn it_replaces_a_dead_socket_and_leaves_what_is_not_its_own() {
         let path = dir.path().join("other.toml");
         fs::write(
             &path,
-            format!("listen = \"{listen}\"\nstate_dir = \"{at}/{state}\"\nlink_socket = \"{at}/{socket}\"\n"),
+            format!("listen = \"{listen}\"\nstate_dir = \"{at}/{state}\"\nlink_socket = \"{at}/{socket}\"\n[public]\nlisten = \"127.0.0.1:0\"\n"),
         )
         .unwrap();
         output(control().arg("--config").arg(path))

@@ -42,7 +42,7 @@ impl Dir {
     pub(crate) fn config(&self, more: &str) -> PathBuf {
         let dir = self.0.display();
         let text = format!(
-            "listen = \"127.0.0.1:0\"\nstate_dir = \"{dir}/state\"\nlink_socket = \"{dir}/link.sock\"\n{more}\n[log]\nformat = \"json\"\n"
+            "listen = \"127.0.0.1:0\"\nstate_dir = \"{dir}/state\"\nlink_socket = \"{dir}/link.sock\"\n{more}\n[public]\nlisten = \"127.0.0.1:0\"\n[log]\nformat = \"json\"\n"
         );
         let path = self.0.join("control.toml");
         fs::write(&path, text).unwrap();

@@ -15,12 +15,21 @@ pub struct Settings {
     access_log: bool,
     /// Where, if not in the node's folder, and of how many bytes.
     disks: Vec<(Option<PathBuf>, u64)>,
+    /// Sections of the control plane.
+    control: String,
 }
 
 impl Settings {
     /// `shards` shards on the first two CPUs, small blocks, a RAM tier that holds everything.
     pub fn new(shards: u32) -> Self {
-        let settings = Self { shards, edge: BTreeMap::new(), listen_ip: None, access_log: false, disks: Vec::new() };
+        let settings = Self {
+            shards,
+            edge: BTreeMap::new(),
+            listen_ip: None,
+            access_log: false,
+            disks: Vec::new(),
+            control: String::new(),
+        };
         settings
             .set("node.name", "\"lab\"")
             .set("shards.count", &shards.to_string())
@@ -34,6 +43,12 @@ impl Settings {
     pub fn set(mut self, key: &str, value: &str) -> Self {
         let (section, key) = key.split_once('.').expect("a key is `section.key`");
         self.edge.insert((section.to_owned(), key.to_owned()), value.to_owned());
+        self
+    }
+
+    /// Adds sections to the control plane's configuration, all but `[public]`.
+    pub fn control(mut self, toml: &str) -> Self {
+        self.control.push_str(toml);
         self
     }
 
@@ -107,11 +122,12 @@ impl Settings {
         text
     }
 
-    pub(super) fn control_toml(&self, dir: &Path, api: SocketAddr) -> String {
+    pub(super) fn control_toml(&self, dir: &Path, api: SocketAddr, public: SocketAddr) -> String {
         let dir = dir.display();
         format!(
             "listen = \"{api}\"\nstate_dir = \"{dir}/control\"\nlink_socket = \"{dir}/link.sock\"\n\
-             token_file = \"{dir}/token\"\n"
+             token_file = \"{dir}/token\"\n\n{}\n[public]\nlisten = \"{public}\"\n",
+            self.control
         )
     }
 }

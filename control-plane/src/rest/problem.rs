@@ -10,7 +10,7 @@ use crate::field::FieldError;
 use crate::store::{ChangeError, StoreError, Taken};
 
 /// Media type of [`Problem`].
-pub(super) const MEDIA_TYPE: &str = "application/problem+json";
+pub(crate) const MEDIA_TYPE: &str = "application/problem+json";
 
 /// Seconds after which a request may be tried again when the database failed.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
@@ -30,19 +30,19 @@ pub struct Problem {
 }
 
 impl Problem {
-    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
         Self { status: status.as_u16(), title, detail: detail.into(), errors: Vec::new() }
     }
 
     /// 422: what was sent has fields with wrong values.
-    pub(super) fn fields(errors: Vec<FieldError>) -> Self {
+    pub(crate) fn fields(errors: Vec<FieldError>) -> Self {
         let lines: Vec<String> = errors.iter().map(ToString::to_string).collect();
         Self { errors, ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, lines.join("; ")) }
     }
 
     /// 422 about one field.
-    pub(super) fn field(
+    pub(crate) fn field(
         field: impl Into<String>,
         value: impl Into<serde_json::Value>,
         message: impl Into<String>,
@@ -51,18 +51,18 @@ impl Problem {
     }
 
     /// 400 about one parameter of the query.
-    pub(super) fn parameter(error: FieldError) -> Self {
+    pub(crate) fn parameter(error: FieldError) -> Self {
         let detail = error.to_string();
         Self { errors: vec![error], ..Self::new(StatusCode::BAD_REQUEST, detail) }
     }
 
     /// 404: no such channel or tenant.
-    pub(super) fn missing(noun: &str, id: &str) -> Self {
+    pub(crate) fn missing(noun: &str, id: &str) -> Self {
         Self::new(StatusCode::NOT_FOUND, format!("there is no {noun} `{id}`; GET {BASE}/{noun}s lists them"))
     }
 
     /// An answer to a failed change of the channel or tenant `id`.
-    pub(super) fn change(noun: &str, id: &str, error: ChangeError) -> Self {
+    pub(crate) fn change(noun: &str, id: &str, error: ChangeError) -> Self {
         match error {
             ChangeError::Missing => Self::missing(noun, id),
             ChangeError::Exists => {
@@ -83,7 +83,7 @@ impl Problem {
     }
 
     /// 412: someone else changed it.
-    pub(super) fn stale(noun: &str, id: &str, current: u64) -> Self {
+    pub(crate) fn stale(noun: &str, id: &str, current: u64) -> Self {
         Self::new(
             StatusCode::PRECONDITION_FAILED,
             format!("{noun} `{id}` has ETag \"{current}\" now; read it again, and change that"),

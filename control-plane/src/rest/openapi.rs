@@ -17,7 +17,7 @@ use crate::app::App;
 pub const BASE: &str = "/api/v1";
 
 /// What the document says of one route.
-pub(super) struct Operation {
+pub(crate) struct Operation {
     method: Method,
     path: &'static str,
     id: &'static str,
@@ -39,7 +39,7 @@ fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 }
 
 impl Operation {
-    pub(super) fn new(method: Method, path: &'static str, id: &'static str, summary: &'static str) -> Self {
+    pub(crate) fn new(method: Method, path: &'static str, id: &'static str, summary: &'static str) -> Self {
         Self {
             method,
             path,
@@ -54,67 +54,67 @@ impl Operation {
     }
 
     /// No token is asked for.
-    pub(super) fn open(mut self) -> Self {
+    pub(crate) fn open(mut self) -> Self {
         self.protected = false;
         self
     }
 
     /// The query's parameters are the fields of `T`.
-    pub(super) fn query<T: JsonSchema>(mut self) -> Self {
+    pub(crate) fn query<T: JsonSchema>(mut self) -> Self {
         self.query = Some(schema_of::<T>);
         self
     }
 
     /// An optional request header.
-    pub(super) fn header(mut self, name: &'static str, help: &'static str) -> Self {
+    pub(crate) fn header(mut self, name: &'static str, help: &'static str) -> Self {
         self.headers.push((name, help));
         self
     }
 
     /// A JSON body is asked for.
-    pub(super) fn body<T: JsonSchema>(self) -> Self {
+    pub(crate) fn body<T: JsonSchema>(self) -> Self {
         self.body_as::<T>("application/json")
     }
 
     /// A body of another JSON media type is asked for.
-    pub(super) fn body_as<T: JsonSchema>(mut self, media_type: &'static str) -> Self {
+    pub(crate) fn body_as<T: JsonSchema>(mut self, media_type: &'static str) -> Self {
         self.body = Some((media_type, schema_of::<T>));
         self
     }
 
     /// An answer with a JSON body.
-    pub(super) fn gives<T: JsonSchema>(self, status: u16, help: &'static str) -> Self {
+    pub(crate) fn gives<T: JsonSchema>(self, status: u16, help: &'static str) -> Self {
         self.gives_as::<T>(status, "application/json", help)
     }
 
     /// An answer with another body.
-    pub(super) fn gives_as<T: JsonSchema>(mut self, status: u16, media_type: &'static str, help: &'static str) -> Self {
+    pub(crate) fn gives_as<T: JsonSchema>(mut self, status: u16, media_type: &'static str, help: &'static str) -> Self {
         self.responses.push((status, help, Some((media_type, schema_of::<T>))));
         self
     }
 
     /// An answer without a body.
-    pub(super) fn gives_nothing(mut self, status: u16, help: &'static str) -> Self {
+    pub(crate) fn gives_nothing(mut self, status: u16, help: &'static str) -> Self {
         self.responses.push((status, help, None));
         self
     }
 
     /// Problems beyond those that every route may answer.
-    pub(super) fn fails(self, failures: &[(u16, &'static str)]) -> Self {
+    pub(crate) fn fails(self, failures: &[(u16, &'static str)]) -> Self {
         failures.iter().fold(self, |this, (status, help)| this.gives_as::<Problem>(*status, MEDIA_TYPE, help))
     }
 }
 
 /// Routes with and without a token, and the document of both.
-pub(super) struct Routes {
-    pub(super) protected: Router<Arc<App>>,
-    pub(super) open: Router<Arc<App>>,
+pub(crate) struct Routes {
+    pub(crate) protected: Router<Arc<App>>,
+    pub(crate) open: Router<Arc<App>>,
     generator: SchemaGenerator,
     paths: Map<String, Value>,
 }
 
 impl Routes {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let settings = SchemaSettings::draft2020_12().with(|settings| {
             settings.definitions_path = "/components/schemas".into();
             settings.meta_schema = None;
@@ -123,7 +123,7 @@ impl Routes {
     }
 
     /// Adds a route and its description.
-    pub(super) fn add<H, T>(mut self, operation: Operation, handler: H) -> Self
+    pub(crate) fn add<H, T>(mut self, operation: Operation, handler: H) -> Self
     where
         H: Handler<T, Arc<App>>,
         T: 'static,
@@ -136,12 +136,12 @@ impl Routes {
     }
 
     /// The OpenAPI 3.1 document.
-    pub(super) fn document(&mut self) -> Value {
+    pub(crate) fn document(&mut self, title: &str, summary: &str) -> Value {
         json!({
             "openapi": "3.1.0",
             "info": {
-                "title": "shoal control plane",
-                "summary": "Channels, keys, signed URLs, tenants, peers, nodes, commands and the usage ledger.",
+                "title": title,
+                "summary": summary,
                 "version": env!("CARGO_PKG_VERSION"),
                 "license": { "name": "MIT OR Apache-2.0", "identifier": "MIT OR Apache-2.0" },
             },

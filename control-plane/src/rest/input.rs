@@ -16,7 +16,7 @@ use super::problem::Problem;
 use crate::field::FieldError;
 
 /// Most bytes of a body.
-pub(super) const MAX_BODY: usize = 1 << 20;
+pub(crate) const MAX_BODY: usize = 1 << 20;
 
 /// Longest time for a body to arrive.
 const BODY_WAIT: Duration = Duration::from_secs(10);
@@ -25,13 +25,13 @@ const BODY_WAIT: Duration = Duration::from_secs(10);
 const JSON: [&str; 2] = ["application/json", "application/merge-patch+json"];
 
 /// A JSON body, checked against its schema.
-pub(super) struct Body<T>(pub(super) T);
+pub(crate) struct Body<T>(pub(crate) T);
 
 /// A JSON body as it is, for changes to documents.
-pub(super) struct Document(pub(super) Value);
+pub(crate) struct Document(pub(crate) Value);
 
 /// The query, with unknown names refused.
-pub(super) struct Params<T>(pub(super) T);
+pub(crate) struct Params<T>(pub(crate) T);
 
 impl<S: Send + Sync, T: DeserializeOwned + JsonSchema> FromRequest<S> for Body<T> {
     type Rejection = Problem;
@@ -73,7 +73,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
 }
 
 /// A value against its type's schema.
-pub(super) fn parse<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Problem> {
+pub(crate) fn parse<T: DeserializeOwned + JsonSchema>(value: &Value) -> Result<T, Problem> {
     shoal_config::from_json(value).map_err(|error| config_problem(value, &error))
 }
 
@@ -118,7 +118,7 @@ fn unreadable(rejection: BytesRejection) -> Problem {
 }
 
 /// Which revisions `If-Match` names; none without the header or with `*` (RFC 9110 section 13.1.1).
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Problem> {
+pub(crate) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Problem> {
     let mut revisions = Vec::new();
     let mut any = false;
     let mut given = false;
@@ -150,7 +150,7 @@ pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<IfMatch>, Problem> 
 
 /// What `If-Match` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum IfMatch {
+pub(crate) enum IfMatch {
     /// That it exists.
     Any,
     /// That it is at one of these revisions.
@@ -158,7 +158,7 @@ pub(super) enum IfMatch {
 }
 
 impl IfMatch {
-    pub(super) fn matches(&self, revision: u64) -> bool {
+    pub(crate) fn matches(&self, revision: u64) -> bool {
         match self {
             Self::Any => true,
             Self::One(revisions) => revisions.contains(&revision),
