@@ -42,11 +42,13 @@ impl<S: Send + Sync, T: DeserializeOwned + JsonSchema> FromRequest<S> for Body<T
     }
 }
 
-impl<S: Send + Sync> FromRequest<S> for Document {
+/// A body of any sort, within the limits of all of them.
+pub(crate) struct Raw(pub(crate) Bytes);
+
+impl<S: Send + Sync> FromRequest<S> for Raw {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        check_media_type(request.headers())?;
         let bytes = tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, state))
             .await
             .map_err(|_| {
@@ -54,6 +56,16 @@ impl<S: Send + Sync> FromRequest<S> for Document {
                 Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
             })?
             .map_err(unreadable)?;
+        Ok(Self(bytes))
+    }
+}
+
+impl<S: Send + Sync> FromRequest<S> for Document {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        check_media_type(request.headers())?;
+        let Raw(bytes) = Raw::from_request(request, state).await?;
         let value = serde_json::from_slice(&bytes).map_err(|error| {
             Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}; check it with a JSON tool"))
         })?;
