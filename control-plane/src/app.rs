@@ -7,7 +7,9 @@ use crate::config::Config;
 use crate::geo::Places;
 use crate::link::Hub;
 use crate::metrics::Metrics;
+use crate::pass::PassKeys;
 use crate::peers::Peers;
+use crate::report::Reports;
 use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
@@ -20,6 +22,8 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What viewers report.
+    pub reports: Reports,
     /// Where addresses are.
     pub places: Places,
     /// The configuration.
@@ -34,11 +38,17 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
+    pub fn new(
+        store: Store,
+        reports: Reports,
+        metrics: Arc<Metrics>,
+        token: Token,
+        config: Config,
+    ) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, linked: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { store, hub, peers, reports, places, config, metrics, token, linked: AtomicBool::new(false) }))
     }
 
     /// Runs what can only fail with the database, off the async threads.
@@ -64,6 +74,11 @@ impl App {
             Err(_) => {}
         }
         result
+    }
+
+    /// The keys of passes.
+    pub fn passes(&self) -> PassKeys {
+        PassKeys::new(Vec::new())
     }
 
     /// Says that the link listens, or no longer does.

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::geo::Geo;
 use crate::public::Public;
+use crate::report::Reporting;
 
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -32,6 +33,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The API for players, SDKs and CDNs.
     pub public: Public,
+    /// What viewers report.
+    pub reports: Reporting,
     /// Where viewers and nodes are.
     pub geo: Geo,
     /// What is logged, and how.
@@ -81,6 +84,7 @@ impl Default for Config {
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
             public: Public::default(),
+            reports: Reporting::default(),
             geo: Geo::default(),
             log: Log::default(),
         }

@@ -9,6 +9,7 @@
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
 //! | [`geo`] | where an address is |
+//! | [`report`] | what viewers' SDKs and players report: spool, sums, raw records |
 //! | [`tls`] | the public API's certificate |
 //! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
@@ -35,6 +36,7 @@ pub mod metrics;
 pub mod pass;
 pub mod peers;
 pub mod public;
+pub mod report;
 mod rest;
 pub mod server;
 pub mod store;

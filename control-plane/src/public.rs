@@ -18,6 +18,7 @@ use tower_http::cors::{Any, CorsLayer};
 
 use crate::api::measure;
 use crate::app::App;
+use crate::report;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
 use crate::rest::openapi::{Operation, Routes};
@@ -86,12 +87,13 @@ pub fn document() -> Value {
 }
 
 fn routes() -> Routes {
-    Routes::new().add(
+    let routes = Routes::new().add(
         Operation::new(Method::GET, DOCUMENT, "describe", "This document.")
             .open()
             .gives::<Value>(200, "An OpenAPI 3.1 document."),
         describe,
-    )
+    );
+    report::ingest::add(routes)
 }
 
 async fn describe() -> Response {

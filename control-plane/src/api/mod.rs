@@ -13,6 +13,7 @@ mod nodes;
 mod peers;
 mod prefetch;
 mod relay;
+mod reports;
 mod secrets;
 mod snapshot;
 mod status;
@@ -43,6 +44,7 @@ pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
 pub use peers::{PeerPage, PeerRegistration, PeerView};
 pub use prefetch::PrefetchRequest;
 pub use relay::{CredentialRequest, SecretList, TurnCredential};
+pub use reports::{ReportSum, ReportSums};
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
 pub use tenants::TenantPage;
@@ -115,6 +117,7 @@ fn routes() -> Routes {
     let routes = prefetch::add(routes);
     let routes = cache::add(routes);
     let routes = ledger::add(routes);
+    let routes = reports::add(routes);
     snapshot::add(routes)
 }
 

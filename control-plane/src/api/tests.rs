@@ -18,6 +18,7 @@ use super::*;
 use crate::config::Config;
 use crate::link;
 use crate::metrics::Metrics;
+use crate::report::Reports;
 use crate::store::Store;
 use crate::store::tests::TempDir;
 use crate::token::Token;
@@ -42,7 +43,9 @@ impl Api {
         let dir = TempDir::new();
         let store = Store::open(dir.path()).unwrap();
         let token = Token::parse(TOKEN).unwrap();
-        let app = App::new(store.clone(), Arc::new(Metrics::new().unwrap()), token, Config::default()).unwrap();
+        let config = Config::default();
+        let reports = Reports::open(&config.reports, dir.path(), &store).unwrap();
+        let app = App::new(store.clone(), reports, Arc::new(Metrics::new().unwrap()), token, config).unwrap();
         app.set_linked(true);
         Self { router: router(Arc::clone(&app)), app, store, _dir: dir }
     }
