@@ -10,7 +10,7 @@ use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_report::cmcd::{self, Event};
-use shoal_report::{Batch, Refused, Report};
+use shoal_report::{Batch, Refused};
 
 use super::AppendError;
 use super::entry::{Entry, Source};
@@ -195,6 +195,8 @@ fn unavailable(error: AppendError) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use shoal_report::Report;
+
     use super::*;
     use crate::pass::KEY_BYTES;
 
