@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::geo::Geo;
 use crate::public::Public;
+use crate::tracker::Tracking;
 
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -34,6 +35,8 @@ pub struct Config {
     pub public: Public,
     /// Where viewers and nodes are.
     pub geo: Geo,
+    /// The tracker: who is told of whom.
+    pub tracker: Tracking,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -82,6 +85,7 @@ impl Default for Config {
             token_file: PathBuf::new(),
             public: Public::default(),
             geo: Geo::default(),
+            tracker: Tracking::default(),
             log: Log::default(),
         }
     }

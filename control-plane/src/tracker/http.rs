@@ -9,7 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use shoal_swarm::query::{self, Event};
-use shoal_swarm::swarms::{Announce, Count, Key};
+use shoal_swarm::swarms::{Announce, Count, Done, Key, Refusal};
 use shoal_swarm::{InfoHash, Nat, PeerId, Transport, Transports, bencode, form};
 
 use super::metrics::{Door, Outcome};
@@ -41,9 +41,11 @@ pub(crate) fn add(routes: Routes) -> Routes {
             .gives_nothing(101, "The request was to upgrade to a WebSocket: the WebTorrent protocol begins.")
     };
     let scrape = |path, id, summary| {
-        Operation::new(Method::GET, path, id, summary)
-            .open()
-            .gives_as::<String>(200, CLASSIC, "Bencoded; what is refused has a `failure reason`.")
+        Operation::new(Method::GET, path, id, summary).open().gives_as::<String>(
+            200,
+            CLASSIC,
+            "Bencoded; what is refused has a `failure reason`.",
+        )
     };
     let json = |path, id, summary| {
         Operation::new(Method::POST, path, id, summary)
@@ -60,10 +62,16 @@ pub(crate) fn add(routes: Routes) -> Routes {
     };
     routes
         .add_bare(classic("/v1/tracker/{pass}/announce", "announce", "Announces a peer, as BitTorrent does."), get)
-        .add_bare(json("/v1/tracker/{pass}/announce", "announceJson", "Announces a peer, with all that shoal knows."), post)
+        .add_bare(
+            json("/v1/tracker/{pass}/announce", "announceJson", "Announces a peer, with all that shoal knows."),
+            post,
+        )
         .add_bare(scrape("/v1/tracker/{pass}/scrape", "scrape", "Counts the peers of swarms."), get_scrape)
         .add_bare(classic("/v1/tracker/{pass}", "webtorrent", "Upgrades to the WebTorrent protocol."), get)
-        .add_bare(classic("/announce", "openAnnounce", "Announces a peer without a pass, where that is configured."), get)
+        .add_bare(
+            classic("/announce", "openAnnounce", "Announces a peer without a pass, where that is configured."),
+            get,
+        )
         .add_bare(json("/announce", "openAnnounceJson", "The same with all that shoal knows."), post)
         .add_bare(scrape("/scrape", "openScrape", "Counts the peers of swarms without a pass."), get_scrape)
         .add_bare(classic("/", "openWebtorrent", "Upgrades to the WebTorrent protocol without a pass."), get)
@@ -101,13 +109,7 @@ async fn get(State(app): State<Arc<App>>, request: Request) -> Response {
     bencoded(out)
 }
 
-fn classic(
-    app: &App,
-    viewer: Result<Viewer, Denied>,
-    address: IpAddr,
-    query: &str,
-    out: &mut Vec<u8>,
-) -> Outcome {
+fn classic(app: &App, viewer: Result<Viewer, Denied>, address: IpAddr, query: &str, out: &mut Vec<u8>) -> Outcome {
     let viewer = match viewer {
         Ok(viewer) => viewer,
         Err(denied) => {
@@ -213,18 +215,13 @@ async fn read(request: Request) -> Result<form::Announce, Problem> {
         // Slower, and says which field is wrong.
         Err(_) => input::parse(&input::json::<Value>(&bytes)?)?,
     };
-    announce.check().map_err(|error| {
-        Problem::fields(vec![FieldError::new(error.field(), Value::Null, error.to_string())])
-    })?;
+    announce
+        .check()
+        .map_err(|error| Problem::fields(vec![FieldError::new(error.field(), Value::Null, error.to_string())]))?;
     Ok(announce)
 }
 
-fn json(
-    app: &App,
-    viewer: &Viewer,
-    address: IpAddr,
-    found: &form::Announce,
-) -> Result<(Vec<u8>, shoal_swarm::swarms::Done), shoal_swarm::swarms::Refusal> {
+fn json(app: &App, viewer: &Viewer, address: IpAddr, found: &form::Announce) -> Result<(Vec<u8>, Done), Refusal> {
     let event = Event::from(found.event);
     let transports: Transports = found.transports.iter().copied().collect();
     let punches = transports.has(Transport::ShoalUdp) && event != Event::Stopped;
@@ -253,9 +250,7 @@ fn json(
     ANSWER.with_borrow_mut(|answer| {
         let done = app.tracker.announce(&announce, answer)?;
         let names: Vec<(u16, Arc<str>)> = nodes(&app.tracker, answer.peers.iter().map(|peer| peer.node));
-        let name = |number: u16| {
-            names.iter().find(|(known, _)| *known == number).map_or("", |(_, name)| &**name)
-        };
+        let name = |number: u16| names.iter().find(|(known, _)| *known == number).map_or("", |(_, name)| &**name);
         let pass = app.tracker.renew(viewer, now_ms() / 1000);
         let mut out = Vec::with_capacity(ANSWER_BYTES + 256 * answer.peers.len());
         form::reply(answer, &name, pass.as_deref(), &mut out);

@@ -37,6 +37,7 @@ use tokio::sync::watch;
 
 pub use config::Tracking;
 pub(crate) use http::add;
+pub use metrics::TABLE as METRICS;
 
 use crate::app::App;
 use crate::pass::{Pass, PassError, PassKeys};
@@ -270,10 +271,7 @@ impl Tracker {
         let mut swarms = self.lock(self.shard_of_key(key));
         let room = |most: u32, all: &AtomicUsize| (most as usize).saturating_sub(all.load(Ordering::Relaxed));
         let (peers, open) = (swarms.peers(), swarms.swarms());
-        swarms.set_limits(
-            peers + room(self.config.peers, &self.peers),
-            open + room(self.config.swarms, &self.swarms),
-        );
+        swarms.set_limits(peers + room(self.config.peers, &self.peers), open + room(self.config.swarms, &self.swarms));
         let result = work(&mut swarms, now_ms);
         count(&self.peers, peers, swarms.peers());
         count(&self.swarms, open, swarms.swarms());

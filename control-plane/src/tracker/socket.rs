@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{Sink, Stream};
 use serde_json::value::RawValue;
 use shoal_swarm::query::{Event, MAX_SCRAPE};
-use shoal_swarm::swarms::{Announce, Key};
+use shoal_swarm::swarms::{Announce, Done, Key, Refusal};
 use shoal_swarm::web::{self, Action, Hashes};
 use shoal_swarm::{InfoHash, PeerId, Transport, Transports, sdp};
 
@@ -250,7 +250,9 @@ impl Peer<'_> {
         let tracker = &app.tracker;
         let leaves = message.event == Event::Stopped;
         let member = (info_hash, peer_id);
-        if !leaves && self.members.len() >= tracker.config.peers_per_connection as usize && !self.members.contains(&member)
+        if !leaves
+            && self.members.len() >= tracker.config.peers_per_connection as usize
+            && !self.members.contains(&member)
         {
             self.fail(Some(&info_hash), "this connection has announced as many peers as it may; leave with some");
             return Outcome::Connection;
@@ -277,11 +279,12 @@ impl Peer<'_> {
             remote: false,
             place: &|address| place(&app, address),
         };
-        let most = tracker.config.offers.min(message.numwant.unwrap_or(u64::MAX).try_into().unwrap_or(u32::MAX)) as usize;
+        let most =
+            tracker.config.offers.min(message.numwant.unwrap_or(u64::MAX).try_into().unwrap_or(u32::MAX)) as usize;
         let offers = if leaves { 0 } else { message.offers.len().min(most) };
         ANSWER.with_borrow_mut(|answer| {
             let mut out = Vec::with_capacity(192);
-            let result = tracker.change(key, |swarms, now_ms| {
+            let result: Result<Done, Refusal> = tracker.change(key, |swarms, now_ms| {
                 let done = swarms.handle_announce(now_ms, &announce, answer)?;
                 web::announced(&info_hash, answer, &mut out);
                 if offers > 0 {
@@ -323,7 +326,7 @@ impl Peer<'_> {
         })
     }
 
-    fn refuse(&mut self, info_hash: &InfoHash, done: shoal_swarm::swarms::Done, error: &sdp::SdpError) -> Outcome {
+    fn refuse(&mut self, info_hash: &InfoHash, done: Done, error: &sdp::SdpError) -> Outcome {
         self.fail(Some(info_hash), &error.to_string());
         Outcome::Done(done)
     }

@@ -90,7 +90,10 @@ pub fn web_message(input: &[u8]) {
         if let Ok(stripped) = sdp::relay_only(value) {
             let stripped: serde_json::Value = serde_json::from_str(stripped.get()).expect("it is JSON");
             for line in stripped["sdp"].as_str().expect("there is one").lines() {
-                assert!(!line.starts_with("a=candidate:") || line.contains(" typ relay raddr 0.0.0.0 rport 0"), "{line}");
+                assert!(
+                    !line.starts_with("a=candidate:") || line.contains(" typ relay raddr 0.0.0.0 rport 0"),
+                    "{line}"
+                );
             }
         }
     }

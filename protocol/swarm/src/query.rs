@@ -149,9 +149,9 @@ fn id(text: &str, name: &'static str) -> Result<[u8; ID_BYTES], QueryError> {
 
 /// FNV-1a: keys are compared with each other and with nothing else.
 fn key_of(text: &str) -> u64 {
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    });
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     hash.max(1)
 }
 
@@ -161,8 +161,8 @@ mod tests {
 
     const HASH: &str = "%12%34%56%78%9a%bc%de%f1%23%45%67%89%ab%cd%ef%124Vx%9a";
     const BYTES: [u8; 20] = [
-        0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x12, b'4', b'V', b'x',
-        0x9a,
+        0x12, 0x34, 0x56, 0x78, 0x9a, 0xbc, 0xde, 0xf1, 0x23, 0x45, 0x67, 0x89, 0xab, 0xcd, 0xef, 0x12, b'4', b'V',
+        b'x', 0x9a,
     ];
 
     #[test]
@@ -197,10 +197,13 @@ mod tests {
         assert!(announce(&good).is_ok());
         assert_eq!(announce(""), Err(QueryError::Missing("info_hash")));
         assert_eq!(announce(&format!("info_hash={HASH}&port=1")), Err(QueryError::Missing("peer_id")));
-        for (more, name) in [("info_hash=%1", "info_hash"), ("peer_id=abc", "peer_id"), ("info_hash=%zz", "info_hash")] {
+        for (more, name) in [("info_hash=%1", "info_hash"), ("peer_id=abc", "peer_id"), ("info_hash=%zz", "info_hash")]
+        {
             assert_eq!(announce(&format!("{good}&{more}")), Err(QueryError::Id(name)));
         }
-        for (more, name) in [("port=65536", "port"), ("left=-1", "left"), ("uploaded=1e3", "uploaded"), ("port=", "port")] {
+        for (more, name) in
+            [("port=65536", "port"), ("left=-1", "left"), ("uploaded=1e3", "uploaded"), ("port=", "port")]
+        {
             assert_eq!(announce(&format!("{good}&{more}")), Err(QueryError::Number(name)));
         }
         assert_eq!(scrape("x=1"), Err(QueryError::Missing("info_hash")));

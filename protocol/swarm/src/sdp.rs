@@ -117,7 +117,8 @@ mod tests {
 
     #[test]
     fn without_a_relay_nothing_is_passed_on() {
-        let none: String = OFFER.lines().filter(|line| !line.contains("relay")).map(|line| format!("{line}\r\n")).collect();
+        let none: String =
+            OFFER.lines().filter(|line| !line.contains("relay")).map(|line| format!("{line}\r\n")).collect();
         assert_eq!(relay_only(&raw(&none)).err(), Some(SdpError::NoRelay));
         let odd = RawValue::from_string("[1]".to_owned()).unwrap();
         assert_eq!(relay_only(&odd).err(), Some(SdpError::Malformed));

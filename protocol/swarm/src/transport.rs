@@ -101,11 +101,7 @@ impl Mask {
     pub(crate) fn new(transports: Transports, address: IpAddr) -> Self {
         let family = usize::from(address.is_ipv6());
         let bit = |transport, bit| if transports.has(transport) { bit } else { 0 };
-        Self(
-            bit(Transport::Webrtc, WEBRTC)
-                | bit(Transport::ShoalUdp, UDP[family])
-                | bit(Transport::Tcp, TCP[family]),
-        )
+        Self(bit(Transport::Webrtc, WEBRTC) | bit(Transport::ShoalUdp, UDP[family]) | bit(Transport::Tcp, TCP[family]))
     }
 
     pub(crate) fn shares(self, other: Self) -> bool {

@@ -172,18 +172,26 @@ fn run(seed: u64) {
         let failed: Vec<PeerId> = (0..random.below(4)).map(|_| peer_id(random.below(700))).collect();
         let failed = if random.chance(10) { failed } else { Vec::new() };
         let transports = Transport::ALL.into_iter().filter(|_| random.chance(50)).collect::<Transports>();
-        let nat = Nat { mapping: behaviour(&mut random), filtering: behaviour(&mut random), predictable: random.chance(20) };
+        let nat =
+            Nat { mapping: behaviour(&mut random), filtering: behaviour(&mut random), predictable: random.chance(20) };
         let announce = Announce {
             key,
             peer_id: id,
             session,
-            address: known.as_ref().filter(|_| random.chance(95)).map_or_else(|| address(&mut random), |known| known.address),
+            address: known
+                .as_ref()
+                .filter(|_| random.chance(95))
+                .map_or_else(|| address(&mut random), |known| known.address),
             port: if random.chance(5) { 0 } else { 4_000 },
             transports: if web { Transports::NONE.with(Transport::Webrtc) } else { transports },
             connection: if web { number + 1 } else { 0 },
             nat: random.chance(50).then_some(nat),
             node: 0,
-            supply: random.chance(50).then(|| Supply { upload_kbps: random.below(20_000) as u32, newest: step, count: 3 }),
+            supply: random.chance(50).then(|| Supply {
+                upload_kbps: random.below(20_000) as u32,
+                newest: step,
+                count: 3,
+            }),
             complete: random.chance(50).then(|| random.chance(30)),
             event,
             failed: &failed,
@@ -301,7 +309,10 @@ fn check(
         assert_eq!(answer.peers.len(), fitting.min(want), "step {step}: a small swarm is told whole");
     } else {
         let fitting = peers.keys().filter(|other| Model::fit(peers, me, **other, offers)).count();
-        assert!(fitting == 0 || want == 0 || fitting < peers.len() / 4 || !answer.peers.is_empty(), "step {step}: nobody of {fitting}");
+        assert!(
+            fitting == 0 || want == 0 || fitting < peers.len() / 4 || !answer.peers.is_empty(),
+            "step {step}: nobody of {fitting}"
+        );
     }
 }
 

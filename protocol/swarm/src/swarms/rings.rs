@@ -283,7 +283,8 @@ fn hash_of(seed: u64, peer: &Peer, ring: usize) -> u64 {
 
 /// Keyed enough: places cannot be chosen freely, and swarms are numbered here.
 fn ring_hash(seed: u64, swarm: u32, mask: Mask, near: u64) -> u64 {
-    let mut random = super::random::Random::new(seed ^ near.rotate_left(24) ^ u64::from(swarm) << 8 ^ u64::from(mask.0));
+    let mut random =
+        super::random::Random::new(seed ^ near.rotate_left(24) ^ u64::from(swarm) << 8 ^ u64::from(mask.0));
     random.bits()
 }
 
@@ -293,4 +294,3 @@ fn erase(table: &mut HashTable<u32>, hash: u64, at: u32) {
         entry.remove();
     }
 }
-

@@ -100,9 +100,13 @@ fn two_missed_intervals_and_the_grace_end_a_peer() {
 #[test]
 fn only_what_can_connect_is_matched() {
     let mut swarms = swarms();
-    let symmetric =
-        Nat { mapping: Behaviour::AddressAndPortDependent, filtering: Behaviour::AddressAndPortDependent, predictable: false };
-    let open = Nat { mapping: Behaviour::EndpointIndependent, filtering: Behaviour::EndpointIndependent, predictable: false };
+    let symmetric = Nat {
+        mapping: Behaviour::AddressAndPortDependent,
+        filtering: Behaviour::AddressAndPortDependent,
+        predictable: false,
+    };
+    let open =
+        Nat { mapping: Behaviour::EndpointIndependent, filtering: Behaviour::EndpointIndependent, predictable: false };
     let udp = |number, nat| Announce { transports: UDP, nat: Some(nat), ..announce(number) };
     told(&mut swarms, 0, &announce(1));
     assert_eq!(told(&mut swarms, 0, &udp(2, symmetric)), [], "no transport in common");
@@ -137,7 +141,11 @@ fn a_failed_peer_is_not_told_of_again_neither_way() {
     assert_eq!(told(&mut swarms, 2, &announce(1)), [id(3)], "it is remembered");
     assert_eq!(told(&mut swarms, 2, &announce(2)), [id(3)], "and holds for the other one");
     let many: Vec<PeerId> = (100..100 + MAX_REPORTED as u32).map(id).collect();
-    assert_eq!(told(&mut swarms, 3, &Announce { failed: &many, ..announce(1) }), [id(2), id(3)], "the oldest is forgotten");
+    assert_eq!(
+        told(&mut swarms, 3, &Announce { failed: &many, ..announce(1) }),
+        [id(2), id(3)],
+        "the oldest is forgotten"
+    );
 }
 
 #[test]
@@ -152,7 +160,9 @@ fn offers_go_to_connections_only_and_end_with_them() {
     };
     told(&mut swarms, 0, &announce(1));
     let mut answer = Answer::default();
-    swarms.handle_announce(0, &Announce { transports: TCP.with(Transport::Webrtc), ..announce(9) }, &mut answer).unwrap();
+    swarms
+        .handle_announce(0, &Announce { transports: TCP.with(Transport::Webrtc), ..announce(9) }, &mut answer)
+        .unwrap();
     assert_eq!(answer.registered, TCP, "WebRTC needs a connection");
     for number in 2..=4 {
         told(&mut swarms, 0, &web(number));
@@ -301,7 +311,9 @@ fn nobody_is_given_to_everybody() {
 #[test]
 fn a_peer_takes_at_most_200_bytes() {
     let provider = |address: IpAddr| match address {
-        IpAddr::V4(v4) => Place { asn: u32::from(v4.octets()[1]) % 50 + 1, isp: 3, region: u16::from(v4.octets()[2]) + 1 },
+        IpAddr::V4(v4) => {
+            Place { asn: u32::from(v4.octets()[1]) % 50 + 1, isp: 3, region: u16::from(v4.octets()[2]) + 1 }
+        }
         IpAddr::V6(_) => Place::default(),
     };
     for (peers, swarms_of) in [(120_000_u32, 120_000_u32), (120_000, 10), (60_000, 60_000)] {

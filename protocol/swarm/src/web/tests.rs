@@ -87,7 +87,11 @@ fn what_is_no_message_is_refused_with_the_reason() {
         (&json!({"action": "announce", "peer_id": long}).to_string(), "invalid length 21"),
         (&json!({"action": "announce", "peer_id": "€".repeat(20)}).to_string(), "no byte"),
         (&json!({"action": "announce", "peer_id": 7}).to_string(), "20 characters"),
-        (&json!({"action": "announce", "info_hash": binary(&ODD), "peer_id": binary(&ODD), "answer": {}}).to_string(), "to_peer_id"),
+        (
+            &json!({"action": "announce", "info_hash": binary(&ODD), "peer_id": binary(&ODD), "answer": {}})
+                .to_string(),
+            "to_peer_id",
+        ),
         (&"[".repeat(100_000), "the message"),
     ] {
         let error = read(text).unwrap_err().to_string();
