@@ -11,6 +11,7 @@ use crate::peers::Peers;
 use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
+use crate::tracker::Tracker;
 
 /// The control plane's parts; shared by reference.
 pub struct App {
@@ -22,6 +23,8 @@ pub struct App {
     pub peers: Peers,
     /// Where addresses are.
     pub places: Places,
+    /// Who is in which swarm.
+    pub tracker: Tracker,
     /// The configuration.
     pub config: Config,
     /// What is counted.
@@ -38,7 +41,18 @@ impl App {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, linked: AtomicBool::new(false) }))
+        let tracker = Tracker::new(&config.tracker, metrics.registry())?;
+        Ok(Arc::new(Self {
+            store,
+            hub,
+            peers,
+            places,
+            tracker,
+            config,
+            metrics,
+            token,
+            linked: AtomicBool::new(false),
+        }))
     }
 
     /// Runs what can only fail with the database, off the async threads.
