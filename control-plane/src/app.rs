@@ -13,6 +13,7 @@ use crate::report::Reports;
 use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
+use crate::tracker::Tracker;
 
 /// The control plane's parts; shared by reference.
 pub struct App {
@@ -26,6 +27,8 @@ pub struct App {
     pub reports: Reports,
     /// Where addresses are.
     pub places: Places,
+    /// Who is in which swarm.
+    pub tracker: Tracker,
     /// The configuration.
     pub config: Config,
     /// What is counted.
@@ -48,7 +51,19 @@ impl App {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, reports, places, config, metrics, token, linked: AtomicBool::new(false) }))
+        let tracker = Tracker::new(&config.tracker, metrics.registry())?;
+        Ok(Arc::new(Self {
+            store,
+            hub,
+            peers,
+            reports,
+            places,
+            tracker,
+            config,
+            metrics,
+            token,
+            linked: AtomicBool::new(false),
+        }))
     }
 
     /// Runs what can only fail with the database, off the async threads.
@@ -99,7 +114,7 @@ impl App {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(|error| StoreError {
             kind: StoreErrorKind::Io,
-            path: self.store.path().display().to_string(),
+            path: self.store.name().to_owned(),
             message: format!("its task ended early: {error}"),
         })
     }

@@ -1,9 +1,10 @@
 //! Start and stop.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,9 +21,11 @@ use crate::http;
 use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::public;
+use crate::report::{self, OpenError, Reports};
 use crate::store::{Store, StoreError};
 use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
+use crate::tracker;
 
 /// Most data planes connected at a time.
 const MAX_LINKS: usize = 4096;
@@ -39,6 +42,9 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A part of the start broke.
+    #[error("opening the database ended early: {0}; this is a defect of this release")]
+    Task(String),
     /// The token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -67,6 +73,9 @@ pub enum StartError {
     /// A file with places.
     #[error(transparent)]
     Geo(#[from] GeoError),
+    /// What viewers report.
+    #[error(transparent)]
+    Reports(#[from] OpenError),
     /// Another control plane has the folder.
     #[error("state_dir {}: another shoal-control uses it; stop that one, or set another state_dir", .0.display())]
     StateInUse(PathBuf),
@@ -105,7 +114,9 @@ pub struct Server {
 impl Server {
     /// Opens everything. `inherited` is a listening socket from the service manager; it goes before `config.listen`.
     pub async fn start(config: &Config, state_dir: &Path, inherited: Option<StdListener>) -> Result<Self, StartError> {
-        let store = Store::open(state_dir)?;
+        let (database, folder) = (config.store.clone(), state_dir.to_owned());
+        let opened = tokio::task::spawn_blocking(move || Store::start(&database, &folder)).await;
+        let store = opened.map_err(|error| StartError::Task(error.to_string()))??;
         let lock = lock(state_dir)?;
         let token = Token::load_or_create(&config.token_file(state_dir))?;
         let address = config.listen;
@@ -121,7 +132,14 @@ impl Server {
         let address = config.public.listen;
         let failed = |source| StartError::ListenPublic { address, source };
         let public = TcpListener::bind(address).await.map_err(failed)?;
-        let app = App::new(store, Arc::new(Metrics::new()?), token, config.clone())?;
+        let metrics = Arc::new(Metrics::new()?);
+        let opening = (config.reports.clone(), state_dir.to_owned(), store.clone(), Arc::clone(&metrics));
+        let opened = tokio::task::spawn_blocking(move || {
+            let (reporting, folder, store, metrics) = opening;
+            Reports::open(&reporting, &folder, &store, metrics.registry())
+        });
+        let reports = opened.await.map_err(|error| StartError::Task(error.to_string()))??;
+        let app = App::new(store, reports, metrics, token, config.clone())?;
         // Before the link listens: the first node gets its snapshot at once.
         link::publish_now(&app).await?;
         let link = Listener::bind(&config.link_socket)?;
@@ -145,7 +163,9 @@ impl Server {
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(report::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
+        tasks.spawn(tracker::run(Arc::clone(&app), stopped.clone()));
         tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
         let connections = app.config.public.connections as usize;
         if let Some(certificate) = &certificate {
@@ -166,6 +186,7 @@ impl Server {
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let path = state_dir.join("lock");
     let failed = |source| StartError::Lock { path: path.clone(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
     let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

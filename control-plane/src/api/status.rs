@@ -26,8 +26,8 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     app.metrics.peers(app.peers.registrations(Instant::now()));
-    let text = app.metrics.export().and_then(|mut text| app.reports.export_metrics(&mut text).map(|()| text));
-    match text {
+    app.reports.measure();
+    match app.metrics.export() {
         Ok(text) => ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response(),
         Err(error) => Problem::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }

@@ -44,8 +44,9 @@ impl Api {
         let store = Store::open(dir.path()).unwrap();
         let token = Token::parse(TOKEN).unwrap();
         let config = Config::default();
-        let reports = Reports::open(&config.reports, dir.path(), &store).unwrap();
-        let app = App::new(store.clone(), reports, Arc::new(Metrics::new().unwrap()), token, config).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let reports = Reports::open(&config.reports, dir.path(), &store, metrics.registry()).unwrap();
+        let app = App::new(store.clone(), reports, metrics, token, config).unwrap();
         app.set_linked(true);
         Self { router: router(Arc::clone(&app)), app, store, _dir: dir }
     }

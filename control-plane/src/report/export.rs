@@ -60,7 +60,7 @@ const SCHEMA: &str = "message report {
 
 /// A file that could not be written.
 #[derive(Debug, thiserror::Error)]
-pub enum ExportError {
+pub(super) enum ExportError {
     /// The disk.
     #[error("{}: {source}; reports.parquet_dir must be writable and have room", path.display())]
     Io {
@@ -75,7 +75,7 @@ pub enum ExportError {
 }
 
 /// Writes segment `number` of `spool` below `dir`; where it is then. None: it has no report.
-pub fn export(spool: &Spool, number: u64, dir: &Path) -> Result<Option<PathBuf>, ExportError> {
+pub(super) fn export(spool: &Spool, number: u64, dir: &Path) -> Result<Option<PathBuf>, ExportError> {
     let mut position = Position { segment: number, offset: 0 };
     let mut rows = Rows { entries: Vec::new(), reports: 0 };
     let mut writer: Option<(SerializedFileWriter<File>, PathBuf, PathBuf)> = None;

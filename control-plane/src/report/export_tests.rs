@@ -43,7 +43,8 @@ fn a_segment_becomes_one_file_that_others_can_read_and_replaces_itself() {
     let dir = folder.path().join("spool");
     let id = identify(&dir).unwrap();
     let limits = Limits { segment_bytes: 2000, ..LIMITS };
-    let spool = Spool::open(&dir, id, 0, limits, Arc::new(Metrics::new().unwrap())).unwrap();
+    let spool =
+        Spool::open(&dir, id, 0, limits, Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap())).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     for number in 0..30 {
         runtime.block_on(spool.append(entry(number).encode().unwrap())).unwrap();

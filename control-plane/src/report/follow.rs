@@ -134,7 +134,11 @@ impl Reports {
             }
             self.metrics.folded(rolled.folded);
             if chunk.damaged > 0 {
-                tracing::error!(segment = chunk.next.segment, bytes = chunk.damaged, "a segment of the spool is damaged");
+                tracing::error!(
+                    segment = chunk.next.segment,
+                    bytes = chunk.damaged,
+                    "a segment of the spool is damaged"
+                );
                 self.metrics.damaged(chunk.damaged);
             }
             if let Some(last) = entries.last() {
@@ -205,12 +209,9 @@ impl Reports {
         };
         for _ in 0..FORGET_TURNS {
             let gone = store.forget_reports(&ages, FORGET_MOST)?;
-            for (what, rows) in [
-                ("sessions", gone.sessions),
-                ("minutes", gone.minutes),
-                ("hours", gone.hours),
-                ("usage", gone.usage),
-            ] {
+            for (what, rows) in
+                [("sessions", gone.sessions), ("minutes", gone.minutes), ("hours", gone.hours), ("usage", gone.usage)]
+            {
                 self.metrics.pruned(what, rows);
             }
             if gone.sessions < u64::from(FORGET_MOST) && gone.minutes == 0 && gone.hours == 0 && gone.usage == 0 {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
@@ -124,7 +124,7 @@ async fn begin(app: &Arc<App>, request: Request) -> Result<(Entry, String, Bytes
     let place = address.map(|address| app.places.place(address)).unwrap_or_default();
     let given = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let kind = given.unwrap_or_default().split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-    let input::Raw(body) = input::Raw::from_request(request, &()).await?;
+    let body = input::bytes(request, &()).await?;
     let entry = Entry {
         received_ms,
         tenant: pass.tenant,
@@ -140,11 +140,14 @@ async fn begin(app: &Arc<App>, request: Request) -> Result<(Entry, String, Bytes
 
 fn verify(keys: &PassKeys, headers: &HeaderMap, uri: &Uri, now_s: u64) -> Result<Pass, Problem> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let bearer = bearer.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+    let bearer =
+        bearer.and_then(|value| value.split_once(' ')).filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
     let in_query = || uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("pass="));
     let unauthorized = |detail: String| Problem::new(StatusCode::UNAUTHORIZED, detail);
     let text = bearer.map(|(_, pass)| pass.trim()).or_else(in_query).ok_or_else(|| {
-        unauthorized("there is no pass; send `Authorization: Bearer` and the pass that conf gave, or `?pass=`".to_owned())
+        unauthorized(
+            "there is no pass; send `Authorization: Bearer` and the pass that conf gave, or `?pass=`".to_owned(),
+        )
     })?;
     if text.len() > MAX_PASS {
         return Err(unauthorized(PassError::Malformed.to_string()));
@@ -165,7 +168,10 @@ fn refused(app: &App, error: &Refused) -> Problem {
 }
 
 fn media_type(given: &str, wanted: &str) -> Problem {
-    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, format!("Content-Type is `{given}`; send `Content-Type: {wanted}`"))
+    Problem::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        format!("Content-Type is `{given}`; send `Content-Type: {wanted}`"),
+    )
 }
 
 async fn accept(app: &Arc<App>, entries: &[Entry]) -> Result<Response, Problem> {

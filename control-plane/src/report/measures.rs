@@ -201,7 +201,10 @@ mod tests {
         let sums = Sums::from_columns(columns);
         assert_eq!(sums.columns(), columns);
         let at = |name| NAMES.iter().position(|other| *other == name).unwrap() as u64 + 1;
-        assert_eq!((sums.viewers, sums.edge_bytes, sums.playing_ms), (at("viewers"), at("edge_bytes"), at("playing_ms")));
+        assert_eq!(
+            (sums.viewers, sums.edge_bytes, sums.playing_ms),
+            (at("viewers"), at("edge_bytes"), at("playing_ms"))
+        );
         assert_eq!((sums.first_frame_ms, sums.histogram[11]), (at("first_frame_ms"), at("h11")));
     }
 

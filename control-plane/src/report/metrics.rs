@@ -1,6 +1,6 @@
 //! The metrics of reporting, declared once.
 
-use prometheus::{Encoder, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::metrics::Declared;
 
@@ -34,9 +34,8 @@ declare! {
 const SYNC_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0];
 const NONE: &[&str] = &[];
 
-/// The metrics and the registry that exports them.
+/// The metrics.
 pub struct Metrics {
-    registry: Registry,
     accepted: IntCounterVec,
     refused: IntCounterVec,
     rolled: IntCounterVec,
@@ -53,8 +52,7 @@ pub struct Metrics {
 
 impl Metrics {
     /// Registers all. Fails only if the table itself is wrong, which a test shows.
-    pub fn new() -> Result<Self, prometheus::Error> {
-        let registry = Registry::new();
+    pub fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
         let counter = |declared: &Declared, values: &[&str]| {
             let counter = IntCounterVec::new(Opts::new(declared.name, declared.help), declared.labels)?;
             registry.register(Box::new(counter.clone()))?;
@@ -73,12 +71,14 @@ impl Metrics {
             gauge.with_label_values(NONE);
             Ok::<_, prometheus::Error>(gauge)
         };
-        let syncs =
-            Histogram::with_opts(HistogramOpts::new(SYNCS.name, SYNCS.help).buckets(SYNC_BUCKETS.to_vec()))?;
+        let syncs = Histogram::with_opts(HistogramOpts::new(SYNCS.name, SYNCS.help).buckets(SYNC_BUCKETS.to_vec()))?;
         registry.register(Box::new(syncs.clone()))?;
         Ok(Self {
             accepted: counter(&ACCEPTED, &["sdk", "cmcd", "observed"])?,
-            refused: counter(&REFUSED, &["pass", "json", "type", "range", "version", "busy", "full", "failed", "observed"])?,
+            refused: counter(
+                &REFUSED,
+                &["pass", "json", "type", "range", "version", "busy", "full", "failed", "observed"],
+            )?,
             rolled: counter(&ROLLED, &["counted", "duplicate", "late", "runs"])?,
             damaged: counter(&DAMAGED, &[])?,
             folded: counter(&FOLDED, &[])?,
@@ -89,7 +89,6 @@ impl Metrics {
             lag: gauge(&LAG)?,
             exported: counter(&EXPORTED, &["written", "failed"])?,
             pruned: counter(&PRUNED, &["sessions", "minutes", "hours", "usage"])?,
-            registry,
         })
     }
 
@@ -144,23 +143,19 @@ impl Metrics {
     pub fn pruned(&self, what: &str, rows: u64) {
         self.pruned.with_label_values(&[what]).inc_by(rows);
     }
-
-    /// The text exposition format, behind what is there.
-    pub fn export(&self, text: &mut Vec<u8>) -> Result<(), prometheus::Error> {
-        TextEncoder::new().encode(&self.registry.gather(), text)
-    }
 }
 
 #[cfg(test)]
 mod tests {
+    use prometheus::TextEncoder;
+
     use super::*;
 
     #[test]
     fn the_table_is_what_is_exported() {
-        let metrics = Metrics::new().unwrap();
-        let mut text = Vec::new();
-        metrics.export(&mut text).unwrap();
-        let text = String::from_utf8(text).unwrap();
+        let registry = Registry::new();
+        Metrics::new(&registry).unwrap();
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
         for declared in TABLE {
             assert!(text.contains(&format!("# HELP {} {}\n", declared.name, declared.help)), "{}", declared.name);
         }

@@ -15,14 +15,14 @@
 //! either all of that or nothing of it, and what was not acknowledged is sent again with the same number.
 
 mod clock;
-pub(crate) mod entry;
+pub mod entry;
 mod export;
 mod follow;
-pub(crate) mod ingest;
+pub mod ingest;
 pub mod measures;
 pub mod metrics;
-pub(crate) mod spool;
-pub(crate) mod tally;
+pub mod spool;
+pub mod tally;
 #[cfg(test)]
 mod tests;
 pub(crate) mod window;
@@ -30,6 +30,7 @@ pub(crate) mod window;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use prometheus::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_report::{Cmcd, Report};
@@ -131,9 +132,10 @@ pub struct Observed {
 
 impl Reports {
     /// Opens the spool. It blocks: call it where the database is opened.
-    pub fn open(config: &Reporting, state_dir: &Path, store: &Store) -> Result<Self, OpenError> {
-        let dir = if config.spool_dir.as_os_str().is_empty() { state_dir.join("spool") } else { config.spool_dir.clone() };
-        let metrics = Arc::new(Metrics::new()?);
+    pub fn open(config: &Reporting, state_dir: &Path, store: &Store, registry: &Registry) -> Result<Self, OpenError> {
+        let dir =
+            if config.spool_dir.as_os_str().is_empty() { state_dir.join("spool") } else { config.spool_dir.clone() };
+        let metrics = Arc::new(Metrics::new(registry)?);
         let id = spool::identify(&dir)?;
         let progress = store.report_progress(&id)?;
         let limits = Limits {
@@ -202,9 +204,8 @@ impl Reports {
         }
     }
 
-    /// The metrics' text, behind what is there.
-    pub(crate) fn export_metrics(&self, text: &mut Vec<u8>) -> Result<(), prometheus::Error> {
+    /// Brings the metrics up to how the spool stands now.
+    pub(crate) fn measure(&self) {
         self.metrics.spool(self.spool.queued(), self.spool.bytes());
-        self.metrics.export(text)
     }
 }

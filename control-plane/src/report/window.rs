@@ -6,9 +6,9 @@ pub(crate) const WINDOW: u64 = 256;
 pub(crate) const STEPS: usize = 3;
 
 const WORDS: usize = WINDOW as usize / 64;
-/// Buckets of each step that are remembered: the newest two that were counted, so that a clock that goes there and back does
-/// not count a viewer again.
-const MARKS: usize = 2;
+/// Buckets of each step that are remembered, the newest that were counted, so that a clock that goes there and back does not
+/// count a viewer again.
+const MARKS: usize = 4;
 const BYTES: usize = 8 + WORDS * 8 + STEPS * MARKS * 8;
 
 /// What becomes of a report by its number.
@@ -125,7 +125,10 @@ mod tests {
             }
         }
         let mut window = Window::default();
-        assert_eq!((window.take(u64::MAX), window.take(u64::MAX), window.take(1)), (Seen::New, Seen::Duplicate, Seen::Late));
+        assert_eq!(
+            (window.take(u64::MAX), window.take(u64::MAX), window.take(1)),
+            (Seen::New, Seen::Duplicate, Seen::Late)
+        );
         assert_eq!(Window::from_bytes(&[0; BYTES - 1]), None);
     }
 

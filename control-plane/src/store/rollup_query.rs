@@ -196,9 +196,8 @@ fn select(query: &ReportQuery) -> (String, Vec<Value>) {
     let length = query.step.seconds();
     let step = ReportStep::ALL.iter().position(|step| *step == query.step).unwrap_or(0);
     let mut values = values![step as i64, query.from_s / length, query.to_s.div_ceil(length)].to_vec();
-    let mut sql = format!(
-        "SELECT {sums}{comma}{list} FROM report_rollups WHERE step = $1 AND bucket >= $2 AND bucket < $3"
-    );
+    let mut sql =
+        format!("SELECT {sums}{comma}{list} FROM report_rollups WHERE step = $1 AND bucket >= $2 AND bucket < $3");
     for (group, value) in query.filters.iter().filter(|(group, _)| *group != ReportGroup::Time) {
         values.push(Value::from(value));
         sql.push_str(&format!(" AND {} = ${}", group.column(), values.len()));

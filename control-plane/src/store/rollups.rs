@@ -110,12 +110,7 @@ impl Store {
                 "INSERT INTO report_spools (instance, segment, position, newest_ms) VALUES ($1, $2, $3, $4)
                  ON CONFLICT (instance) DO UPDATE
                  SET segment = excluded.segment, position = excluded.position, newest_ms = excluded.newest_ms",
-                &values![
-                    batch.instance,
-                    batch.to.segment,
-                    batch.to.offset,
-                    tally.newest_ms.max(before.newest_ms)
-                ],
+                &values![batch.instance, batch.to.segment, batch.to.offset, tally.newest_ms.max(before.newest_ms)],
             )?;
             Ok::<_, StoreError>(Some(rolled))
         });
@@ -139,8 +134,7 @@ impl Store {
                 let id: Vec<u8> = row.get(0)?;
                 tx.execute("DELETE FROM report_sessions WHERE id = $1", &values![id])?;
             }
-            for (step, first, rows) in
-                [(0, ages.minute, &mut forgotten.minutes), (1, ages.hour, &mut forgotten.hours)]
+            for (step, first, rows) in [(0, ages.minute, &mut forgotten.minutes), (1, ages.hour, &mut forgotten.hours)]
             {
                 let old = tx.query(
                     "SELECT DISTINCT bucket, tenant, channel FROM report_rollups WHERE step = $1 AND bucket < $2
@@ -197,10 +191,8 @@ fn added(table: &str, columns: &[&str]) -> String {
 }
 
 fn progress(tx: &mut Tx<'_>, instance: &str) -> Result<Progress, StoreError> {
-    let row = tx.query_one(
-        "SELECT segment, position, newest_ms FROM report_spools WHERE instance = $1",
-        &values![instance],
-    )?;
+    let row =
+        tx.query_one("SELECT segment, position, newest_ms FROM report_spools WHERE instance = $1", &values![instance])?;
     row.map_or(Ok(Progress::default()), |row| {
         let position = Position { segment: row.get(0)?, offset: row.get(1)? };
         Ok(Progress { position, newest_ms: row.get(2)? })

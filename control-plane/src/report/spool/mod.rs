@@ -171,7 +171,9 @@ impl Spool {
         if self.bytes().saturating_add(bytes) > self.limits.spool_bytes {
             return Err(AppendError::Full);
         }
-        if payload.len() > MAX_RECORD || self.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limits.queue_bytes {
+        if payload.len() > MAX_RECORD
+            || self.queued.fetch_add(bytes, Ordering::Relaxed) + bytes > self.limits.queue_bytes
+        {
             self.queued.fetch_sub(bytes, Ordering::Relaxed);
             return Err(AppendError::Busy);
         }
@@ -199,9 +201,12 @@ impl Spool {
 
     /// Deletes a finished segment; one with damage is set aside as `NUMBER.damaged`.
     pub fn remove(&self, number: u64) -> io::Result<()> {
-        let Some(known) = lock(&self.segments).get(&number).copied().filter(|known| known.finished) else { return Ok(()) };
+        let Some(known) = lock(&self.segments).get(&number).copied().filter(|known| known.finished) else {
+            return Ok(());
+        };
         let path = segment::path(&self.dir, number);
-        let gone = if known.damaged { fs::rename(&path, path.with_extension("damaged")) } else { fs::remove_file(&path) };
+        let gone =
+            if known.damaged { fs::rename(&path, path.with_extension("damaged")) } else { fs::remove_file(&path) };
         match gone {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => lock(&self.segments).remove(&number),

@@ -123,7 +123,11 @@ pub(super) fn recover(dir: &Path) -> io::Result<BTreeMap<u64, Known>> {
             }
             known.len = whole as u64;
             if whole < bytes.len() {
-                tracing::info!(segment = number, bytes = bytes.len() - whole, "cut off what was not written to its end");
+                tracing::info!(
+                    segment = number,
+                    bytes = bytes.len() - whole,
+                    "cut off what was not written to its end"
+                );
                 let file = OpenOptions::new().write(true).open(&path)?;
                 file.set_len(known.len)?;
                 file.sync_all()?;

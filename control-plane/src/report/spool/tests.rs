@@ -36,7 +36,7 @@ pub(crate) const LIMITS: Limits =
 
 fn open(dir: &Path, limits: Limits) -> Spool {
     let id = identify(dir).unwrap();
-    Spool::open(dir, id, 0, limits, Arc::new(Metrics::new().unwrap())).unwrap()
+    Spool::open(dir, id, 0, limits, Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap())).unwrap()
 }
 
 fn all(spool: &Spool) -> Vec<Vec<u8>> {
@@ -65,7 +65,7 @@ fn what_was_acknowledged_is_there_after_a_restart_in_order_of_segments() {
     let folder = Folder::new();
     let mut written = Vec::new();
     for round in 0..3 {
-        let spool = open(folder.path(), Limits { segment_bytes: 300, ..LIMITS });
+        let spool = open(folder.path(), Limits { segment_bytes: 100, ..LIMITS });
         runtime().block_on(async {
             for number in 0..20 {
                 let payload = payload(round * 20 + number);
@@ -204,8 +204,10 @@ struct FaultyFile(Arc<Mutex<Faults>>, PathBuf, Vec<u8>);
 
 impl Disk for Faulty {
     fn create(&mut self, path: &Path) -> io::Result<Box<dyn SegmentFile>> {
-        self.0.lock().unwrap().fails()?;
+        let mut faults = self.0.lock().unwrap();
+        faults.fails()?;
         fs::write(path, b"")?;
+        faults.synced.insert(path.to_owned(), 0);
         Ok(Box::new(FaultyFile(Arc::clone(&self.0), path.to_owned(), Vec::new())))
     }
 }
