@@ -25,6 +25,8 @@ const FORGET_MOST: u32 = 5_000;
 const FORGET_TURNS: u32 = 10;
 /// Bytes of the spool rolled up in one transaction: some thousands of reports, for nothing else is written meanwhile.
 const BATCH: usize = 1 << 20;
+/// Transactions between two looks at what is finished.
+const BATCHES: usize = 64;
 /// Segments exported between two looks at what is new.
 const EXPORTS: usize = 4;
 
@@ -66,15 +68,21 @@ pub(crate) async fn follow(app: Arc<App>, mut stop: watch::Receiver<bool>) {
         }
         let (behind, stopping) = (Arc::clone(&app), stop.clone());
         let turn = app.db(move |store| {
-            // All that there is, then the rest.
-            while !*stopping.borrow() && behind.reports.roll_up(store)? {}
+            let mut more = true;
+            for _ in 0..BATCHES {
+                more = more && !*stopping.borrow() && behind.reports.roll_up(store)?;
+            }
             behind.reports.tidy();
             if forget {
                 behind.reports.forget(store, now_ms())?;
             }
-            Ok(())
+            Ok(more)
         });
-        let pause = if turn.await.is_ok() { PAUSE } else { FAILED_PAUSE };
+        let pause = match turn.await {
+            Ok(true) => Duration::ZERO,
+            Ok(false) => PAUSE,
+            Err(_) => FAILED_PAUSE,
+        };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return,

@@ -33,6 +33,7 @@ use std::sync::{Arc, Mutex};
 use prometheus::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shoal_report::batch::{MAX_COUNT, MAX_REPORTS};
 use shoal_report::{Cmcd, Report};
 
 pub(crate) use follow::follow;
@@ -168,6 +169,7 @@ impl Reports {
     pub fn observed(&self, observed: Vec<Observed>) {
         let mut entries: Vec<Entry> = Vec::new();
         for Observed { tenant, channel, cmcd, count } in observed {
+            let sdk = format!("cmcd-{}", cmcd.version().clamp(1, 9));
             let mut json = cmcd.to_json();
             if let Some(map) = json.as_object_mut() {
                 // No key of CMCD: those have a hyphen, or are of the standard.
@@ -176,13 +178,16 @@ impl Reports {
             let unknown = json.to_string();
             let report = Report {
                 event: "requests".to_owned(),
-                stalls: if cmcd.is("bs") { count.min(shoal_report::batch::MAX_COUNT) } else { 0 },
+                stalls: if cmcd.is("bs") { count.min(MAX_COUNT) } else { 0 },
                 asset: cmcd.text("cid").unwrap_or_default().to_owned(),
                 unknown: if unknown.len() <= MAX_OBSERVED { unknown } else { String::new() },
                 ..Report::default()
             };
             match entries.last_mut() {
-                Some(last) if last.tenant == tenant && last.channel == channel && last.reports.len() < 256 => {
+                Some(last)
+                    if (&last.tenant, &last.channel, &last.sdk) == (&tenant, &channel, &sdk)
+                        && last.reports.len() < MAX_REPORTS =>
+                {
                     last.reports.push(report);
                 }
                 _ => entries.push(Entry {
@@ -190,7 +195,7 @@ impl Reports {
                     source: Source::Observed,
                     tenant,
                     channel,
-                    sdk: format!("cmcd-{}", cmcd.version().clamp(1, 9)),
+                    sdk,
                     reports: vec![report],
                     ..Entry::default()
                 }),

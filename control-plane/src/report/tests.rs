@@ -6,22 +6,27 @@ use shoal_report::batch::Report;
 
 use super::spool::tests::{Folder, Random};
 use super::*;
+use crate::store::tests::{TestDb, on_each_engine};
 use crate::store::{ReportGroup, ReportQuery, ReportRow, ReportStep};
 
 const NOW: u64 = 1_700_000_000_000;
 
+/// Runs of the simulation.
+const SEEDS: u64 = 10;
+
 struct Bench {
+    tenant: Arc<str>,
     folder: Folder,
     store: Store,
     runtime: tokio::runtime::Runtime,
 }
 
 impl Bench {
-    fn new() -> Self {
+    fn new(db: &TestDb) -> Self {
         let folder = Folder::new();
-        let store = Store::open(&folder.path().join("state")).unwrap();
+        let store = db.open();
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        Self { folder, store, runtime }
+        Self { tenant: "acme".into(), folder, store, runtime }
     }
 
     fn open(&self, instance: &str) -> Reports {
@@ -35,7 +40,8 @@ impl Bench {
     }
 
     fn accept(&self, reports: &Reports, entry: &Entry) {
-        self.runtime.block_on(reports.accept(entry)).unwrap();
+        let entry = Entry { tenant: Arc::clone(&self.tenant), ..entry.clone() };
+        self.runtime.block_on(reports.accept(&entry)).unwrap();
     }
 
     fn roll_up(&self, reports: &Reports) {
@@ -43,7 +49,14 @@ impl Bench {
     }
 
     fn sums(&self, step: ReportStep, group: &[ReportGroup]) -> Vec<ReportRow> {
-        let query = ReportQuery { step, to_s: 1 << 40, group: group.to_vec(), limit: 10_000, ..ReportQuery::default() };
+        let query = ReportQuery {
+            step,
+            to_s: 1 << 40,
+            filters: vec![(ReportGroup::Tenant, self.tenant.to_string())],
+            group: group.to_vec(),
+            limit: 10_000,
+            ..ReportQuery::default()
+        };
         self.store.reports(&query).unwrap()
     }
 
@@ -77,55 +90,56 @@ fn entry(session: u64, seqs: impl IntoIterator<Item = u64>, received_ms: u64) ->
     }
 }
 
-#[test]
-fn whatever_is_killed_and_sent_again_counts_once() {
-    for seed in 0..12 {
-        let bench = Bench::new();
+fn whatever_is_killed_and_sent_again_counts_once(db: &TestDb) {
+    for seed in 0..SEEDS {
+        // A tenant of its own for each: they share the database.
+        let bench = Bench { tenant: format!("acme-{seed}").into(), ..Bench::new(db) };
         let mut random = Random(seed);
-        let mut instances = [bench.open("a"), bench.open("b")];
+        let mut instances = [bench.open("a"), bench.open("b")].map(Some);
         // What each session has sent, and how far it knows it was taken.
         let mut sessions: HashMap<u64, (u64, u64)> = HashMap::new();
         for moment in 0..300 {
             let session = random.below(20);
             let instance = random.below(2) as usize;
+            let reports = instances[instance].as_ref().unwrap();
             let (sent, known) = sessions.entry(session).or_default();
             *sent += random.below(4);
             let batch = entry(session, *known + 1..=*sent, NOW + moment * 1000);
             if !batch.reports.is_empty() {
-                bench.accept(&instances[instance], &batch);
+                bench.accept(reports, &batch);
                 // The answer may not arrive; then all of it comes again, also to the other instance.
                 if random.below(3) > 0 {
                     *known = *sent;
                 }
             }
             match random.below(12) {
-                0 => bench.roll_up(&instances[instance]),
+                0 => bench.roll_up(reports),
                 1 => {
-                    // A kill: the position that it had in mind is gone. The lock of a folder goes first.
-                    let name = ["a", "b"][instance];
-                    let elsewhere = bench.open("elsewhere");
-                    drop(std::mem::replace(&mut instances[instance], elsewhere));
-                    instances[instance] = bench.open(name);
+                    // A kill: the position that it had in mind is gone.
+                    instances[instance] = None;
+                    instances[instance] = Some(bench.open(["a", "b"][instance]));
                 }
                 2 => {
-                    let _ = instances[instance].roll_up(&bench.store).unwrap();
-                    instances[instance].tidy();
+                    reports.roll_up(&bench.store).unwrap();
+                    reports.tidy();
                 }
                 _ => {}
             }
         }
         // The rest, and everything that the window reaches once more.
         for (session, (sent, _)) in &sessions {
-            bench.accept(&instances[0], &entry(*session, 1..=*sent, NOW + 400_000));
+            bench.accept(instances[0].as_ref().unwrap(), &entry(*session, 1..=*sent, NOW + 400_000));
         }
-        instances.iter().for_each(|reports| bench.roll_up(reports));
+        instances.iter().flatten().for_each(|reports| bench.roll_up(reports));
         let count: u64 = sessions.values().map(|(sent, _)| sent).sum();
         let expected: u64 =
             sessions.iter().flat_map(|(session, (sent, _))| (1..=*sent).map(|seq| bytes(*session, seq))).sum();
         assert_eq!(bench.totals(), (count, expected), "seed {seed}");
         let usage: u64 = ["one", "two"]
             .iter()
-            .flat_map(|channel| bench.store.reported_usage((0, u64::MAX >> 1), "acme", channel, (0, 1000)).unwrap())
+            .flat_map(|channel| {
+                bench.store.reported_usage((0, u64::MAX >> 1), &bench.tenant, channel, (0, 1000)).unwrap()
+            })
             .map(|usage| usage.edge_bytes)
             .sum();
         assert_eq!(usage, expected, "seed {seed}: by session");
@@ -135,10 +149,9 @@ fn whatever_is_killed_and_sent_again_counts_once() {
     }
 }
 
-#[test]
-fn a_clock_that_steps_adds_to_other_buckets_and_neither_loses_nor_doubles() {
+fn a_clock_that_steps_adds_to_other_buckets_and_neither_loses_nor_doubles(db: &TestDb) {
     const YEAR: u64 = 365 * 86_400_000;
-    let bench = Bench::new();
+    let bench = Bench::new(db);
     let reports = bench.open("a");
     let mut expected: BTreeMap<u64, u64> = BTreeMap::new();
     // Forward a year, back, back an hour as at the end of summer time, over the hour, over midnight, to 1970.
@@ -163,10 +176,9 @@ fn a_clock_that_steps_adds_to_other_buckets_and_neither_loses_nor_doubles() {
     }
 }
 
-#[test]
-fn what_is_old_is_forgotten_and_a_wrong_clock_forgets_nothing() {
+fn what_is_old_is_forgotten_and_a_wrong_clock_forgets_nothing(db: &TestDb) {
     const DAY: u64 = 86_400_000;
-    let bench = Bench::new();
+    let bench = Bench::new(db);
     let reports = bench.open("a");
     for day in 0..=70 {
         bench.accept(&reports, &entry(day, [1], now_ms() - (70 - day) * DAY));
@@ -191,9 +203,8 @@ fn what_is_old_is_forgotten_and_a_wrong_clock_forgets_nothing() {
     assert_eq!(reports, 72);
 }
 
-#[test]
-fn a_session_that_makes_things_up_stops_nobody() {
-    let bench = Bench::new();
+fn a_session_that_makes_things_up_stops_nobody(db: &TestDb) {
+    let bench = Bench::new(db);
     let reports = bench.open("a");
     let mut liar = entry(1, 1..=256, NOW);
     liar.reports.iter_mut().for_each(|report| report.edge_bytes = shoal_report::batch::MAX_BYTES);
@@ -202,10 +213,11 @@ fn a_session_that_makes_things_up_stops_nobody() {
         let run = format!("run {run}");
         bench.accept(&reports, &Entry { sdk: run.clone(), stream: run, ..liar.clone() });
     }
-    // As much as ever can be.
-    for session in 10..14 {
-        let whole = Entry { session: format!("{session}").into(), ..liar.clone() };
-        (0..300).for_each(|run| bench.accept(&reports, &Entry { stream: format!("{run}"), ..whole.clone() }));
+    // More than ever passes the bounds, again and again.
+    liar.reports.iter_mut().for_each(|report| report.edge_bytes = u64::MAX / 8);
+    for session in 10..16 {
+        bench.accept(&reports, &Entry { session: format!("{session}").into(), ..liar.clone() });
+        bench.roll_up(&reports);
     }
     bench.accept(&reports, &entry(2, [1], NOW));
     bench.roll_up(&reports);
@@ -213,9 +225,8 @@ fn a_session_that_makes_things_up_stops_nobody() {
     assert_eq!(rows.iter().find(|row| row.names[0].1 == "DE-BE").unwrap().sums.edge_bytes, bytes(2, 1));
 }
 
-#[test]
-fn finished_segments_are_exported_and_then_deleted() {
-    let bench = Bench::new();
+fn finished_segments_are_exported_and_then_deleted(db: &TestDb) {
+    let bench = Bench::new(db);
     let reports = bench.open("a");
     let big = |session| {
         let mut entry = entry(session, 1..=200, NOW);
@@ -237,9 +248,8 @@ fn finished_segments_are_exported_and_then_deleted() {
     assert_eq!(bench.totals().0, 1200);
 }
 
-#[test]
-fn what_nodes_observe_is_counted_apart_and_lost_where_it_does_not_fit() {
-    let bench = Bench::new();
+fn what_nodes_observe_is_counted_apart_and_lost_where_it_does_not_fit(db: &TestDb) {
+    let bench = Bench::new(db);
     let reports = bench.open("a");
     let observed = |text: &str, count| Observed {
         tenant: "acme".into(),
@@ -254,3 +264,12 @@ fn what_nodes_observe_is_counted_apart_and_lost_where_it_does_not_fit() {
     let cmcd = rows.iter().find(|row| row.names[0].1 == "cmcd-1").unwrap();
     assert_eq!((cmcd.sums.reports, cmcd.sums.stalls, cmcd.sums.viewers), (2, 3, 0));
 }
+
+on_each_engine!(
+    whatever_is_killed_and_sent_again_counts_once,
+    a_clock_that_steps_adds_to_other_buckets_and_neither_loses_nor_doubles,
+    what_is_old_is_forgotten_and_a_wrong_clock_forgets_nothing,
+    a_session_that_makes_things_up_stops_nobody,
+    finished_segments_are_exported_and_then_deleted,
+    what_nodes_observe_is_counted_apart_and_lost_where_it_does_not_fit,
+);

@@ -109,6 +109,8 @@ pub struct Spool {
     segments: Segments,
     limits: Limits,
     writer: Option<JoinHandle<()>>,
+    /// Held as long as the spool is open.
+    _lock: fs::File,
 }
 
 struct Job {
@@ -139,6 +141,11 @@ impl Spool {
     /// behind `after`, up to which everything is rolled up.
     pub fn open(dir: &Path, id: String, after: u64, limits: Limits, metrics: Arc<Metrics>) -> Result<Self, SpoolError> {
         let failed = |source| SpoolError { path: dir.to_owned(), source };
+        let lock = fs::File::options().create(true).append(true).open(dir.join("lock")).map_err(failed)?;
+        lock.try_lock().map_err(|error| match error {
+            fs::TryLockError::WouldBlock => failed(io::Error::other("another instance uses it")),
+            fs::TryLockError::Error(source) => failed(source),
+        })?;
         let segments = segment::recover(dir).map_err(failed)?;
         let last = segments.keys().next_back().copied().unwrap_or(0).max(after);
         let segments: Segments = Arc::new(Mutex::new(segments));
@@ -147,7 +154,16 @@ impl Spool {
         let writer = Writer::new(Box::new(Files), dir.to_owned(), Arc::clone(&segments), last + 1, limits);
         let shell = Shell { jobs, writer, queued: Arc::clone(&queued), metrics };
         let writer = std::thread::Builder::new().name("spool".into()).spawn(move || shell.run()).map_err(failed)?;
-        Ok(Self { dir: dir.to_owned(), id, queue: Some(queue), queued, segments, limits, writer: Some(writer) })
+        Ok(Self {
+            dir: dir.to_owned(),
+            id,
+            queue: Some(queue),
+            queued,
+            segments,
+            limits,
+            writer: Some(writer),
+            _lock: lock,
+        })
     }
 
     /// The instance's id.

@@ -84,6 +84,11 @@ fn what_was_acknowledged_is_there_after_a_restart_in_order_of_segments() {
         spool.remove(number).unwrap();
     }
     assert_eq!((all(&spool).len(), spool.bytes()), (0, 0));
+    let id = spool.id().to_owned();
+    let metrics = Arc::new(Metrics::new(&prometheus::Registry::new()).unwrap());
+    let error = Spool::open(folder.path(), id, 0, LIMITS, metrics).err().unwrap().to_string();
+    assert!(error.contains("another instance uses it"), "{error}");
+    drop(spool);
     let reopened = open(folder.path(), LIMITS);
     assert!(all(&reopened).is_empty());
 }
