@@ -21,6 +21,7 @@ use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::public;
 use crate::store::{Store, StoreError};
+use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
 
 /// Most data planes connected at a time.
@@ -60,6 +61,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The public API's certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A file with places.
     #[error(transparent)]
     Geo(#[from] GeoError),
@@ -93,6 +97,7 @@ pub struct Server {
     app: Arc<App>,
     admin: TcpListener,
     public: TcpListener,
+    certificate: Option<Arc<Certificate>>,
     link: Listener,
     _lock: File,
 }
@@ -112,6 +117,7 @@ impl Server {
             }
             None => TcpListener::bind(address).await.map_err(failed)?,
         };
+        let certificate = Certificate::load(&config.public.tls)?;
         let address = config.public.listen;
         let failed = |source| StartError::ListenPublic { address, source };
         let public = TcpListener::bind(address).await.map_err(failed)?;
@@ -120,7 +126,7 @@ impl Server {
         link::publish_now(&app).await?;
         let link = Listener::bind(&config.link_socket)?;
         app.set_linked(true);
-        Ok(Self { app, admin, public, link, _lock: lock })
+        Ok(Self { app, admin, public, certificate, link, _lock: lock })
     }
 
     /// Where the admin API listens.
@@ -135,14 +141,17 @@ impl Server {
 
     /// Serves until `stop` is ready, then ends what runs within a bound.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { app, admin, public, link, _lock } = self;
+        let Self { app, admin, public, certificate, link, _lock } = self;
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
-        tasks.spawn(http::serve(admin, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
+        tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
         let connections = app.config.public.connections as usize;
-        tasks.spawn(http::serve(public, public::router(Arc::clone(&app)), connections, stopped));
+        if let Some(certificate) = &certificate {
+            tasks.spawn(Arc::clone(certificate).follow(stopped.clone()));
+        }
+        tasks.spawn(http::serve(public, certificate, public::router(Arc::clone(&app)), connections, stopped));
         stop.await;
         tracing::info!("stopping");
         // Fails only when every task has ended already.
