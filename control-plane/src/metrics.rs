@@ -7,7 +7,7 @@ use shoal_conf::Code;
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
-use crate::store::{Applied, KINDS, StoreError, kind_name};
+use crate::store::{Applied, KINDS, StoreError, StoreErrorKind, kind_name};
 
 /// Name, help and labels of a metric.
 #[derive(Debug)]
@@ -129,8 +129,8 @@ impl Metrics {
         for code in Code::ALL {
             metrics.conf_refused.with_label_values(&[code.as_str()]);
         }
-        for kind in ["full", "permission", "busy", "corrupt", "newer", "io"] {
-            metrics.db_errors.with_label_values(&[kind]);
+        for kind in StoreErrorKind::ALL {
+            metrics.db_errors.with_label_values(&[kind.label()]);
         }
         Ok(metrics)
     }

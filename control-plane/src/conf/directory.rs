@@ -92,9 +92,8 @@ mod tests {
             vec![channel("any", &[], "/a/"), channel("deep", &[], "/a/b/"), channel("hosted", &["h.test"], "/a/")];
         let snapshot = Snapshot { version: 7, channels, ..Snapshot::default() };
         let directory = Directory::new(Arc::new(Published::new(snapshot).unwrap()));
-        let at = |host: &str, path: &str| {
-            directory.at(host, path).map(|(channel, rest)| format!("{} {rest}", channel.id))
-        };
+        let at =
+            |host: &str, path: &str| directory.at(host, path).map(|(channel, rest)| format!("{} {rest}", channel.id));
         assert_eq!(at("x.test", "/a/b/c/d").unwrap(), "deep c/d");
         assert_eq!(at("x.test", "/a/c").unwrap(), "any c");
         assert_eq!(at("H.test.:8080", "/a/b/c").unwrap(), "hosted b/c");

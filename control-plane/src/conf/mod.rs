@@ -36,6 +36,7 @@ use tokio::sync::watch;
 use crate::app::App;
 use crate::link::{Live, Published};
 use crate::pass::{KEY_BYTES, PassKeys};
+use crate::server::StartError;
 use crate::store::{ConfDocuments, PassKey, StoreError, now_ms};
 use crate::token::random_hex;
 
@@ -166,7 +167,8 @@ impl Conf {
         let _ = self.viewers.set(Box::new(viewers));
     }
 
-    fn viewers(&self, tenant: &str, channel: &str) -> Option<u64> {
+    /// How many watch a channel, as far as anybody counts them.
+    pub(crate) fn viewers(&self, tenant: &str, channel: &str) -> Option<u64> {
         self.viewers.get().map(|count| count(tenant, channel))
     }
 
@@ -233,10 +235,11 @@ pub(crate) fn random_key() -> std::io::Result<[u8; KEY_BYTES]> {
 }
 
 /// Makes what has to be there before the first request, and reads everything.
-pub(crate) async fn start(app: &App) -> Result<(), StoreError> {
-    let key = random_key().map_err(|error| StoreError::random(&error))?;
+pub(crate) async fn start(app: &App) -> Result<(), StartError> {
+    let key = random_key().map_err(StartError::Random)?;
     app.db(move |store| store.ensure_pass_key(&key)).await?;
-    refresh(app).await
+    refresh(app).await?;
+    Ok(())
 }
 
 /// Takes in what has changed since the last time.

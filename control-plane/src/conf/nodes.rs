@@ -58,9 +58,8 @@ pub fn choose<'n>(nodes: &'n [NodeView], place: &Place, spread: u64) -> Vec<&'n 
 
 /// FNV-1a over the node's name, begun with the viewer's number: an order of nodes for each viewer.
 fn mix(spread: u64, name: &str) -> u64 {
-    name.bytes().fold(spread ^ 0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    name.bytes()
+        .fold(spread ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 #[cfg(test)]

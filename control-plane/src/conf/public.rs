@@ -59,14 +59,19 @@ pub(crate) fn add(routes: Routes) -> Routes {
     let signature = "The request's signature, unless it is the parameter `signature`.";
     routes
         .add(
-            Operation::new(Method::GET, "/v1/conf", "conf", "Whether and how a viewer uses P2P, and what it needs for it.")
-                .open()
-                .query::<ConfRequest>()
-                .header("X-Shoal-Signature", signature)
-                .header("If-None-Match", "The ETag of the last answer.")
-                .gives::<ConfAnswer>(200, "The answer; its ETag is set.")
-                .gives_nothing(304, "Nothing has changed, and what the viewer has is good for long enough.")
-                .fails(&[unreadable, refused, unknown]),
+            Operation::new(
+                Method::GET,
+                "/v1/conf",
+                "conf",
+                "Whether and how a viewer uses P2P, and what it needs for it.",
+            )
+            .open()
+            .query::<ConfRequest>()
+            .header("X-Shoal-Signature", signature)
+            .header("If-None-Match", "The ETag of the last answer.")
+            .gives::<ConfAnswer>(200, "The answer; its ETag is set.")
+            .gives_nothing(304, "Nothing has changed, and what the viewer has is good for long enough.")
+            .fails(&[unreadable, refused, unknown]),
             get,
         )
         .add(
@@ -150,7 +155,11 @@ async fn get(
     serve(&app, &asker, &request).await
 }
 
-async fn post(State(app): State<Arc<App>>, asker: Asker, Body(request): Body<ConfRequest>) -> Result<Response, Problem> {
+async fn post(
+    State(app): State<Arc<App>>,
+    asker: Asker,
+    Body(request): Body<ConfRequest>,
+) -> Result<Response, Problem> {
     serve(&app, &asker, &request).await
 }
 

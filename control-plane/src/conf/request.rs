@@ -103,15 +103,17 @@ impl ConfRequest {
             (None, None, Some(url)) => split_url(url).map(|(host, path)| Wanted::Url(host, path)).ok_or_else(|| {
                 FieldError::new("url", url, "must be http://host/path or https://host/path, percent-encoded")
             }),
-            (Some(channel), asset, None) => {
-                Ok(Wanted::Channel(channel, asset.map(|asset| asset.trim_start_matches('/')).filter(|asset| !asset.is_empty())))
-            }
+            (Some(channel), asset, None) => Ok(Wanted::Channel(
+                channel,
+                asset.map(|asset| asset.trim_start_matches('/')).filter(|asset| !asset.is_empty()),
+            )),
             (None, Some(asset), None) => match asset.trim_start_matches('/').split_once('/') {
                 Some((channel, path)) if !path.is_empty() => Ok(Wanted::Channel(channel, Some(path))),
                 _ => Err(FieldError::new("asset", asset, "must be CHANNEL/PATH where no channel is given")),
             },
             _ => {
-                let message = "must be given: name a channel, a channel and an asset, CHANNEL/PATH as asset, or a url alone";
+                let message =
+                    "must be given: name a channel, a channel and an asset, CHANNEL/PATH as asset, or a url alone";
                 Err(FieldError::new("channel", self.channel.clone(), message))
             }
         }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{Parser, Subcommand};
 use rustix::thread::{CpuSet, sched_setaffinity};
-use shoal_perf::calls::{Announces, Reports, Setting, Sockets, run};
+use shoal_perf::calls::{Announces, Reports, Setting, Sockets, info_hash, run};
 
 /// Load generator for trackers and reports: one core, closed loop. Prints JSON.
 #[derive(Parser, Debug)]
@@ -32,6 +32,9 @@ struct Args {
     /// End after so many answers, if sooner.
     #[arg(short = 'n', long)]
     calls: Option<u64>,
+    /// A connection for each call, for servers that keep none.
+    #[arg(long)]
+    reconnect: bool,
     /// Core to run on.
     #[arg(long)]
     cpu: Option<usize>,
@@ -61,6 +64,12 @@ enum What {
         /// Each peer once, in turn.
         #[arg(long)]
         once: bool,
+    },
+    /// Prints the info hashes of `announce`, for trackers that have to be told, and calls nobody.
+    InfoHashes {
+        /// Swarms.
+        #[arg(long, default_value_t = 1000)]
+        swarms: u64,
     },
     /// Announces by WebSocket, a peer on each connection.
     Socket {
@@ -115,10 +124,18 @@ fn main() -> anyhow::Result<ExitCode> {
         warmup: Duration::from_secs_f64(args.warmup),
         duration: Duration::from_secs_f64(args.duration),
         calls: args.calls,
+        reconnect: args.reconnect,
         server_cpu: args.server_cpu,
     };
     let host = args.server.to_string();
     let report = match args.what {
+        What::InfoHashes { swarms } => {
+            for swarm in 0..swarms {
+                let hex: String = info_hash(swarm).iter().map(|byte| format!("{byte:02X}")).collect();
+                println!("{hex}");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
         What::Announce { path, swarms, peers, numwant, once } => {
             anyhow::ensure!(swarms > 0 && peers > 0, "--swarms and --peers: at least one is needed");
             run(&setting, &mut Announces::new(host, path, [swarms, peers], numwant, once))?

@@ -34,6 +34,11 @@ impl Announces {
     }
 }
 
+/// Info hash of a swarm that [`Announces`] announces in, for trackers that have to be told.
+pub fn info_hash(swarm: u64) -> [u8; 20] {
+    id(SWARM, swarm)
+}
+
 impl Script for Announces {
     fn greeting(&mut self, _: usize, _: &mut Vec<u8>) {}
 
@@ -46,7 +51,7 @@ impl Script for Announces {
         out.extend_from_slice(b"GET ");
         out.extend_from_slice(self.path.as_bytes());
         out.extend_from_slice(b"?info_hash=");
-        escaped(&id(SWARM, peer % self.swarms), out);
+        escaped(&info_hash(peer % self.swarms), out);
         out.extend_from_slice(b"&peer_id=");
         escaped(&id(PEER, peer), out);
         let rest = format!(
@@ -77,9 +82,6 @@ pub(super) fn answer(
     let Some(head) = parser.parse(bytes).map_err(|error| error.to_string())? else { return Ok(Came::Part) };
     let whole = head.head_len + head.body_len as usize;
     let Some(body) = bytes.get(head.head_len..whole) else { return Ok(Came::Part) };
-    if head.close {
-        return Err("the server closes a keep-alive connection".to_owned());
-    }
     if !matches!(head.status, 200 | 202) {
         return Err(format!("status {}: {}", head.status, String::from_utf8_lossy(body)));
     }

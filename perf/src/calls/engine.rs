@@ -1,12 +1,13 @@
 //! The loop: spins, as that of `shoal-load`, so that no server has to wake it.
 
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use rustix::net::{RecvFlags, SendFlags, recv, send};
 use serde_json::{Value, json};
 
@@ -41,6 +42,8 @@ struct Run<'a, S> {
     tally: Tally,
     /// Bytes that were no answers to calls.
     other: u64,
+    /// Where each call has a connection of its own.
+    reconnect: Option<(SocketAddr, &'a OwnedFd)>,
     window: Option<(Instant, Instant)>,
     ended: bool,
 }
@@ -52,7 +55,8 @@ struct Run<'a, S> {
 pub fn run<S: Script>(setting: &Setting, script: &mut S) -> anyhow::Result<Value> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let connections = connect(setting, &epoll)?;
-    let mut run = Run { script, connections, tally: Tally::new()?, other: 0, window: None, ended: false };
+    let reconnect = setting.reconnect.then_some((setting.server, &epoll));
+    let mut run = Run { script, connections, tally: Tally::new()?, other: 0, reconnect, window: None, ended: false };
     run.greet(&epoll)?;
     let begin = Instant::now() + setting.warmup;
     let end = begin + setting.duration;
@@ -95,16 +99,20 @@ pub fn run<S: Script>(setting: &Setting, script: &mut S) -> anyhow::Result<Value
 fn connect(setting: &Setting, epoll: &OwnedFd) -> anyhow::Result<Vec<Connection>> {
     (0..setting.connections)
         .map(|index| {
-            let stream =
-                TcpStream::connect(setting.server).with_context(|| format!("cannot connect to {}", setting.server))?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-            epoll::add(epoll, &stream, epoll::EventData::new_u64(index as u64), flags)?;
+            let stream = open(setting.server, epoll, index)?;
             let (read, out) = (Vec::new(), Vec::new());
             Ok(Connection { stream, read, out, called: None, greeted: false, broken: false })
         })
         .collect()
+}
+
+fn open(server: SocketAddr, epoll: &OwnedFd, index: usize) -> anyhow::Result<TcpStream> {
+    let stream = TcpStream::connect(server).with_context(|| format!("cannot connect to {server}"))?;
+    stream.set_nodelay(true)?;
+    stream.set_nonblocking(true)?;
+    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+    epoll::add(epoll, &stream, epoll::EventData::new_u64(index as u64), flags)?;
+    Ok(stream)
 }
 
 impl<S: Script> Run<'_, S> {
@@ -190,6 +198,12 @@ impl<S: Script> Run<'_, S> {
         };
         self.connections[index].read.drain(..at);
         if answered {
+            if let Some((server, epoll)) = self.reconnect {
+                let connection = &mut self.connections[index];
+                // Reset, so that no port is kept waiting: there are not enough for many seconds of this.
+                set_socket_linger(&connection.stream, Some(Duration::ZERO)).map_err(|error| error.to_string())?;
+                connection.stream = open(server, epoll, index).map_err(|error| format!("{error:#}"))?;
+            }
             self.call(index);
             // What came behind the answer.
             return self.take(index);

@@ -11,7 +11,7 @@ mod socket;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-pub use announce::Announces;
+pub use announce::{Announces, info_hash};
 pub use engine::run;
 pub use reports::Reports;
 pub use socket::Sockets;
@@ -29,6 +29,8 @@ pub struct Setting {
     pub duration: Duration,
     /// End after so many answers, if sooner.
     pub calls: Option<u64>,
+    /// A connection for each call, for servers that keep none.
+    pub reconnect: bool,
     /// Core of the server, to tell whether it or the generator was the bottleneck.
     pub server_cpu: Option<usize>,
 }

@@ -16,6 +16,7 @@ pub(super) struct Case {
 /// All of them.
 pub(super) const CASES: &[Case] = &[
     Case { name: "announce-http", unit: "announces/s", target: Target::RatioAtLeast(5.0), measure: announce_http },
+    Case { name: "announce-http-close", unit: "announces/s", target: Target::None, measure: announce_close },
     Case { name: "announce-ws", unit: "announces/s", target: Target::RatioAtLeast(1.0), measure: announce_ws },
     Case { name: "announce-ws-offers", unit: "announces/s", target: Target::RatioAtLeast(1.0), measure: with_offers },
     Case { name: "peer-bytes", unit: "B", target: Target::AtMost(200.0), measure: peer_bytes },
@@ -32,7 +33,7 @@ const SOCKETS: u32 = 256;
 /// Peers asked for; as many as ours gives.
 const NUMWANT: u64 = 30;
 /// Swarms of the first case, as the issue has them, and peers in each.
-const SWARMS: u64 = 1_000;
+pub(super) const SWARMS: u64 = 1_000;
 const PEERS: u64 = 10_000;
 /// Peers of the small swarm that a large one is compared with.
 const SMALL: u64 = 1_000;
@@ -59,6 +60,7 @@ fn compare(
     case: &Case,
     peers: &[Kind],
     connections: u32,
+    more: &[&str],
     call: impl Fn(Kind) -> Vec<String>,
     before: impl Fn(&Server) -> anyhow::Result<()>,
 ) -> anyhow::Result<Vec<Row>> {
@@ -71,7 +73,9 @@ fn compare(
     for _ in 0..bench.length.runs {
         for (kind, server, reports) in &mut columns {
             bench.go_on()?;
-            reports.push(bench.load.call(server.address, &bench.timed(connections), &call(*kind))?);
+            let mut general = bench.timed(connections);
+            general.extend(more.iter().map(|word| (*word).to_owned()));
+            reports.push(bench.load.call(server.address, &general, &call(*kind))?);
         }
     }
     let mut measured = Vec::new();
@@ -97,14 +101,19 @@ fn invalid(reports: &[Report]) -> Option<String> {
 }
 
 fn announce_http(bench: &Bench, case: &Case) -> anyhow::Result<Vec<Row>> {
-    let peers = [Kind::AquaticHttp, Kind::Opentracker];
     let fill = |server: &Server| filled(bench, server, SWARMS, PEERS);
-    compare(bench, case, &peers, HTTP_CONNECTIONS, |_| announces(SWARMS, PEERS), fill)
+    compare(bench, case, &[Kind::AquaticHttp], HTTP_CONNECTIONS, &[], |_| announces(SWARMS, PEERS), fill)
+}
+
+/// opentracker keeps no connections.
+fn announce_close(bench: &Bench, case: &Case) -> anyhow::Result<Vec<Row>> {
+    let call = |_| announces(SWARMS, PEERS);
+    compare(bench, case, &[Kind::Opentracker], HTTP_CONNECTIONS, &["--reconnect"], call, |_| Ok(()))
 }
 
 fn announce_ws(bench: &Bench, case: &Case) -> anyhow::Result<Vec<Row>> {
     let call = |_| words("socket --swarms 50 --each 4");
-    compare(bench, case, &[Kind::AquaticWs], SOCKETS, call, |_| Ok(()))
+    compare(bench, case, &[Kind::AquaticWs], SOCKETS, &[], call, |_| Ok(()))
 }
 
 fn with_offers(bench: &Bench, case: &Case) -> anyhow::Result<Vec<Row>> {
@@ -113,7 +122,7 @@ fn with_offers(bench: &Bench, case: &Case) -> anyhow::Result<Vec<Row>> {
         call.extend((kind == Kind::AquaticWs).then(|| "--told".to_owned()));
         call
     };
-    compare(bench, case, &[Kind::AquaticWs], SOCKETS, call, |_| Ok(()))
+    compare(bench, case, &[Kind::AquaticWs], SOCKETS, &[], call, |_| Ok(()))
 }
 
 /// What a peer takes: resident memory with many, less that without, all over the same few connections.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread;
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::super::SERVER_CPU;
+use super::cases::SWARMS;
 use crate::node::free;
 use crate::process::Process;
 use crate::{tools, workspace};
@@ -85,8 +87,14 @@ impl Kind {
             }
             Self::Opentracker => {
                 let (ip, port) = (address.ip().to_string(), address.port().to_string());
+                // Debian's serves only swarms that it was told of, and as root it changes to another user in its folder.
+                let told = Command::new(bin.join("shoal-callload"))
+                    .args(["--server", &address.to_string(), "info-hashes", "--swarms", &SWARMS.to_string()])
+                    .output()?;
+                fs::write(dir.join("swarms"), told.stdout)?;
+                fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
                 let program = tools::find("opentracker").unwrap_or_else(|| PathBuf::from("opentracker"));
-                command.arg(program).args(["-i", &ip, "-p", &port, "-u", "root", "-d", "/"]);
+                command.arg(program).args(["-i", &ip, "-p", &port, "-P", &port, "-w", "/swarms", "-d"]).arg(dir);
             }
         }
         let process = Process::start(self.name(), &mut command, &dir.join(format!("{}.log", self.name())))?;
