@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::conf::{self, Conf};
 use crate::config::Config;
 use crate::geo::Places;
 use crate::link::Hub;
 use crate::metrics::Metrics;
+use crate::pass::PassKeys;
 use crate::peers::Peers;
 use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
@@ -21,6 +23,8 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What SDKs are told.
+    pub conf: Conf,
     /// Where addresses are.
     pub places: Places,
     /// Who is in which swarm.
@@ -40,12 +44,14 @@ impl App {
     pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
+        let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
         let tracker = Tracker::new(&config.tracker, metrics.registry())?;
         Ok(Arc::new(Self {
             store,
             hub,
             peers,
+            conf,
             places,
             tracker,
             config,
@@ -73,11 +79,20 @@ impl App {
     {
         let result = self.blocking(work).await.map_err(ChangeError::from).and_then(|result| result);
         match &result {
-            Ok(_) => self.hub.changed(),
+            Ok(_) => {
+                self.hub.changed();
+                // What was changed holds here before it is answered. The change is made, whatever this says; it was counted.
+                let _ = conf::refresh(self).await;
+            }
             Err(ChangeError::Store(error)) => self.count(error),
             Err(_) => {}
         }
         result
+    }
+
+    /// The keys of viewers' passes.
+    pub fn passes(&self) -> PassKeys {
+        self.conf.passes()
     }
 
     /// Says that the link listens, or no longer does.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
 use crate::store::Database;
@@ -34,6 +35,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The API for players, SDKs and CDNs.
     pub public: Public,
+    /// Passes and signed requests of SDKs.
+    pub conf: ConfSettings,
     /// Where viewers and nodes are.
     pub geo: Geo,
     /// Where what must be remembered is.
@@ -87,6 +90,7 @@ impl Default for Config {
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
             public: Public::default(),
+            conf: ConfSettings::default(),
             geo: Geo::default(),
             store: Database::default(),
             tracker: Tracking::default(),

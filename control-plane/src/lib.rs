@@ -8,6 +8,7 @@
 //! | [`api`] | the admin REST API under `/api/v1`, its OpenAPI document, `/metrics`, `/healthz`, `/readyz` |
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
+//! | [`conf`] | what SDKs are told: rules, apps, passes |
 //! | [`geo`] | where an address is |
 //! | [`tls`] | the public API's certificate |
 //! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
@@ -27,6 +28,7 @@
 
 pub mod api;
 pub mod app;
+pub mod conf;
 pub mod config;
 pub mod field;
 pub mod geo;

@@ -3,6 +3,7 @@
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+use shoal_conf::Code;
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
@@ -50,6 +51,8 @@ declare! {
         "What nodes told of registrations: registered, ended, late (by an older connection) or refused.";
     PEERS_DROPPED = "shoal_control_peer_registrations_dropped_total", [],
         "Registrations forgotten for newer ones, at the limit.";
+    CONF_REFUSED = "shoal_control_refusals_total", ["reason"],
+        "Requests to conf that were refused, by reason.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -75,6 +78,7 @@ pub struct Metrics {
     peers: IntGaugeVec,
     peers_told: IntCounterVec,
     peers_dropped: IntCounterVec,
+    conf_refused: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -104,6 +108,7 @@ impl Metrics {
             peers: gauge(&registry, &PEERS)?,
             peers_told: counter(&registry, &PEERS_TOLD)?,
             peers_dropped: counter(&registry, &PEERS_DROPPED)?,
+            conf_refused: counter(&registry, &CONF_REFUSED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
@@ -120,6 +125,9 @@ impl Metrics {
         metrics.peers_dropped(0);
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
+        }
+        for code in Code::ALL {
+            metrics.conf_refused.with_label_values(&[code.as_str()]);
         }
         for kind in StoreErrorKind::ALL {
             metrics.db_errors.with_label_values(&[kind.label()]);
@@ -188,6 +196,11 @@ impl Metrics {
     /// Registrations were forgotten for newer ones.
     pub fn peers_dropped(&self, registrations: u64) {
         self.peers_dropped.with_label_values::<&str>(&[]).inc_by(registrations);
+    }
+
+    /// Conf refused a request.
+    pub fn conf_refused(&self, code: Code) {
+        self.conf_refused.with_label_values(&[code.as_str()]).inc();
     }
 
     /// The database failed.

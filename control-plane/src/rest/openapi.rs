@@ -269,8 +269,10 @@ fn without_requirement(generator: &mut SchemaGenerator, reference: &Value, prope
 fn query_parameters(generator: &mut SchemaGenerator, schema: SchemaOf) -> Vec<Value> {
     let reference = schema(generator);
     let name = reference.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
-    let Some(target) = name.and_then(|name| generator.definitions_mut().remove(name)) else {
-        return Vec::new();
+    // A type that is written where it is used is the schema itself.
+    let target = match name {
+        Some(name) => generator.definitions_mut().remove(name).unwrap_or_default(),
+        None => reference.to_value(),
     };
     let required: Vec<&str> = target["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     target["properties"]
