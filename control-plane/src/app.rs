@@ -1,11 +1,13 @@
 //! What requests and connections share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Config;
 use crate::geo::Places;
-use crate::link::Hub;
+use crate::instances::{self, Instances};
+use crate::link::{Hub, Live};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::server::StartError;
@@ -20,6 +22,8 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// The other instances.
+    pub instances: Instances,
     /// Where addresses are.
     pub places: Places,
     /// The configuration.
@@ -38,7 +42,18 @@ impl App {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, linked: AtomicBool::new(false) }))
+        let instances = Instances::new().map_err(StartError::Random)?;
+        Ok(Arc::new(Self {
+            store,
+            hub,
+            peers,
+            instances,
+            places,
+            config,
+            metrics,
+            token,
+            linked: AtomicBool::new(false),
+        }))
     }
 
     /// Runs what can only fail with the database, off the async threads.
@@ -64,6 +79,35 @@ impl App {
             Err(_) => {}
         }
         result
+    }
+
+    /// Whether other instances may use the same database.
+    pub fn shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
+    /// Every node that is connected, to this instance or to another, by name.
+    pub fn nodes(&self) -> BTreeMap<String, Live> {
+        let mut nodes = self.hub.nodes();
+        for (node, elsewhere) in &*self.instances.others() {
+            nodes.entry(node.clone()).or_insert_with(|| elsewhere.live.clone());
+        }
+        nodes
+    }
+
+    /// Writes down that a node connected. A failure is counted and logged; the node is served all the same.
+    pub(crate) async fn joined(&self, node: &str, live: &Live) {
+        let (instance, seen) = (self.instances.id.clone(), instances::seen(node, live));
+        if let Ok(number) = self.db(move |store| store.node_joined(&instance, &seen)).await {
+            self.hub.joined(node, live, number);
+        }
+    }
+
+    /// Writes down that a node has gone. A failure is counted and logged, and costs only the time of the good-bye.
+    pub(crate) async fn left(&self, node: &str, live: &Live) {
+        let Some(number) = live.joined else { return };
+        let (name, instance, snapshot) = (node.to_owned(), self.instances.id.clone(), live.snapshot);
+        let _ = self.db(move |store| store.node_gone(&name, &instance, number, snapshot)).await;
     }
 
     /// Says that the link listens, or no longer does.

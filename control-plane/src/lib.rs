@@ -14,6 +14,7 @@
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
+//! | [`instances`] | changes and nodes of the other instances that share the store |
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's token |
@@ -30,6 +31,7 @@ pub mod config;
 pub mod field;
 pub mod geo;
 mod http;
+pub mod instances;
 pub mod link;
 pub mod metrics;
 pub mod pass;

@@ -18,6 +18,7 @@ use crate::app::App;
 use crate::config::Config;
 use crate::geo::GeoError;
 use crate::http;
+use crate::instances;
 use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::public;
@@ -43,6 +44,9 @@ pub enum StartError {
     /// A part of the start broke.
     #[error("opening the database ended early: {0}; this is a defect of this release")]
     Task(String),
+    /// No random numbers for the instance's id.
+    #[error("/dev/urandom: {0}; make it readable")]
+    Random(io::Error),
     /// The token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -151,6 +155,7 @@ impl Server {
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(instances::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
         tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
         let connections = app.config.public.connections as usize;
@@ -169,7 +174,8 @@ impl Server {
     }
 }
 
-fn lock(state_dir: &Path) -> Result<File, StartError> {
+/// Keeps `state_dir` for this process alone, as long as the file is open.
+pub fn lock(state_dir: &Path) -> Result<File, StartError> {
     let path = state_dir.join("lock");
     let failed = |source| StartError::Lock { path: path.clone(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;

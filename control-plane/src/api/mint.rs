@@ -194,7 +194,7 @@ fn check_base(base: &str) -> Result<String, Problem> {
 
 /// The public URL of the first connected node that has one at which the channel answers.
 fn public_url(app: &App, channel: &Channel) -> Option<String> {
-    app.hub.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok()).find(|url| {
+    app.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok()).find(|url| {
         let authority = url.split_once("://").map_or("", |(_, authority)| authority);
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
         channel.hosts.is_empty() || channel.hosts.iter().any(|name| name == host || name == authority)
