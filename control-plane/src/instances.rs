@@ -1,7 +1,8 @@
 //! The other instances of this control plane: the changes they make, and the nodes that are connected to them.
 //!
-//! Instances that share a PostgreSQL find each other's changes there: each looks every second whether the snapshot has a newer
-//! version, and publishes it to its own nodes. Every few seconds each notes that its nodes are alive, and reads which are elsewhere.
+//! Instances that share a PostgreSQL find each other's changes there: each looks four times a second whether the snapshot has a newer
+//! version, which it publishes to its own nodes, and whether others have orders for them. Every few seconds each notes that its nodes
+//! are alive, and reads which are elsewhere.
 //! With SQLite there is one instance, and nothing of this runs.
 
 use std::collections::{BTreeMap, HashMap};
@@ -10,17 +11,22 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
+use tokio::task::JoinSet;
 
 use crate::app::App;
 use crate::link::Live;
-use crate::store::{NodeRow, NodeSeen};
+use crate::orders;
+use crate::store::{NodeRow, NodeSeen, StoreError, now_ms};
 use crate::token::random_hex;
 
 /// How often others' changes are looked for.
-const POLL: Duration = Duration::from_secs(1);
-/// In how many polls once nodes are noted and read.
-const NODES_EVERY: u32 = 4;
+const POLL: Duration = Duration::from_millis(250);
+/// The same after the database failed.
+const POLL_FAILED: Duration = Duration::from_secs(2);
+/// How often nodes are noted and read.
+const EXCHANGE: Duration = Duration::from_secs(4);
+/// Orders of others that are carried out at once; more wait.
+const MAX_ORDERS: usize = 64;
 /// A node that nobody saw for so long is not there.
 pub const ALIVE: Duration = Duration::from_secs(15);
 /// Hexadecimal digits of an instance's id.
@@ -113,28 +119,48 @@ pub async fn follow(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     if !app.shared() {
         return;
     }
-    let mut polls = tokio::time::interval(POLL);
-    // After a database that was slow there is nothing to make up for.
-    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    for poll in 0_u32.. {
-        tokio::select! {
-            _ = polls.tick() => {}
-            _ = stop.wait_for(|stop| *stop) => return,
-        }
-        // Failures are counted and logged; the next poll tries again.
-        if let Ok(version) = app.db(|store| store.snapshot_version()).await
-            && version > app.hub.newest().snapshot.version
-        {
-            app.hub.changed();
-        }
-        if poll % NODES_EVERY == 0 {
+    let mut running = JoinSet::new();
+    let mut exchanged: Option<Instant> = None;
+    // Orders from before this instance had nodes are not for them.
+    let mut last_order = None;
+    loop {
+        let done = poll(&app, &mut last_order, &mut running).await;
+        if exchanged.is_none_or(|at| at.elapsed() >= EXCHANGE) {
+            exchanged = Some(Instant::now());
             exchange(&app).await;
+        }
+        let pause = if done.is_ok() { POLL } else { POLL_FAILED };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            _ = stop.wait_for(|stop| *stop) => return,
         }
     }
 }
 
+/// Looks once what others did and want. Failures are counted and logged.
+async fn poll(app: &Arc<App>, last_order: &mut Option<u64>, running: &mut JoinSet<()>) -> Result<(), StoreError> {
+    while running.try_join_next().is_some() {}
+    let news = app.db(|store| store.news()).await?;
+    if news.version > app.hub.newest().snapshot.version {
+        app.hub.changed();
+    }
+    let last = last_order.get_or_insert(news.order);
+    let room = MAX_ORDERS.saturating_sub(running.len());
+    if news.order > *last && room > 0 {
+        let (instance, after) = (app.instances.id.clone(), *last);
+        let found = app.db(move |store| store.orders(&instance, after, room as u32)).await?;
+        // Numbers between are our own, or gone.
+        *last = if found.len() < room { news.order } else { found.last().map_or(news.order, |order| order.number) };
+        for order in found {
+            *last = order.number.max(*last);
+            running.spawn(orders::carry_out(Arc::clone(app), order));
+        }
+    }
+    Ok(())
+}
+
 /// Notes this instance's nodes, and reads the others'.
-pub(crate) async fn exchange(app: &App) {
+async fn exchange(app: &App) {
     let mut joined = Vec::new();
     for (node, live) in app.hub.nodes() {
         match live.joined {
@@ -144,12 +170,17 @@ pub(crate) async fn exchange(app: &App) {
         }
     }
     let instance = app.instances.id.clone();
-    let noted = app.db(move |store| store.nodes_alive(&instance, &joined)).await;
-    if noted.is_ok()
-        && let Ok(rows) = app.db(|store| store.nodes()).await
-    {
-        app.instances.observe(Instant::now(), crate::store::now_ms(), rows);
+    // Failures are counted and logged.
+    if app.db(move |store| store.nodes_alive(&instance, &joined)).await.is_ok() {
+        let _ = look(app).await;
     }
+}
+
+/// Reads which nodes are connected elsewhere.
+pub(crate) async fn look(app: &App) -> Result<(), StoreError> {
+    let rows = app.db(|store| store.nodes()).await?;
+    app.instances.observe(Instant::now(), now_ms(), rows);
+    Ok(())
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
 //! | [`instances`] | changes and nodes of the other instances that share the store |
+//! | `orders` | commands to nodes, wherever they are connected |
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's token |
@@ -34,6 +35,7 @@ mod http;
 pub mod instances;
 pub mod link;
 pub mod metrics;
+mod orders;
 pub mod pass;
 pub mod peers;
 pub mod public;

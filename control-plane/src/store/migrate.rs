@@ -10,6 +10,7 @@ const MIGRATIONS: &[(u32, &str)] = &[
     (2, include_str!("0002_tenants.sql")),
     (3, include_str!("0003_blocks.sql")),
     (4, include_str!("0004_nodes.sql")),
+    (9, include_str!("0009_orders.sql")),
 ];
 
 /// Of the lock that makes instances which start together migrate one after the other; no other program should use it.

@@ -14,6 +14,7 @@ mod error;
 mod ledger;
 mod migrate;
 mod nodes;
+mod orders;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -31,6 +32,7 @@ use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
 pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 pub use nodes::{NodeRow, NodeSeen};
+pub use orders::{News, Order};
 
 /// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";
