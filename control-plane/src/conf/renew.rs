@@ -18,6 +18,14 @@ pub struct RenewedTicket {
 }
 
 impl Conf {
+    /// As [`Conf::renew`], when less than half of a pass' life is left.
+    pub fn renew_in_time(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<String> {
+        if pass.expires.saturating_sub(now) >= settings.pass_ttl_s() / 2 {
+            return None;
+        }
+        self.renew(settings, pass, now)
+    }
+
     /// A pass for the same viewer that lives on from `now` (Unix seconds): none when its app or channel is gone or switched off, or
     /// is another tenant's by now. Then the viewer is to be told so.
     pub fn renew(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<String> {
