@@ -13,6 +13,7 @@ use crate::peers::Peers;
 use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
+use crate::tracker::Tracker;
 
 /// The control plane's parts; shared by reference.
 pub struct App {
@@ -26,6 +27,8 @@ pub struct App {
     pub conf: Conf,
     /// Where addresses are.
     pub places: Places,
+    /// Who is in which swarm.
+    pub tracker: Tracker,
     /// The configuration.
     pub config: Config,
     /// What is counted.
@@ -43,7 +46,19 @@ impl App {
         let peers = Peers::new(Arc::clone(&metrics));
         let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, conf, places, config, metrics, token, linked: AtomicBool::new(false) }))
+        let tracker = Tracker::new(&config.tracker, metrics.registry())?;
+        Ok(Arc::new(Self {
+            store,
+            hub,
+            peers,
+            conf,
+            places,
+            tracker,
+            config,
+            metrics,
+            token,
+            linked: AtomicBool::new(false),
+        }))
     }
 
     /// Runs what can only fail with the database, off the async threads.

@@ -10,6 +10,7 @@ use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
 use crate::store::Database;
+use crate::tracker::Tracking;
 
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -40,6 +41,8 @@ pub struct Config {
     pub geo: Geo,
     /// Where what must be remembered is.
     pub store: Database,
+    /// The tracker: who is told of whom.
+    pub tracker: Tracking,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -90,6 +93,7 @@ impl Default for Config {
             conf: ConfSettings::default(),
             geo: Geo::default(),
             store: Database::default(),
+            tracker: Tracking::default(),
             log: Log::default(),
         }
     }

@@ -16,6 +16,7 @@
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
+//! | [`tracker`] | announces by HTTP and WebSocket, and the swarms behind them |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's token |
 //!
@@ -42,4 +43,5 @@ pub mod server;
 pub mod store;
 pub mod tls;
 pub mod token;
+pub mod tracker;
 pub mod validate;

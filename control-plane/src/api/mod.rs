@@ -22,6 +22,7 @@ mod rules;
 mod secrets;
 mod snapshot;
 mod status;
+mod swarms;
 mod switches;
 mod tenants;
 #[cfg(test)]
@@ -57,6 +58,7 @@ pub use relay::{CredentialRequest, SecretList, TurnCredential};
 pub use rules::RulePage;
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
+pub use swarms::{Counted, SwarmPage, SwarmPeer, SwarmPeerPage, SwarmView};
 pub use switches::{SwitchList, SwitchRequest};
 pub use tenants::TenantPage;
 
@@ -120,6 +122,7 @@ fn routes() -> Routes {
     let routes = keys::add(routes);
     let routes = mint::add(routes);
     let routes = peers::add(routes);
+    let routes = swarms::add(routes);
     let routes = tenants::add(routes);
     let routes = relay::add(routes);
     let routes = blocks::add(routes);
