@@ -1,6 +1,7 @@
 //! The router without sockets; the real process is tested in `tests/`.
 
 mod blocks;
+mod conf;
 mod peers;
 mod tenants;
 
@@ -164,6 +165,29 @@ fn the_document_describes_every_route() {
         "GET /api/v1/ledger",
         "GET /api/v1/snapshot",
         "GET /api/v1/openapi.json",
+        "GET /api/v1/apps",
+        "POST /api/v1/apps",
+        "GET /api/v1/apps/{id}",
+        "PUT /api/v1/apps/{id}",
+        "PATCH /api/v1/apps/{id}",
+        "DELETE /api/v1/apps/{id}",
+        "GET /api/v1/rules",
+        "POST /api/v1/rules",
+        "GET /api/v1/rules/{id}",
+        "PUT /api/v1/rules/{id}",
+        "PATCH /api/v1/rules/{id}",
+        "DELETE /api/v1/rules/{id}",
+        "GET /api/v1/apps/{id}/keys",
+        "POST /api/v1/apps/{id}/keys",
+        "POST /api/v1/apps/{id}/keys/rotate",
+        "DELETE /api/v1/apps/{id}/keys/{key}",
+        "GET /api/v1/switches",
+        "POST /api/v1/switches",
+        "GET /api/v1/pass-keys",
+        "POST /api/v1/pass-keys/rotate",
+        "GET /api/v1/refusals",
+        "POST /api/v1/check",
+        "POST /api/v1/conf/explain",
     ]
     .map(str::to_owned)
     .into();

@@ -171,6 +171,12 @@ impl Conf {
         }
     }
 
+    /// In place of those that are connected.
+    #[cfg(test)]
+    pub(crate) fn set_nodes(&self, nodes: Vec<NodeView>) {
+        *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(nodes);
+    }
+
     /// Which key signs changes with time, so this is done each second.
     fn set_keys(&self, now_ms: u64) {
         let order = signing_order(&self.compiled().keys, now_ms);

@@ -134,7 +134,7 @@ impl Store {
         self.read(switches)
     }
 
-    /// Switches something off, or on again; false: there are [`MAX_SWITCHES`] already.
+    /// Switches something off, or on again; false: there are too many already.
     pub fn switch(&self, switch: &Switch, on: bool) -> Result<bool, ChangeError> {
         let (channel, asset) = (switch.channel.clone().unwrap_or_default(), switch.asset.clone().unwrap_or_default());
         self.write(|tx| {

@@ -4,6 +4,7 @@
 //! to be like these.
 
 mod backups;
+mod conf;
 mod engines;
 
 use std::path::{Path, PathBuf};
