@@ -13,6 +13,7 @@ use crate::peers::Peers;
 use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
+use crate::tracker::Tracker;
 
 /// The control plane's parts; shared by reference.
 pub struct App {
@@ -26,6 +27,8 @@ pub struct App {
     pub instances: Instances,
     /// Where addresses are.
     pub places: Places,
+    /// Who is in which swarm.
+    pub tracker: Tracker,
     /// The configuration.
     pub config: Config,
     /// What is counted.
@@ -43,12 +46,14 @@ impl App {
         let peers = Peers::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
         let instances = Instances::new().map_err(StartError::Random)?;
+        let tracker = Tracker::new(&config.tracker, metrics.registry())?;
         Ok(Arc::new(Self {
             store,
             hub,
             peers,
             instances,
             places,
+            tracker,
             config,
             metrics,
             token,

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::geo::Geo;
 use crate::public::Public;
 use crate::store::Database;
+use crate::tracker::Tracking;
 
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -37,6 +38,8 @@ pub struct Config {
     pub geo: Geo,
     /// Where what must be remembered is.
     pub store: Database,
+    /// The tracker: who is told of whom.
+    pub tracker: Tracking,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -86,6 +89,7 @@ impl Default for Config {
             public: Public::default(),
             geo: Geo::default(),
             store: Database::default(),
+            tracker: Tracking::default(),
             log: Log::default(),
         }
     }

@@ -17,6 +17,7 @@
 //! | [`instances`] | changes and nodes of the other instances that share the store |
 //! | `orders` | commands to nodes, wherever they are connected |
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
+//! | [`tracker`] | announces by HTTP and WebSocket, and the swarms behind them |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's token |
 //!
@@ -44,4 +45,5 @@ pub mod server;
 pub mod store;
 pub mod tls;
 pub mod token;
+pub mod tracker;
 pub mod validate;

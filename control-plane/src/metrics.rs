@@ -127,6 +127,11 @@ impl Metrics {
         Ok(metrics)
     }
 
+    /// Where subsystems with a table of their own register it.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
+    }
+
     /// An admin request was answered.
     pub fn request(&self, method: &str, route: &str, status: u16, seconds: f64) {
         self.requests.with_label_values(&[method, route, &status.to_string()]).inc();

@@ -25,6 +25,7 @@ use crate::public;
 use crate::store::{Store, StoreError};
 use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
+use crate::tracker;
 
 /// Most data planes connected at a time.
 const MAX_LINKS: usize = 4096;
@@ -157,6 +158,7 @@ impl Server {
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
         tasks.spawn(instances::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
+        tasks.spawn(tracker::run(Arc::clone(&app), stopped.clone()));
         tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
         let connections = app.config.public.connections as usize;
         if let Some(certificate) = &certificate {

@@ -16,6 +16,7 @@ mod relay;
 mod secrets;
 mod snapshot;
 mod status;
+mod swarms;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -45,6 +46,7 @@ pub use prefetch::PrefetchRequest;
 pub use relay::{CredentialRequest, SecretList, TurnCredential};
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
+pub use swarms::{Counted, SwarmPage, SwarmPeer, SwarmPeerPage, SwarmView};
 pub use tenants::TenantPage;
 
 use crate::app::App;
@@ -107,6 +109,7 @@ fn routes() -> Routes {
     let routes = keys::add(routes);
     let routes = mint::add(routes);
     let routes = peers::add(routes);
+    let routes = swarms::add(routes);
     let routes = tenants::add(routes);
     let routes = relay::add(routes);
     let routes = blocks::add(routes);
