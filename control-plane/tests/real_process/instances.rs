@@ -85,8 +85,7 @@ fn changes_nodes_and_commands_reach_across() {
     for control in [&a, &b] {
         let (status, report) = control.call("POST", "/api/v1/purge", &json!({"scope": "all"}));
         assert_eq!((status, &report["ok"]), (200, &json!(true)), "{report}");
-        let results =
-            json!([{"node": "far", "count": 22}, {"node": "near", "count": 11}]);
+        let results = json!([{"node": "far", "count": 22}, {"node": "near", "count": 11}]);
         assert_eq!(report["results"], results);
     }
     let (_, report) = a.call("POST", "/api/v1/nodes/far/drain", &Value::Null);
