@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::config::Config;
 use crate::geo::Places;
-use crate::link::Hub;
+use crate::link::{Hub, PlaybackFeed};
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::server::StartError;
@@ -20,6 +20,8 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What nodes tell of playback.
+    pub playback: PlaybackFeed,
     /// Where addresses are.
     pub places: Places,
     /// The configuration.
@@ -37,8 +39,19 @@ impl App {
     pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
+        let playback = PlaybackFeed::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, linked: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            store,
+            hub,
+            peers,
+            playback,
+            places,
+            config,
+            metrics,
+            token,
+            linked: AtomicBool::new(false),
+        }))
     }
 
     /// Runs what can only fail with the database, off the async threads.

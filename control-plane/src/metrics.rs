@@ -50,6 +50,8 @@ declare! {
         "What nodes told of registrations: registered, ended, late (by an older connection) or refused.";
     PEERS_DROPPED = "shoal_control_peer_registrations_dropped_total", [],
         "Registrations forgotten for newer ones, at the limit.";
+    PLAYBACK = "shoal_control_playback_sums_total", ["result"],
+        "Sums of one viewer's CMCD that nodes told: taken, dropped because too many wait, or refused.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -75,6 +77,7 @@ pub struct Metrics {
     peers: IntGaugeVec,
     peers_told: IntCounterVec,
     peers_dropped: IntCounterVec,
+    playback: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -104,6 +107,7 @@ impl Metrics {
             peers: gauge(&registry, &PEERS)?,
             peers_told: counter(&registry, &PEERS_TOLD)?,
             peers_dropped: counter(&registry, &PEERS_DROPPED)?,
+            playback: counter(&registry, &PLAYBACK)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
@@ -118,6 +122,7 @@ impl Metrics {
         }
         metrics.peers(0);
         metrics.peers_dropped(0);
+        metrics.playback(0, 0, 0);
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
         }
@@ -183,6 +188,13 @@ impl Metrics {
     /// Registrations were forgotten for newer ones.
     pub fn peers_dropped(&self, registrations: u64) {
         self.peers_dropped.with_label_values::<&str>(&[]).inc_by(registrations);
+    }
+
+    /// A node told of playback.
+    pub fn playback(&self, taken: usize, dropped: usize, refused: usize) {
+        for (result, viewers) in [("taken", taken), ("dropped", dropped), ("refused", refused)] {
+            self.playback.with_label_values(&[result]).inc_by(viewers as u64);
+        }
     }
 
     /// The database failed.

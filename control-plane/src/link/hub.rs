@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use shoal_link::frame::{self, FrameError};
 use shoal_link::message::{Command, Reply};
+use shoal_link::node::{Endpoints, Health};
 use shoal_link::{ControlMessage, Snapshot};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -50,6 +51,10 @@ pub struct Live {
     pub software: String,
     /// Where viewers reach it.
     pub public_url: Option<String>,
+    /// Where it stands, as it says.
+    pub region: Option<String>,
+    /// Where viewers reach it otherwise.
+    pub endpoints: Endpoints,
     /// Unix milliseconds of the connection's start.
     pub connected_ms: u64,
     /// Version that it serves.
@@ -57,7 +62,7 @@ pub struct Live {
     /// The last snapshot that it refused, until it applies one.
     pub refused: Option<Refused>,
     /// Its last word on how it is.
-    pub health: Option<Health>,
+    pub health: Option<Seen>,
 }
 
 /// A snapshot that a node would not apply.
@@ -69,19 +74,13 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// How a node is.
-#[derive(Debug, Clone, Copy)]
-pub struct Health {
+/// How a node was.
+#[derive(Debug, Clone)]
+pub struct Seen {
     /// Unix milliseconds of its arrival.
     pub at_ms: u64,
-    /// Open client connections.
-    pub connections: u64,
-    /// Bytes in the RAM tier.
-    pub cache_bytes: u64,
-    /// Busy fraction of the busiest shard, 0 to 1000.
-    pub busy_permille: u16,
-    /// It takes no more viewers.
-    pub draining: bool,
+    /// Its own words.
+    pub health: Health,
 }
 
 /// What a node answered to a command.
@@ -255,9 +254,9 @@ impl Hub {
         self.update(node, connection, |member| member.live.refused = Some(Refused { version, reason }));
     }
 
-    pub(super) fn health(&self, node: &str, connection: u64, mut health: Health) {
-        health.at_ms = now_ms();
-        self.update(node, connection, |member| member.live.health = Some(health));
+    pub(super) fn health(&self, node: &str, connection: u64, health: Health) {
+        let seen = Seen { at_ms: now_ms(), health };
+        self.update(node, connection, |member| member.live.health = Some(seen));
     }
 
     pub(super) fn done(&self, node: &str, connection: u64, id: u64, result: Outcome) {
