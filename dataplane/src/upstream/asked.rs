@@ -3,7 +3,8 @@
 use shoal_http::caching::{Vary, field, normal_value};
 use shoal_http::headers::Known;
 use shoal_http::request::{Method, RequestHead};
-use shoal_link::channel::{CMCD_HEADERS, ForwardPolicy};
+use shoal_link::channel::ForwardPolicy;
+use shoal_report::cmcd;
 
 /// Lines that belong to one connection, that shoal writes itself, or that carry a ticket. Sorted.
 const NEVER: [&str; 17] = [
@@ -58,7 +59,7 @@ impl Asked {
         for (name, value) in head.headers.iter() {
             let lower = name.to_ascii_lowercase();
             // Of `*` without CMCD: it is for the edge, and a response that varied on it would be kept once for each request.
-            let by_star = all && !(ticketed && lower == "cookie") && !CMCD_HEADERS.contains(&lower.as_str());
+            let by_star = all && !(ticketed && lower == "cookie") && !cmcd::HEADERS.contains(&lower.as_str());
             let wanted = named(&lower) || by_star || (!reads && lower == "content-type");
             let dropped = NEVER.binary_search(&lower.as_str()).is_ok()
                 || (reads && CONDITIONS.iter().any(|condition| condition.name() == lower))

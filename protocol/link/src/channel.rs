@@ -243,10 +243,7 @@ impl Default for CachePolicy {
 }
 
 /// CMCD in a query (CTA-5004).
-pub const CMCD_PARAMETER: &str = "CMCD";
-
-/// CMCD in headers, lower case.
-pub const CMCD_HEADERS: [&str; 4] = ["cmcd-object", "cmcd-request", "cmcd-session", "cmcd-status"];
+const CMCD_PARAMETER: &str = "CMCD";
 
 impl CachePolicy {
     /// Whether the query parameter of this name belongs to the cache key and goes to the origin.
