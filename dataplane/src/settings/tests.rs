@@ -35,7 +35,7 @@ fn the_defaults_are_valid_and_complete() {
     let settings = Config::default().validate_on(&machine()).unwrap();
     assert_eq!(settings.node.name, "edge_7.example-");
     assert_eq!(settings.node.state_dir, std::env::temp_dir());
-    assert_eq!((settings.node.public_url, settings.node.region), (None, None));
+    assert_eq!((&settings.node.public_url, &settings.node.region), (&None, &None));
     assert_eq!(settings.shards.cpus, [0, 1, 2, 5]);
     assert_eq!(settings.http.listen, ["0.0.0.0:8080".parse().unwrap(), "[::]:8080".parse::<SocketAddr>().unwrap()]);
     assert_eq!(settings.ram_bytes_per_shard(), 128 << 20);

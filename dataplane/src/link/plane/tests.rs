@@ -4,6 +4,7 @@ use serde_json::json;
 use shoal_link::prefetch::{PrefetchItem, PrefetchState};
 
 use super::*;
+use crate::telemetry::metrics::Gauge;
 use crate::testing::{Folder, folder, shared};
 
 struct Lab {
