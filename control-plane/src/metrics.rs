@@ -1,11 +1,15 @@
 //! Every metric of this process, declared once.
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
+use crate::recon::Pair;
+use crate::recon::compare::Comparison;
+use crate::recon::watch::MAX_SERIES;
 use crate::store::{Applied, KINDS, StoreError, StoreErrorKind, kind_name};
 
 /// Name, help and labels of a metric.
@@ -50,6 +54,10 @@ declare! {
         "What nodes told of registrations: registered, ended, late (by an older connection) or refused.";
     PEERS_DROPPED = "shoal_control_peer_registrations_dropped_total", [],
         "Registrations forgotten for newer ones, at the limit.";
+    RECON_DIFFERENCE = "shoal_control_reconciliation_difference_ratio", ["pair", "provider", "channel"],
+        "What was counted less what was delivered, as a part of the latter, in the last settled hour; the channels with the most bytes.";
+    RECON_ALERTS = "shoal_control_reconciliation_alerts", ["pair"],
+        "Channels and hours of the last day whose difference is beyond the tenant's limit.";
     PLAYBACK = "shoal_control_playback_sums_total", ["result"],
         "Sums of one viewer's CMCD that nodes told: taken, dropped because too many wait, or refused.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
@@ -77,6 +85,8 @@ pub struct Metrics {
     peers: IntGaugeVec,
     peers_told: IntCounterVec,
     peers_dropped: IntCounterVec,
+    recon_difference: GaugeVec,
+    recon_alerts: IntGaugeVec,
     playback: IntCounterVec,
     db_errors: IntCounterVec,
 }
@@ -107,6 +117,11 @@ impl Metrics {
             peers: gauge(&registry, &PEERS)?,
             peers_told: counter(&registry, &PEERS_TOLD)?,
             peers_dropped: counter(&registry, &PEERS_DROPPED)?,
+            recon_difference: register(
+                &registry,
+                GaugeVec::new(Opts::new(RECON_DIFFERENCE.name, RECON_DIFFERENCE.help), RECON_DIFFERENCE.labels)?,
+            )?,
+            recon_alerts: gauge(&registry, &RECON_ALERTS)?,
             playback: counter(&registry, &PLAYBACK)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
@@ -123,6 +138,7 @@ impl Metrics {
         metrics.peers(0);
         metrics.peers_dropped(0);
         metrics.playback(0, 0, 0);
+        metrics.reconciliation(&[], 0);
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
         }
@@ -188,6 +204,21 @@ impl Metrics {
     /// Registrations were forgotten for newer ones.
     pub fn peers_dropped(&self, registrations: u64) {
         self.peers_dropped.with_label_values::<&str>(&[]).inc_by(registrations);
+    }
+
+    /// Comparisons of the last day; `newest` is the start of its last hour, in Unix seconds.
+    pub fn reconciliation(&self, comparisons: &[Comparison], newest: u64) {
+        for pair in Pair::ALL {
+            let alerts = comparisons.iter().filter(|one| one.pair == pair && one.alert).count();
+            self.recon_alerts.with_label_values(&[pair.name()]).set(alerts as i64);
+        }
+        let mut last: Vec<&Comparison> = comparisons.iter().filter(|one| one.hour == newest).collect();
+        last.sort_by_key(|one| std::cmp::Reverse(one.delivered_bytes.max(one.counted_bytes)));
+        self.recon_difference.reset();
+        for one in last.into_iter().take(MAX_SERIES) {
+            let labels = [one.pair.name(), &one.provider, &one.channel];
+            self.recon_difference.with_label_values(&labels).set(one.difference_percent / 100.0);
+        }
     }
 
     /// A node told of playback.

@@ -12,6 +12,7 @@ mod mint;
 mod nodes;
 mod peers;
 mod prefetch;
+mod reconciliation;
 mod relay;
 mod secrets;
 mod snapshot;
@@ -42,6 +43,7 @@ pub use mint::{MintRequest, MintedUrl, MintedUrls};
 pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
 pub use peers::{PeerPage, PeerRegistration, PeerView};
 pub use prefetch::PrefetchRequest;
+pub use reconciliation::{BytesOf, ImportList, LogForm, ProviderList, ReconciliationReport, SessionReport};
 pub use relay::{CredentialRequest, SecretList, TurnCredential};
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
@@ -115,6 +117,7 @@ fn routes() -> Routes {
     let routes = prefetch::add(routes);
     let routes = cache::add(routes);
     let routes = ledger::add(routes);
+    let routes = reconciliation::add(routes);
     snapshot::add(routes)
 }
 

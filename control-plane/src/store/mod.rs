@@ -13,6 +13,7 @@ mod error;
 mod ledger;
 mod migrate;
 mod nodes;
+mod reconciliation;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -29,6 +30,7 @@ use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
 pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 pub use nodes::NodeRow;
+pub use reconciliation::{FiguresQuery, MAX_FIGURES, Seen, Stored as StoredImport};
 
 /// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";

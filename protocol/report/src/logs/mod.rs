@@ -22,7 +22,7 @@ use std::net::IpAddr;
 
 pub use nginx::{FormatError, LogFormat};
 pub use reader::{BadLine, Reader, Totals};
-pub use time::{Zone, hour};
+pub use time::{Zone, ZoneError, hour};
 
 /// Longest line; what is longer is bad.
 pub const MAX_LINE: usize = 32 << 10;
