@@ -3,14 +3,17 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::conf::{self, Conf};
 use crate::config::Config;
 use crate::geo::Places;
 use crate::link::{Hub, PlaybackFeed};
 use crate::metrics::Metrics;
+use crate::pass::PassKeys;
 use crate::peers::Peers;
 use crate::server::StartError;
 use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
+use crate::tracker::Tracker;
 
 /// The control plane's parts; shared by reference.
 pub struct App {
@@ -22,8 +25,12 @@ pub struct App {
     pub peers: Peers,
     /// What nodes tell of playback.
     pub playback: PlaybackFeed,
+    /// What SDKs are told.
+    pub conf: Conf,
     /// Where addresses are.
     pub places: Places,
+    /// Who is in which swarm.
+    pub tracker: Tracker,
     /// The configuration.
     pub config: Config,
     /// What is counted.
@@ -40,13 +47,17 @@ impl App {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let playback = PlaybackFeed::new(Arc::clone(&metrics));
+        let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
+        let tracker = Tracker::new(&config.tracker, metrics.registry())?;
         Ok(Arc::new(Self {
             store,
             hub,
             peers,
             playback,
+            conf,
             places,
+            tracker,
             config,
             metrics,
             token,
@@ -72,11 +83,20 @@ impl App {
     {
         let result = self.blocking(work).await.map_err(ChangeError::from).and_then(|result| result);
         match &result {
-            Ok(_) => self.hub.changed(),
+            Ok(_) => {
+                self.hub.changed();
+                // What was changed holds here before it is answered. The change is made, whatever this says; it was counted.
+                let _ = conf::refresh(self).await;
+            }
             Err(ChangeError::Store(error)) => self.count(error),
             Err(_) => {}
         }
         result
+    }
+
+    /// The keys of viewers' passes.
+    pub fn passes(&self) -> PassKeys {
+        self.conf.passes()
     }
 
     /// Says that the link listens, or no longer does.

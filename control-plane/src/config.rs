@@ -6,9 +6,11 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
 use crate::store::Database;
+use crate::tracker::Tracking;
 
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -33,10 +35,14 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The API for players, SDKs and CDNs.
     pub public: Public,
+    /// Passes and signed requests of SDKs.
+    pub conf: ConfSettings,
     /// Where viewers and nodes are.
     pub geo: Geo,
     /// Where what must be remembered is.
     pub store: Database,
+    /// The tracker: who is told of whom.
+    pub tracker: Tracking,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -84,8 +90,10 @@ impl Default for Config {
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
             public: Public::default(),
+            conf: ConfSettings::default(),
             geo: Geo::default(),
             store: Database::default(),
+            tracker: Tracking::default(),
             log: Log::default(),
         }
     }

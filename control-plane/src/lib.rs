@@ -9,6 +9,7 @@
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
 //! | [`recon`] | CDNs' logs, and what was delivered against what was counted |
+//! | [`conf`] | what SDKs are told: rules, apps, passes |
 //! | [`geo`] | where an address is |
 //! | [`tls`] | the public API's certificate |
 //! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
@@ -16,6 +17,7 @@
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
+//! | [`tracker`] | announces by HTTP and WebSocket, and the swarms behind them |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's token |
 //!
@@ -27,6 +29,7 @@
 
 pub mod api;
 pub mod app;
+pub mod conf;
 pub mod config;
 pub mod field;
 pub mod geo;
@@ -42,4 +45,5 @@ pub mod server;
 pub mod store;
 pub mod tls;
 pub mod token;
+pub mod tracker;
 pub mod validate;

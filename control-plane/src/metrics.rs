@@ -4,6 +4,7 @@ use prometheus::{
     Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
     core::Collector,
 };
+use shoal_conf::Code;
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
@@ -60,6 +61,8 @@ declare! {
         "Channels and hours of the last day whose difference is beyond the tenant's limit.";
     PLAYBACK = "shoal_control_playback_sums_total", ["result"],
         "Sums of one viewer's CMCD that nodes told: taken, dropped because too many wait, or refused.";
+    CONF_REFUSED = "shoal_control_refusals_total", ["reason"],
+        "Requests to conf that were refused, by reason.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -88,6 +91,7 @@ pub struct Metrics {
     recon_difference: GaugeVec,
     recon_alerts: IntGaugeVec,
     playback: IntCounterVec,
+    conf_refused: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -123,6 +127,7 @@ impl Metrics {
             )?,
             recon_alerts: gauge(&registry, &RECON_ALERTS)?,
             playback: counter(&registry, &PLAYBACK)?,
+            conf_refused: counter(&registry, &CONF_REFUSED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
@@ -142,10 +147,18 @@ impl Metrics {
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
         }
+        for code in Code::ALL {
+            metrics.conf_refused.with_label_values(&[code.as_str()]);
+        }
         for kind in StoreErrorKind::ALL {
             metrics.db_errors.with_label_values(&[kind.label()]);
         }
         Ok(metrics)
+    }
+
+    /// Where subsystems with a table of their own register it.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// An admin request was answered.
@@ -228,6 +241,11 @@ impl Metrics {
         }
     }
 
+    /// Conf refused a request.
+    pub fn conf_refused(&self, code: Code) {
+        self.conf_refused.with_label_values(&[code.as_str()]).inc();
+    }
+
     /// The database failed.
     pub fn db_error(&self, error: &StoreError) {
         self.db_errors.with_label_values(&[error.kind.label()]).inc();
@@ -257,15 +275,32 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recon::Settings;
+    use crate::recon::compare::Figures;
 
     #[test]
     fn the_table_is_what_is_exported() {
         let metrics = Metrics::new().unwrap();
         metrics.request("GET", "/healthz", 200, 0.001);
+        let figures = Figures {
+            pair: Pair::Edge,
+            hour: 100,
+            tenant: "t".to_owned(),
+            channel: "c".to_owned(),
+            provider: String::new(),
+            delivered: 1 << 30,
+            counted: 1 << 29,
+        };
+        metrics.reconciliation(&[figures.compare(&Settings::default(), 1 << 40)], 360_000);
         let text = String::from_utf8(metrics.export().unwrap()).unwrap();
         for declared in TABLE {
             assert!(text.contains(&format!("# HELP {} {}\n", declared.name, declared.help)), "{}", declared.name);
         }
+        let series = "shoal_control_reconciliation_difference_ratio{channel=\"c\",pair=\"edge\",provider=\"\"} -0.5";
+        assert!(
+            text.contains(series) && text.contains("shoal_control_reconciliation_alerts{pair=\"edge\"} 1"),
+            "{text}"
+        );
         assert_eq!(text.matches("# HELP ").count(), TABLE.len());
     }
 }

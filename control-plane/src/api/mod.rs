@@ -1,22 +1,30 @@
 //! The admin API: REST under `/api/v1`, its OpenAPI document, and what monitoring asks for.
 
+mod app_keys;
+mod apps;
 mod auth;
 mod blocks;
 mod cache;
 mod channels;
+mod check;
 mod commands;
 mod documents;
 mod keys;
 mod ledger;
 mod mint;
 mod nodes;
+mod passes;
 mod peers;
 mod prefetch;
 mod reconciliation;
+mod refusals;
 mod relay;
+mod rules;
 mod secrets;
 mod snapshot;
 mod status;
+mod swarms;
+mod switches;
 mod tenants;
 #[cfg(test)]
 mod tests;
@@ -33,20 +41,27 @@ use serde_json::Value;
 
 pub use crate::rest::openapi::BASE;
 pub use crate::rest::problem::Problem;
+pub use apps::AppPage;
 pub use blocks::{BlockList, BlockRequest};
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
+pub use check::{CheckReport, CheckRequest, CheckStep, ExplainReport, ExplainRequest, ProfileVerdict};
 pub use commands::{CommandReport, NodeResult, PurgeRequest};
 pub use keys::KeyList;
 pub use ledger::{LedgerReport, LedgerSum};
 pub use mint::{MintRequest, MintedUrl, MintedUrls};
 pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
+pub use passes::{PassKeyList, PassKeyName};
 pub use peers::{PeerPage, PeerRegistration, PeerView};
 pub use prefetch::PrefetchRequest;
 pub use reconciliation::{BytesOf, ImportList, LogForm, ProviderList, ReconciliationReport, SessionReport};
+pub use refusals::RefusalList;
 pub use relay::{CredentialRequest, SecretList, TurnCredential};
+pub use rules::RulePage;
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
+pub use swarms::{Counted, SwarmPage, SwarmPeer, SwarmPeerPage, SwarmView};
+pub use switches::{SwitchList, SwitchRequest};
 pub use tenants::TenantPage;
 
 use crate::app::App;
@@ -109,6 +124,7 @@ fn routes() -> Routes {
     let routes = keys::add(routes);
     let routes = mint::add(routes);
     let routes = peers::add(routes);
+    let routes = swarms::add(routes);
     let routes = tenants::add(routes);
     let routes = relay::add(routes);
     let routes = blocks::add(routes);
@@ -118,6 +134,13 @@ fn routes() -> Routes {
     let routes = cache::add(routes);
     let routes = ledger::add(routes);
     let routes = reconciliation::add(routes);
+    let routes = apps::add(routes);
+    let routes = app_keys::add(routes);
+    let routes = rules::add(routes);
+    let routes = switches::add(routes);
+    let routes = passes::add(routes);
+    let routes = refusals::add(routes);
+    let routes = check::add(routes);
     snapshot::add(routes)
 }
 

@@ -118,6 +118,8 @@ impl Operation {
 pub(crate) struct Routes {
     pub(crate) protected: Router<Arc<App>>,
     pub(crate) open: Router<Arc<App>>,
+    /// Those that count for themselves: nothing is wrapped around them.
+    pub(crate) bare: Router<Arc<App>>,
     generator: SchemaGenerator,
     paths: Map<String, Value>,
 }
@@ -128,7 +130,13 @@ impl Routes {
             settings.definitions_path = "/components/schemas".into();
             settings.meta_schema = None;
         });
-        Self { protected: Router::new(), open: Router::new(), generator: settings.into_generator(), paths: Map::new() }
+        Self {
+            protected: Router::new(),
+            open: Router::new(),
+            bare: Router::new(),
+            generator: settings.into_generator(),
+            paths: Map::new(),
+        }
     }
 
     /// Adds a route and its description.
@@ -140,6 +148,18 @@ impl Routes {
         let filter = MethodFilter::try_from(operation.method.clone()).unwrap_or(MethodFilter::GET);
         let router = if operation.protected { &mut self.protected } else { &mut self.open };
         *router = std::mem::take(router).route(operation.path, on(filter, handler));
+        self.describe(&operation);
+        self
+    }
+
+    /// Adds a route without a token that counts for itself, and its description.
+    pub(crate) fn add_bare<H, T>(mut self, operation: Operation, handler: H) -> Self
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        let filter = MethodFilter::try_from(operation.method.clone()).unwrap_or(MethodFilter::GET);
+        self.bare = std::mem::take(&mut self.bare).route(operation.path, on(filter, handler));
         self.describe(&operation);
         self
     }
@@ -249,8 +269,10 @@ fn without_requirement(generator: &mut SchemaGenerator, reference: &Value, prope
 fn query_parameters(generator: &mut SchemaGenerator, schema: SchemaOf) -> Vec<Value> {
     let reference = schema(generator);
     let name = reference.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
-    let Some(target) = name.and_then(|name| generator.definitions_mut().remove(name)) else {
-        return Vec::new();
+    // A type that is written where it is used is the schema itself.
+    let target = match name {
+        Some(name) => generator.definitions_mut().remove(name).unwrap_or_default(),
+        None => reference.to_value(),
     };
     let required: Vec<&str> = target["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     target["properties"]

@@ -5,6 +5,7 @@
 
 mod blocks;
 mod channels;
+mod conf;
 mod config;
 mod dialect;
 mod documents;
@@ -24,6 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use conf::{ConfDocuments, PassKey};
 pub use config::Database;
 pub use documents::{ChangeError, Document, Stored, Taken};
 use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
