@@ -8,7 +8,7 @@ use crate::conf::{self, Conf};
 use crate::config::Config;
 use crate::geo::Places;
 use crate::instances::{self, Instances};
-use crate::link::{Hub, Live};
+use crate::link::{Hub, Live, PlaybackFeed};
 use crate::metrics::Metrics;
 use crate::pass::PassKeys;
 use crate::peers::Peers;
@@ -25,6 +25,8 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What nodes tell of playback.
+    pub playback: PlaybackFeed,
     /// What SDKs are told.
     pub conf: Conf,
     /// The other instances.
@@ -48,6 +50,7 @@ impl App {
     pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
+        let playback = PlaybackFeed::new(Arc::clone(&metrics));
         let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
         let tracker = Tracker::new(&config.tracker, metrics.registry())?;
@@ -56,6 +59,7 @@ impl App {
             store,
             hub,
             peers,
+            playback,
             conf,
             places,
             tracker,

@@ -8,6 +8,7 @@
 //! | [`api`] | the admin REST API under `/api/v1`, its OpenAPI document, `/metrics`, `/healthz`, `/readyz` |
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
+//! | [`recon`] | CDNs' logs, and what was delivered against what was counted |
 //! | [`conf`] | what SDKs are told: rules, apps, passes |
 //! | [`geo`] | where an address is |
 //! | [`tls`] | the public API's certificate |
@@ -42,6 +43,7 @@ mod orders;
 pub mod pass;
 pub mod peers;
 pub mod public;
+pub mod recon;
 mod rest;
 pub mod server;
 pub mod store;

@@ -23,6 +23,7 @@ use crate::instances;
 use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::public;
+use crate::recon;
 use crate::store::{Store, StoreError};
 use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
@@ -158,6 +159,7 @@ impl Server {
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(recon::watch::run(Arc::clone(&app), stopped.clone()));
         tasks.spawn(conf::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(instances::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));

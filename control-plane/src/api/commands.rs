@@ -273,10 +273,7 @@ pub(super) async fn object_of(app: &App, url: &str) -> Result<(String, String), 
         .ok_or_else(|| wrong("belongs to no channel; GET /api/v1/channels lists their hosts and prefixes"))?
         .document;
     let mut object = path.get(channel.prefix.len()..).unwrap_or_default().to_owned();
-    let allowed = query.split('&').filter(|pair| {
-        let name = pair.split('=').next().unwrap_or_default();
-        channel.cache.query_allow.iter().any(|allowed| allowed == name || allowed == "*")
-    });
+    let allowed = query.split('&').filter(|pair| channel.cache.keeps(pair.split('=').next().unwrap_or_default()));
     for (at, pair) in allowed.enumerate() {
         object.push(if at == 0 { '?' } else { '&' });
         object.push_str(pair);

@@ -11,6 +11,7 @@ const MIGRATIONS: &[(u32, &str)] = &[
     (3, include_str!("0003_blocks.sql")),
     (4, include_str!("0004_nodes.sql")),
     (5, include_str!("0005_conf.sql")),
+    (7, include_str!("0007_reconciliation.sql")),
     (9, include_str!("0009_orders.sql")),
 ];
 

@@ -16,6 +16,7 @@ mod ledger;
 mod migrate;
 mod nodes;
 mod orders;
+mod reconciliation;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -35,6 +36,7 @@ pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 pub use nodes::{NodeRow, NodeSeen};
 pub use orders::{News, Order};
+pub use reconciliation::{FiguresQuery, MAX_FIGURES, Seen, Stored as StoredImport};
 
 /// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";
