@@ -3,13 +3,15 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::access::audit::{self, Entry};
+use crate::access::Access;
 use crate::config::Config;
 use crate::geo::Places;
 use crate::link::Hub;
 use crate::metrics::Metrics;
 use crate::peers::Peers;
 use crate::server::StartError;
-use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
+use crate::store::{AccessError, ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
 
 /// The control plane's parts; shared by reference.
@@ -26,8 +28,10 @@ pub struct App {
     pub config: Config,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Who may use the admin API.
+    /// The operator's own token.
     pub token: Token,
+    /// Attempts to use the admin API and the console.
+    pub access: Access,
     /// Whether the link listens.
     linked: AtomicBool,
 }
@@ -38,7 +42,7 @@ impl App {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, linked: AtomicBool::new(false) }))
+        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, access: Access::new(), linked: AtomicBool::new(false) }))
     }
 
     /// Runs what can only fail with the database, off the async threads.
@@ -66,6 +70,24 @@ impl App {
         result
     }
 
+    /// Runs a change of users or tokens off the async threads.
+    pub(crate) async fn change_access<T, F>(&self, work: F) -> Result<T, AccessError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> Result<T, AccessError> + Send + 'static,
+    {
+        let result = self.blocking(work).await.map_err(AccessError::from).and_then(|result| result);
+        if let Err(AccessError::Store(error)) = &result {
+            self.count(error);
+        }
+        result
+    }
+
+    /// Writes an entry of the audit log by itself. What fails is the caller's to count.
+    pub(crate) async fn note(&self, entry: Entry) -> Result<(), StoreError> {
+        self.blocking(move |store| store.add_audit(&entry)).await.and_then(|result| result)
+    }
+
     /// Says that the link listens, or no longer does.
     pub fn set_linked(&self, linked: bool) {
         self.linked.store(linked, Ordering::Relaxed);
@@ -81,7 +103,10 @@ impl App {
         T: Send + 'static,
         F: FnOnce(&Store) -> T + Send + 'static,
     {
-        let store = self.store.clone();
+        let store = match audit::current() {
+            Some(slot) => self.store.audited(slot),
+            None => self.store.clone(),
+        };
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(|error| StoreError {
             kind: StoreErrorKind::Io,
             path: self.store.path().display().to_string(),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessConfig;
 use crate::geo::Geo;
 use crate::public::Public;
 
@@ -32,6 +33,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The API for players, SDKs and CDNs.
     pub public: Public,
+    /// Who may use the console, and for how long.
+    pub access: AccessConfig,
     /// Where viewers and nodes are.
     pub geo: Geo,
     /// What is logged, and how.
@@ -81,6 +84,7 @@ impl Default for Config {
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
             public: Public::default(),
+            access: AccessConfig::default(),
             geo: Geo::default(),
             log: Log::default(),
         }

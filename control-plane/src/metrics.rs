@@ -50,6 +50,9 @@ declare! {
         "What nodes told of registrations: registered, ended, late (by an older connection) or refused.";
     PEERS_DROPPED = "shoal_control_peer_registrations_dropped_total", [],
         "Registrations forgotten for newer ones, at the limit.";
+    ATTEMPTS_FAILED = "shoal_control_login_failures_total", ["kind"],
+        "Attempts to use the admin API or the console that failed, by what was shown; limited: turned away unchecked after others.";
+    AUDIT_FAILED = "shoal_control_audit_failures_total", [], "Entries of the audit log that could not be written.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -75,6 +78,8 @@ pub struct Metrics {
     peers: IntGaugeVec,
     peers_told: IntCounterVec,
     peers_dropped: IntCounterVec,
+    attempts_failed: IntCounterVec,
+    audit_failed: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -104,6 +109,8 @@ impl Metrics {
             peers: gauge(&registry, &PEERS)?,
             peers_told: counter(&registry, &PEERS_TOLD)?,
             peers_dropped: counter(&registry, &PEERS_DROPPED)?,
+            attempts_failed: counter(&registry, &ATTEMPTS_FAILED)?,
+            audit_failed: counter(&registry, &AUDIT_FAILED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
@@ -121,6 +128,10 @@ impl Metrics {
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
         }
+        for kind in ["token", "user", "limited"] {
+            metrics.attempts_failed.with_label_values(&[kind]);
+        }
+        metrics.audit_failed.with_label_values::<&str>(&[]);
         for kind in ["full", "permission", "busy", "corrupt", "newer", "io"] {
             metrics.db_errors.with_label_values(&[kind]);
         }
@@ -183,6 +194,16 @@ impl Metrics {
     /// Registrations were forgotten for newer ones.
     pub fn peers_dropped(&self, registrations: u64) {
         self.peers_dropped.with_label_values::<&str>(&[]).inc_by(registrations);
+    }
+
+    /// An attempt to get in failed.
+    pub fn attempt_failed(&self, kind: &str) {
+        self.attempts_failed.with_label_values(&[kind]).inc();
+    }
+
+    /// An entry of the audit log could not be written.
+    pub fn audit_failed(&self) {
+        self.audit_failed.with_label_values::<&str>(&[]).inc();
     }
 
     /// The database failed.

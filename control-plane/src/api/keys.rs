@@ -12,6 +12,7 @@ use shoal_ticket::{Key, TicketPolicy};
 
 use super::documents::{check, modify, must_find};
 use super::secrets::{KeyName, NewKey};
+use crate::access::Role;
 use crate::app::App;
 use crate::rest::input::Body;
 use crate::rest::openapi::{Operation, Routes};
@@ -30,7 +31,7 @@ pub(super) fn add(routes: Routes) -> Routes {
     let conflict = (409, "The channel asks for no ticket, or has such a key, or this is its last one.");
     routes
         .add(
-            Operation::new(Method::GET, "/api/v1/channels/{id}/keys", "listKeys", "Lists the ids of a channel's keys.")
+            Operation::new(Method::GET, "/api/v1/channels/{id}/keys", "listKeys", "Lists the ids of a channel's keys.").role(Role::Admin)
                 .gives::<KeyList>(200, "The keys.")
                 .fails(&[missing]),
             list,
@@ -41,7 +42,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/channels/{id}/keys",
                 "addKey",
                 "Adds a key that is accepted, and does not sign yet.",
-            )
+            ).role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -53,7 +54,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/channels/{id}/keys/rotate",
                 "rotateKeys",
                 "Adds a key and signs with it from now on; the older ones are still accepted.",
-            )
+            ).role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -65,7 +66,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/channels/{id}/keys/{key}",
                 "removeKey",
                 "Removes a key: what it signed is refused from now on.",
-            )
+            ).role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing, conflict]),
             remove,

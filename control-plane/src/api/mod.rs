@@ -1,5 +1,6 @@
 //! The admin API: REST under `/api/v1`, its OpenAPI document, and what monitoring asks for.
 
+mod audit;
 mod auth;
 mod blocks;
 mod cache;
@@ -19,6 +20,8 @@ mod status;
 mod tenants;
 #[cfg(test)]
 mod tests;
+mod tokens;
+mod users;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -32,6 +35,7 @@ use serde_json::Value;
 
 pub use crate::rest::openapi::BASE;
 pub use crate::rest::problem::Problem;
+pub use audit::{AuditItem, AuditPage};
 pub use blocks::{BlockList, BlockRequest};
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
@@ -46,6 +50,8 @@ pub use relay::{CredentialRequest, SecretList, TurnCredential};
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
 pub use tenants::TenantPage;
+pub use tokens::{NewToken, NewTokenView, TokenPage, TokenView};
+pub use users::{NewUser, UserChange, UserPage, UserView};
 
 use crate::app::App;
 use crate::rest;
@@ -55,7 +61,8 @@ use crate::rest::openapi::{Operation, Routes};
 /// The whole HTTP service.
 pub fn router(app: Arc<App>) -> Router {
     let routes = routes();
-    let protected = routes.protected.route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require_token));
+    let door = Arc::new(auth::Door { app: Arc::clone(&app), rules: routes.rules });
+    let protected = routes.protected.route_layer(middleware::from_fn_with_state(door, auth::require));
     Router::new()
         .merge(protected)
         .merge(routes.open)
@@ -70,7 +77,7 @@ pub fn router(app: Arc<App>) -> Router {
 pub fn document() -> Value {
     routes().document(
         "shoal control plane",
-        "Channels, keys, signed URLs, tenants, peers, nodes, commands and the usage ledger.",
+        "Channels, keys, signed URLs, tenants, peers, nodes, commands, the usage ledger; users, tokens and the audit log.",
     )
 }
 
@@ -115,7 +122,10 @@ fn routes() -> Routes {
     let routes = prefetch::add(routes);
     let routes = cache::add(routes);
     let routes = ledger::add(routes);
-    snapshot::add(routes)
+    let routes = snapshot::add(routes);
+    let routes = tokens::add(routes);
+    let routes = users::add(routes);
+    audit::add(routes)
 }
 
 async fn describe() -> Response {

@@ -14,6 +14,7 @@ use shoal_stun::credentials::{MAX_USERNAME, time_limited_password};
 use super::documents::{check, modify, must_find};
 use super::mint::MAX_TTL_S;
 use super::secrets::{KeyName, NewKey};
+use crate::access::Role;
 use crate::app::App;
 use crate::rest::input::Body;
 use crate::rest::openapi::{Operation, Routes};
@@ -65,7 +66,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets",
                 "listSecrets",
                 "Lists the ids of a tenant's secrets.",
-            )
+            ).role(Role::Admin)
             .gives::<SecretList>(200, "The secrets.")
             .fails(&[missing]),
             list,
@@ -76,7 +77,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets",
                 "addSecret",
                 "Adds a secret that is accepted; it signs only if it is the first one.",
-            )
+            ).role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -88,7 +89,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets/rotate",
                 "rotateSecrets",
                 "Adds a secret and signs with it from now on; the older ones are still accepted.",
-            )
+            ).role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -100,7 +101,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets/{secret}",
                 "removeSecret",
                 "Removes a secret: no allocation is made with what it signed. Without any, nothing is relayed.",
-            )
+            ).role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing]),
             remove,

@@ -13,6 +13,7 @@ use serde_json::Value;
 use shoal_config::ConfigError;
 
 use super::problem::Problem;
+use crate::access::audit;
 use crate::field::FieldError;
 
 /// Most bytes of a body.
@@ -57,6 +58,7 @@ impl<S: Send + Sync> FromRequest<S> for Document {
         let value = serde_json::from_slice(&bytes).map_err(|error| {
             Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}; check it with a JSON tool"))
         })?;
+        audit::sent(&value);
         Ok(Self(value))
     }
 }

@@ -7,8 +7,12 @@ use rusqlite::{Connection, TransactionBehavior};
 use super::{StoreError, StoreErrorKind};
 
 /// Each brings the schema from its index to the next. Never edit one that was released.
-const MIGRATIONS: &[&str] =
-    &[include_str!("0001_initial.sql"), include_str!("0002_tenants.sql"), include_str!("0003_blocks.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("0001_initial.sql"),
+    include_str!("0002_tenants.sql"),
+    include_str!("0003_blocks.sql"),
+    include_str!("0008_access.sql"),
+];
 
 /// Brings the schema up to this release, all or nothing.
 pub(super) fn migrate(db: &mut Connection, path: &Path) -> Result<(), StoreError> {

@@ -3,6 +3,7 @@
 //! All SQL is in this module, behind functions whose arguments and results name no engine, so that another engine can
 //! stand behind the same functions and pass the same tests. They block: call them from a blocking task.
 
+mod audit;
 mod blocks;
 mod channels;
 mod documents;
@@ -10,9 +11,12 @@ mod error;
 mod ledger;
 mod migrate;
 mod nodes;
+mod sessions;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tokens;
+mod users;
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -22,10 +26,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, Transaction, TransactionBehavior};
 
+pub use audit::{AUDIT_DAYS, AuditQuery, AuditRow, MAX_AUDIT};
 pub use documents::{ChangeError, Document, Stored, Taken};
 pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 pub use nodes::NodeRow;
+pub use sessions::{MAX_SESSIONS, SessionRow};
+pub use tokens::{MAX_TOKENS, TokenRow};
+pub use users::{AccessError, MAX_USERS, UserRow};
+
+use crate::access::audit::Slot;
 
 /// Name of the database inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";
@@ -37,6 +47,8 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    /// On whose behalf it changes: see [`Store::audited`].
+    audit: Option<Arc<Slot>>,
 }
 
 struct Inner {
@@ -79,7 +91,7 @@ impl Store {
         let [mut writer, reader, reports] = open().map_err(|source| StoreError::sqlite(&path, &source))?;
         migrate::migrate(&mut writer, &path)?;
         let [writer, reader, reports] = [writer, reader, reports].map(Mutex::new);
-        Ok(Self { inner: Arc::new(Inner { path, writer, reader, reports }) })
+        Ok(Self { inner: Arc::new(Inner { path, writer, reader, reports }), audit: None })
     }
 
     /// Where the database is.
@@ -98,7 +110,11 @@ impl Store {
         let transaction =
             db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|source| self.error(source))?;
         let result = work(&transaction)?;
+        let noted = self.note(&transaction)?;
         transaction.commit().map_err(|source| self.error(source))?;
+        if let Some(slot) = noted {
+            slot.is_written();
+        }
         Ok(result)
     }
 
