@@ -88,6 +88,11 @@ impl App {
         self.blocking(move |store| store.add_audit(&entry)).await.and_then(|result| result)
     }
 
+    /// A failure that is no database's, told as one: the request may be tried again.
+    pub(crate) fn store_error(&self, message: String) -> StoreError {
+        StoreError { kind: StoreErrorKind::Io, path: self.store.path().display().to_string(), message }
+    }
+
     /// Says that the link listens, or no longer does.
     pub fn set_linked(&self, linked: bool) {
         self.linked.store(linked, Ordering::Relaxed);

@@ -7,6 +7,7 @@
 //! | [`app`] | what requests and connections share |
 //! | [`access`] | who may do what: roles, users, tokens, sessions, the log of changes |
 //! | [`api`] | the admin REST API under `/api/v1`, its OpenAPI document, `/metrics`, `/healthz`, `/readyz` |
+//! | `console` | web pages for people, under `/console` on the admin listener |
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
 //! | [`geo`] | where an address is |
@@ -28,6 +29,7 @@ pub mod access;
 pub mod api;
 pub mod app;
 pub mod config;
+mod console;
 pub mod field;
 pub mod geo;
 mod http;

@@ -20,8 +20,8 @@ mod status;
 mod tenants;
 #[cfg(test)]
 mod tests;
-mod tokens;
-mod users;
+pub(crate) mod tokens;
+pub(crate) mod users;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -37,11 +37,16 @@ pub use crate::rest::openapi::BASE;
 pub use crate::rest::problem::Problem;
 pub use audit::{AuditItem, AuditPage};
 pub use blocks::{BlockList, BlockRequest};
+pub(crate) use auth::too_weak;
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
+pub(crate) use channels::change_channel;
+pub(crate) use commands::{drain_node, purge_now as purge};
 pub use commands::{CommandReport, NodeResult, PurgeRequest};
 pub use keys::KeyList;
 pub use ledger::{LedgerReport, LedgerSum};
+pub(crate) use mint::mint_urls;
+pub(crate) use nodes::node_list;
 pub use mint::{MintRequest, MintedUrl, MintedUrls};
 pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
 pub use peers::{PeerPage, PeerRegistration, PeerView};
@@ -54,6 +59,7 @@ pub use tokens::{NewToken, NewTokenView, TokenPage, TokenView};
 pub use users::{NewUser, UserChange, UserPage, UserView};
 
 use crate::app::App;
+use crate::console;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
 use crate::rest::openapi::{Operation, Routes};
@@ -66,6 +72,7 @@ pub fn router(app: Arc<App>) -> Router {
     Router::new()
         .merge(protected)
         .merge(routes.open)
+        .merge(console::router(&app))
         .method_not_allowed_fallback(rest::no_method)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), measure))
         .fallback(no_route)

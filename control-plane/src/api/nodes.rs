@@ -84,6 +84,11 @@ pub(super) fn add(routes: Routes) -> Routes {
 }
 
 async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
+    node_list(&app).await.map(Json)
+}
+
+/// Every node, by name; also for the console.
+pub(crate) async fn node_list(app: &App) -> Result<NodeList, Problem> {
     let rows = app.db(|store| store.nodes()).await?;
     let mut live = app.hub.nodes();
     let mut items: BTreeMap<String, NodeStatus> = BTreeMap::new();
@@ -104,7 +109,7 @@ async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
         };
         items.insert(node, status(&row, Some(live)));
     }
-    Ok(Json(NodeList { snapshot: app.hub.newest().snapshot.version, items: items.into_values().collect() }))
+    Ok(NodeList { snapshot: app.hub.newest().snapshot.version, items: items.into_values().collect() })
 }
 
 fn status(row: &NodeRow, live: Option<Live>) -> NodeStatus {
