@@ -90,7 +90,7 @@ impl App {
 
     /// A failure that is no database's, told as one: the request may be tried again.
     pub(crate) fn store_error(&self, message: String) -> StoreError {
-        StoreError { kind: StoreErrorKind::Io, path: self.store.path().display().to_string(), message }
+        StoreError { kind: StoreErrorKind::Io, path: self.store.name().to_owned(), message }
     }
 
     /// Says that the link listens, or no longer does.
@@ -114,7 +114,7 @@ impl App {
         };
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(|error| StoreError {
             kind: StoreErrorKind::Io,
-            path: self.store.path().display().to_string(),
+            path: self.store.name().to_owned(),
             message: format!("its task ended early: {error}"),
         })
     }

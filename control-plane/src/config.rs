@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::access::AccessConfig;
 use crate::geo::Geo;
 use crate::public::Public;
+use crate::store::Database;
 
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -23,7 +24,7 @@ pub struct Config {
     /// Address and port of the admin API, /metrics, /healthz and /readyz. Keep it off public networks: it has no TLS.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// Folder of the database; created when missing, for this user only. Empty: the folder systemd gives
+    /// Folder of the lock, the token and SQLite's database; created when missing, for this user only. Empty: the folder systemd gives
     /// (`STATE_DIRECTORY`), else `/var/lib/shoal/control`.
     pub state_dir: PathBuf,
     /// Unix socket that data planes connect to (their `link.control`).
@@ -37,6 +38,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// Where viewers and nodes are.
     pub geo: Geo,
+    /// Where what must be remembered is.
+    pub store: Database,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -86,6 +89,7 @@ impl Default for Config {
             public: Public::default(),
             access: AccessConfig::default(),
             geo: Geo::default(),
+            store: Database::default(),
             log: Log::default(),
         }
     }

@@ -14,12 +14,16 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tower::ServiceExt;
 
 use crate::rest::client::Remote;
+use crate::tls::Certificate;
 
 /// Longest time for a request's head to arrive, and between two requests.
 const HEAD_WAIT: Duration = Duration::from_secs(30);
+/// Longest time for a TLS handshake.
+const HANDSHAKE_WAIT: Duration = Duration::from_secs(10);
 /// Most bytes of a request's head.
 const MAX_HEAD: usize = 64 << 10;
 /// Most requests at a time on a connection of HTTP/2.
@@ -27,9 +31,15 @@ const MAX_STREAMS: u32 = 100;
 /// Pause after an accept that failed, as when file descriptors ran out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Serves until `stop`, at most `connections` at a time (more wait in the kernel's queue); then takes no more, and waits for
+/// Serves until `stop`, by TLS where there is a certificate, at most `connections` at a time (more wait in the kernel's queue); then takes no more, and waits for
 /// the requests that run.
-pub(crate) async fn serve(listener: TcpListener, router: Router, connections: usize, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn serve(
+    listener: TcpListener,
+    certificate: Option<Arc<Certificate>>,
+    router: Router,
+    connections: usize,
+    mut stop: watch::Receiver<bool>,
+) {
     let room = Arc::new(Semaphore::new(connections));
     let mut connections = JoinSet::new();
     loop {
@@ -42,9 +52,17 @@ pub(crate) async fn serve(listener: TcpListener, router: Router, connections: us
             Ok((stream, remote, place)) => {
                 // Small answers leave at once; where it cannot be set they leave later.
                 let _ = stream.set_nodelay(true);
-                let connection = connection(stream, remote, router.clone(), stop.clone());
+                let (router, stop) = (router.clone(), stop.clone());
+                let acceptor = certificate.as_ref().map(|certificate| certificate.acceptor());
                 connections.spawn(async move {
-                    connection.await;
+                    match acceptor {
+                        None => connection(stream, remote, router, stop).await,
+                        Some(acceptor) => match timeout(HANDSHAKE_WAIT, acceptor.accept(stream)).await {
+                            Ok(Ok(stream)) => connection(stream, remote, router, stop).await,
+                            Ok(Err(error)) => tracing::debug!(%error, "no TLS"),
+                            Err(_) => tracing::debug!("a TLS handshake took too long"),
+                        },
+                    }
                     drop(place);
                 });
             }

@@ -11,6 +11,7 @@
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
 //! | [`geo`] | where an address is |
+//! | [`tls`] | the public API's certificate |
 //! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
@@ -41,5 +42,6 @@ pub mod public;
 mod rest;
 pub mod server;
 pub mod store;
+pub mod tls;
 pub mod token;
 pub mod validate;

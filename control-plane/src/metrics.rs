@@ -6,7 +6,7 @@ use prometheus::{
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
-use crate::store::{Applied, KINDS, StoreError, kind_name};
+use crate::store::{Applied, KINDS, StoreError, StoreErrorKind, kind_name};
 
 /// Name, help and labels of a metric.
 #[derive(Debug)]
@@ -132,8 +132,8 @@ impl Metrics {
             metrics.attempts_failed.with_label_values(&[kind]);
         }
         metrics.audit_failed.with_label_values::<&str>(&[]);
-        for kind in ["full", "permission", "busy", "corrupt", "newer", "io"] {
-            metrics.db_errors.with_label_values(&[kind]);
+        for kind in StoreErrorKind::ALL {
+            metrics.db_errors.with_label_values(&[kind.label()]);
         }
         Ok(metrics)
     }

@@ -21,6 +21,7 @@ use crate::app::App;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
 use crate::rest::openapi::{Operation, Routes};
+use crate::tls::Tls;
 
 /// Port of the public API unless configured.
 pub const DEFAULT_PORT: u16 = 9092;
@@ -45,6 +46,8 @@ pub struct Public {
     pub trusted_proxies: Vec<IpNet>,
     /// Most connections at a time; more wait in the kernel's queue.
     pub connections: u32,
+    /// Its certificate.
+    pub tls: Tls,
 }
 
 impl Default for Public {
@@ -54,6 +57,7 @@ impl Default for Public {
             url: String::new(),
             trusted_proxies: Vec::new(),
             connections: 65_536,
+            tls: Tls::default(),
         }
     }
 }

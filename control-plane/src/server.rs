@@ -1,9 +1,10 @@
 //! Start and stop.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::public;
 use crate::store::{Store, StoreError};
+use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
 
 /// Most data planes connected at a time.
@@ -38,6 +40,9 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A part of the start broke.
+    #[error("opening the database ended early: {0}; this is a defect of this release")]
+    Task(String),
     /// The token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -60,6 +65,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The public API's certificate.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// A file with places.
     #[error(transparent)]
     Geo(#[from] GeoError),
@@ -93,6 +101,7 @@ pub struct Server {
     app: Arc<App>,
     admin: TcpListener,
     public: TcpListener,
+    certificate: Option<Arc<Certificate>>,
     link: Listener,
     _lock: File,
 }
@@ -100,7 +109,9 @@ pub struct Server {
 impl Server {
     /// Opens everything. `inherited` is a listening socket from the service manager; it goes before `config.listen`.
     pub async fn start(config: &Config, state_dir: &Path, inherited: Option<StdListener>) -> Result<Self, StartError> {
-        let store = Store::open(state_dir)?;
+        let (database, folder) = (config.store.clone(), state_dir.to_owned());
+        let opened = tokio::task::spawn_blocking(move || Store::start(&database, &folder)).await;
+        let store = opened.map_err(|error| StartError::Task(error.to_string()))??;
         let lock = lock(state_dir)?;
         let token = Token::load_or_create(&config.token_file(state_dir))?;
         let address = config.listen;
@@ -112,6 +123,7 @@ impl Server {
             }
             None => TcpListener::bind(address).await.map_err(failed)?,
         };
+        let certificate = Certificate::load(&config.public.tls)?;
         let address = config.public.listen;
         let failed = |source| StartError::ListenPublic { address, source };
         let public = TcpListener::bind(address).await.map_err(failed)?;
@@ -120,7 +132,7 @@ impl Server {
         link::publish_now(&app).await?;
         let link = Listener::bind(&config.link_socket)?;
         app.set_linked(true);
-        Ok(Self { app, admin, public, link, _lock: lock })
+        Ok(Self { app, admin, public, certificate, link, _lock: lock })
     }
 
     /// Where the admin API listens.
@@ -135,14 +147,17 @@ impl Server {
 
     /// Serves until `stop` is ready, then ends what runs within a bound.
     pub async fn run(self, stop: impl Future<Output = ()>) {
-        let Self { app, admin, public, link, _lock } = self;
+        let Self { app, admin, public, certificate, link, _lock } = self;
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
-        tasks.spawn(http::serve(admin, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
+        tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
         let connections = app.config.public.connections as usize;
-        tasks.spawn(http::serve(public, public::router(Arc::clone(&app)), connections, stopped));
+        if let Some(certificate) = &certificate {
+            tasks.spawn(Arc::clone(certificate).follow(stopped.clone()));
+        }
+        tasks.spawn(http::serve(public, certificate, public::router(Arc::clone(&app)), connections, stopped));
         stop.await;
         tracing::info!("stopping");
         // Fails only when every task has ended already.
@@ -157,6 +172,7 @@ impl Server {
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let path = state_dir.join("lock");
     let failed = |source| StartError::Lock { path: path.clone(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
     let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

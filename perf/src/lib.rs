@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod busy;
+pub mod calls;
 pub mod expected;
 pub mod flood;
 pub mod flow;

@@ -24,6 +24,7 @@ use std::{env, fs};
 
 pub use detectors::{Detector, Found, Type};
 pub use kind::{Behaviour, Dependence, Kind};
+pub use mailbox::Mailbox;
 pub use namespace::{Namespace, of_process, sweep};
 pub use peers::{CHANNEL, Peer, Serving, TICKET_KEY, TICKETED, Way, nat_type, ticket};
 pub use probe::{Family, arrive, knock, punch, seen_by};

@@ -49,6 +49,33 @@ pub fn pip(test: &str, package: &str) -> Option<PathBuf> {
     Some(dir)
 }
 
+/// The folder `node_modules` with `packages` from npm (name, `@`, version), or a note that `test` was skipped. It is kept between
+/// runs in the target folder, where it is not part of the project.
+pub fn npm(test: &str, packages: &[&str]) -> Option<PathBuf> {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let npm = need(test, "npm")?;
+    let dir = target_dir().join("npm").join(packages.join("+").replace('/', "-"));
+    let _held = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    if !dir.is_dir() {
+        // As with pip: whole or not at all.
+        let unfinished = dir.with_added_extension(std::process::id().to_string());
+        fs::create_dir_all(&unfinished).expect("the target folder is writable");
+        let mut command = Command::new(npm);
+        command.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]);
+        let output = run(command.arg(&unfinished).args(packages));
+        if !output.status.success() {
+            drop(fs::remove_dir_all(&unfinished));
+            let said = String::from_utf8_lossy(&output.stderr);
+            skip(test, &format!("npm cannot bring {}: {}", packages.join(", "), said.trim()));
+            return None;
+        }
+        if fs::rename(&unfinished, &dir).is_err() {
+            drop(fs::remove_dir_all(&unfinished));
+        }
+    }
+    Some(dir.join("node_modules"))
+}
+
 /// The folder that cargo builds into, with the profile of this test.
 pub fn target_dir() -> PathBuf {
     let test = env::current_exe().expect("a test knows its own path");

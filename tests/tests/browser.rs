@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 use shoal_tests::chromium;
-use shoal_tests::lab::{self, Lab, until};
+use shoal_tests::lab::{Lab, until};
 use shoal_tests::origin::{Object, Origin};
 use shoal_tests::process::Process;
 use shoal_tests::tool;
@@ -184,18 +184,6 @@ fn make_long_film(ffmpeg: &Path, dir: &Path) {
 /// hls.js from npm, kept between runs in the target folder, where it is not part of the project.
 fn hls_js() -> Option<Vec<u8>> {
     let name = "playback with hls.js";
-    let npm = tool::need(name, "npm")?;
-    let dir = lab::binary("npm");
-    let file = dir.join("node_modules/hls.js/dist/hls.min.js");
-    if !file.is_file() {
-        fs::create_dir_all(&dir).expect("the target folder is writable");
-        let mut command = Command::new(npm);
-        command.args(["install", "--ignore-scripts", "--no-audit", "--no-fund", "--prefix"]).arg(&dir).arg("hls.js@1");
-        let output = tool::run(&mut command);
-        if !output.status.success() {
-            tool::skip(name, &format!("npm cannot bring hls.js: {}", String::from_utf8_lossy(&output.stderr).trim()));
-            return None;
-        }
-    }
+    let file = tool::npm(name, &["hls.js@1"])?.join("hls.js/dist/hls.min.js");
     Some(fs::read(&file).expect("npm brought it"))
 }

@@ -78,6 +78,11 @@ pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
     Ok(target_dir()?.join("debug"))
 }
 
+/// Builds the optimised control plane. Gives its folder.
+pub(crate) fn build_control() -> anyhow::Result<PathBuf> {
+    build(&["shoal-control"], true)
+}
+
 /// Builds the optimised load generator beside the planes.
 pub(crate) fn build_load() -> anyhow::Result<()> {
     build(&["shoal-perf"], true).map(drop)

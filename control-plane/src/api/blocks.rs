@@ -69,7 +69,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "Takes a block away. The network's slash is written %2F.",
             )
             .gives_nothing(204, "It is not blocked any more.")
-            .fails(&[(404, "It is not blocked under this very network.")]),
+            .fails(&[(404, "It is not blocked under this very network."), (422, "That is no network.")]),
             unblock,
         )
 }

@@ -75,7 +75,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "Replaces a channel, or creates it. A secret of *** keeps the one that the key of that id has.",
             )
             .header("If-Match", IF_MATCH)
-            .body::<Channel>()
+            .body_at::<Channel>("id")
             .gives::<Channel>(200, "Replaced.")
             .gives::<Channel>(201, "Created.")
             .fails(&[taken, stale]),

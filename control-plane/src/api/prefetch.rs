@@ -90,7 +90,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "Stops an order; what it has fetched stays.",
             )
             .gives::<CacheReport<Vec<PrefetchStat>>>(200, "The node's orders after that; look at `ok`.")
-            .fails(&[unknown]),
+            .fails(&[unknown, (422, "That is no number of an order.")]),
             cancel,
         )
 }

@@ -71,7 +71,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "Replaces a tenant, or creates it. A secret of *** keeps the one that is there under that id.",
             )
             .header("If-Match", IF_MATCH)
-            .body::<Tenant>()
+            .body_at::<Tenant>("id")
             .gives::<Tenant>(200, "Replaced.")
             .gives::<Tenant>(201, "Created.")
             .fails(&[stale]),

@@ -29,6 +29,8 @@ pub(crate) struct Operation {
     query: Option<SchemaOf>,
     headers: Vec<(&'static str, &'static str)>,
     body: Option<Content>,
+    /// A property of the body that may be left out, for the path says it.
+    in_path: Option<&'static str>,
     responses: Vec<(u16, &'static str, Option<Content>)>,
 }
 
@@ -78,6 +80,7 @@ impl Operation {
             query: None,
             headers: Vec::new(),
             body: None,
+            in_path: None,
             responses: Vec::new(),
         }
     }
@@ -115,6 +118,12 @@ impl Operation {
     /// A JSON body is asked for.
     pub(crate) fn body<T: JsonSchema>(self) -> Self {
         self.body_as::<T>("application/json")
+    }
+
+    /// The same, of which the path says one property already.
+    pub(crate) fn body_at<T: JsonSchema>(mut self, in_path: &'static str) -> Self {
+        self.in_path = Some(in_path);
+        self.body::<T>()
     }
 
     /// A body of another JSON media type is asked for.
@@ -223,7 +232,11 @@ impl Routes {
             (401, "The token is missing or wrong.", operation.protected),
             (403, "The token's role is too weak.", operation.protected),
             (429, "Too many wrong tokens came from this address; Retry-After says when to try again.", operation.protected),
-            (400, "The query or the body cannot be parsed.", operation.query.is_some() || operation.body.is_some()),
+            (
+                400,
+                "A header, the query or the body cannot be parsed.",
+                operation.query.is_some() || operation.body.is_some() || !operation.headers.is_empty(),
+            ),
             (413, "The body is too long.", operation.body.is_some()),
             (415, "The body is not declared as JSON.", operation.body.is_some()),
             (422, "Fields of the body are wrong; each is named.", operation.body.is_some()),
@@ -245,7 +258,10 @@ impl Routes {
             "responses": responses,
         });
         if let Some((media_type, schema)) = operation.body {
-            let schema = schema(&mut self.generator);
+            let mut schema = schema(&mut self.generator).to_value();
+            if let Some(property) = operation.in_path {
+                schema = without_requirement(&mut self.generator, &schema, property);
+            }
             described["requestBody"] = json!({"required": true, "content": {media_type: {"schema": schema}}});
         }
         if operation.protected {
@@ -275,6 +291,18 @@ fn path_parameters(path: &str) -> Vec<Value> {
         .filter_map(|segment| segment.strip_prefix('{')?.strip_suffix('}'))
         .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
         .collect()
+}
+
+/// The schema that a reference leads to, with one property not required.
+fn without_requirement(generator: &mut SchemaGenerator, reference: &Value, property: &str) -> Value {
+    let name = reference["$ref"].as_str().and_then(|path| path.rsplit('/').next());
+    let Some(mut schema) = name.and_then(|name| generator.definitions_mut().get(name).cloned()) else {
+        return reference.clone();
+    };
+    if let Some(required) = schema["required"].as_array_mut() {
+        required.retain(|name| name != property);
+    }
+    schema
 }
 
 /// The fields of a query's type, from a generator of its own: the type is no component.

@@ -11,12 +11,14 @@ CREATE TABLE users (
 CREATE TABLE tokens (
     name TEXT NOT NULL PRIMARY KEY,
     role TEXT NOT NULL,
-    hash TEXT NOT NULL UNIQUE,
+    hash TEXT NOT NULL,
     created_by TEXT NOT NULL,
     created_ms INTEGER NOT NULL,
     expires_ms INTEGER,
     last_used_ms INTEGER
 ) STRICT;
+
+CREATE UNIQUE INDEX tokens_by_hash ON tokens (hash);
 
 -- Sessions of the console, by the SHA-256 of each one's id. `kind` and `name` say whose it is; of the token file's, `name` is
 -- the hash of that token, so that another token ends it.
@@ -31,9 +33,9 @@ CREATE TABLE sessions (
 
 CREATE INDEX sessions_by_name ON sessions (kind, name);
 
--- Who changed what; rows are only added, and the oldest taken away. `change` is JSON.
+-- Who changed what; rows are only added, and the oldest taken away. `id` has no gaps. `change` is JSON.
 CREATE TABLE audit (
-    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    id INTEGER NOT NULL PRIMARY KEY,
     at_ms INTEGER NOT NULL,
     actor TEXT NOT NULL,
     kind TEXT NOT NULL,
@@ -50,3 +52,5 @@ CREATE TABLE audit (
 ) STRICT;
 
 CREATE INDEX audit_by_time ON audit (at_ms);
+
+INSERT INTO settings (name, value) VALUES ('audit_id', 0);

@@ -2,19 +2,18 @@
 
 use std::sync::Arc;
 
-use rusqlite::types::Value as SqlValue;
-use rusqlite::{Connection, Row, params, params_from_iter};
-
+use super::documents::version;
+use super::engine::{Isolation, Row, Tx, Value, values};
 use super::{Store, StoreError, now_ms};
-use crate::access::Kind;
 use crate::access::audit::{Entry, Outcome, Slot};
+use crate::access::{Kind, Role};
 
 /// How long entries are kept.
 pub const AUDIT_DAYS: u64 = 400;
 /// Most entries that are kept.
 pub const MAX_AUDIT: u64 = 1_000_000;
 /// So often, in entries, what is too old is taken away.
-const PRUNE_EVERY: i64 = 256;
+const PRUNE_EVERY: u64 = 256;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -56,113 +55,113 @@ impl Store {
 
     /// Adds an entry by itself.
     pub(crate) fn add_audit(&self, entry: &Entry) -> Result<(), StoreError> {
-        self.write(|db| insert(db, entry).map_err(|source| self.error(source)))
+        self.merge(|tx| insert(tx, entry))
     }
 
     /// Entries, the newest first.
     pub fn audit(&self, query: &AuditQuery) -> Result<Vec<AuditRow>, StoreError> {
         let (sql, values) = select(query);
-        let rows = self.report(|db| {
-            db.prepare(&sql)?.query_map(params_from_iter(values), columns)?.collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        rows.into_iter().map(|row| row.ok_or_else(|| StoreError::corrupt(self.path(), "an audit entry".into()))).collect()
+        let rows = self.report(|tx| tx.query(&sql, &values))?;
+        rows.iter().map(|row| self.audit_row(row)).collect()
     }
 
-    /// Writes the entry of the request that this change is made for, if it is not written yet.
-    pub(super) fn note(&self, db: &Connection) -> Result<Option<&Slot>, StoreError> {
-        let Some(slot) = self.audit.as_deref() else { return Ok(None) };
-        let Some(mut entry) = slot.pending() else { return Ok(None) };
-        let mut write = || -> rusqlite::Result<()> {
-            if slot.has_revision() {
-                let version: i64 =
-                    db.query_row("SELECT value FROM settings WHERE name = 'snapshot_version'", [], |row| row.get(0))?;
-                entry.after = Some(version.cast_unsigned());
-            }
-            insert(db, &entry)
+    /// Runs `work` in a transaction, and with it writes the entry of the request that it is made for, if that is not written
+    /// yet: both or neither.
+    pub(super) fn noted<T, E: From<StoreError>>(
+        &self,
+        isolation: Isolation,
+        work: &mut dyn FnMut(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let Some((slot, entry)) = self.audit.as_deref().and_then(|slot| Some((slot, slot.pending()?))) else {
+            return self.engine.write(isolation, work);
         };
-        write().map_err(|source| self.error(source))?;
-        Ok(Some(slot))
+        let result = self.engine.write(isolation, &mut |tx| {
+            let result = work(tx)?;
+            let after = if slot.has_revision() { Some(version(tx)?) } else { None };
+            insert(tx, &Entry { after, ..entry.clone() })?;
+            Ok::<_, E>(result)
+        })?;
+        slot.is_written();
+        Ok(result)
+    }
+
+    fn audit_row(&self, row: &Row) -> Result<AuditRow, StoreError> {
+        let text = |at: usize| row.get::<String>(at);
+        let (kind, outcome) = (text(3)?, text(9)?);
+        let unknown = |word: &str| self.corrupt(format!("an audit entry with `{word}`"));
+        let entry = Entry {
+            at_ms: row.get(1)?,
+            actor: row.get(2)?,
+            kind: Kind::parse(&kind).ok_or_else(|| unknown(&kind))?,
+            role: row.get::<Option<String>>(4)?.map(|role| self.role(&role)).transpose()?,
+            address: row.get::<Option<String>>(5)?.and_then(|address| address.parse().ok()),
+            action: row.get(6)?,
+            request: row.get(7)?,
+            target: row.get(8)?,
+            outcome: Outcome::parse(&outcome).ok_or_else(|| unknown(&outcome))?,
+            status: row.get(10)?,
+            before: row.get(11)?,
+            after: row.get(12)?,
+            change: row.get(13)?,
+        };
+        Ok(AuditRow { id: row.get(0)?, entry })
     }
 }
 
-fn insert(db: &Connection, entry: &Entry) -> rusqlite::Result<()> {
-    let id: i64 = db.query_row(
-        "INSERT INTO audit (at_ms, actor, kind, role, address, action, request, target, outcome, status, before, after,
+fn insert(tx: &mut Tx<'_>, entry: &Entry) -> Result<(), StoreError> {
+    // The row is locked until the transaction ends: no number is skipped, and none is seen before an earlier one.
+    let row = tx.query_one("UPDATE settings SET value = value + 1 WHERE name = 'audit_id' RETURNING value", &[])?;
+    let missing = StoreError::corrupt(tx.name(), "the number of the last audit entry is gone".to_owned());
+    let id: u64 = row.ok_or(missing)?.get(0)?;
+    tx.execute(
+        "INSERT INTO audit (id, at_ms, actor, kind, role, address, action, request, target, outcome, status, before, after,
                             change)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13) RETURNING id",
-        params![
-            entry.at_ms.cast_signed(),
-            entry.actor,
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)",
+        &values![
+            id,
+            entry.at_ms,
+            &entry.actor,
             entry.kind.name(),
-            entry.role.map(crate::access::Role::name),
+            entry.role.map(Role::name),
             entry.address.map(|address| address.to_string()),
-            entry.action,
-            entry.request,
-            entry.target,
+            &entry.action,
+            &entry.request,
+            &entry.target,
             entry.outcome.name(),
             entry.status,
-            entry.before.map(u64::cast_signed),
-            entry.after.map(u64::cast_signed),
-            entry.change,
+            entry.before,
+            entry.after,
+            entry.change.as_deref(),
         ],
-        |row| row.get(0),
     )?;
-    if id % PRUNE_EVERY == 0 {
+    if id.is_multiple_of(PRUNE_EVERY) {
         let oldest = now_ms().saturating_sub(AUDIT_DAYS * DAY_MS);
-        db.execute(
-            "DELETE FROM audit WHERE at_ms < ?1 OR id <= ?2",
-            params![oldest.cast_signed(), id - MAX_AUDIT.cast_signed()],
-        )?;
+        let sql = "DELETE FROM audit WHERE at_ms < $1 OR id <= $2";
+        tx.execute(sql, &values![oldest, id.saturating_sub(MAX_AUDIT)])?;
     }
     Ok(())
 }
 
-fn select(query: &AuditQuery) -> (String, Vec<SqlValue>) {
+fn select(query: &AuditQuery) -> (String, Vec<Value>) {
     let mut sql = "SELECT id, at_ms, actor, kind, role, address, action, request, target, outcome, status, before, after, \
                    change FROM audit WHERE 1 = 1"
         .to_owned();
     let mut values = Vec::new();
-    let mut filter = |condition: &str, value: Option<SqlValue>| {
+    let mut filter = |condition: &str, value: Option<Value>| {
         if let Some(value) = value {
             values.push(value);
-            sql.push_str(&format!(" AND {condition} ?{}", values.len()));
+            sql.push_str(&format!(" AND {condition} ${}", values.len()));
         }
     };
-    filter("id <", query.before.map(|id| i64::try_from(id).unwrap_or(i64::MAX).into()));
-    filter("at_ms >=", query.from_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX).into()));
-    filter("at_ms <", query.to_ms.map(|ms| i64::try_from(ms).unwrap_or(i64::MAX).into()));
-    filter("actor =", query.actor.clone().map(Into::into));
-    filter("action =", query.action.clone().map(Into::into));
-    filter("target =", query.target.clone().map(Into::into));
-    filter("outcome =", query.outcome.map(|outcome| outcome.name().to_owned().into()));
+    // Times and numbers beyond what is stored match as the largest one would.
+    let number = |number: Option<u64>| number.map(|number| i64::try_from(number).unwrap_or(i64::MAX).into());
+    filter("id <", number(query.before));
+    filter("at_ms >=", number(query.from_ms));
+    filter("at_ms <", number(query.to_ms));
+    filter("actor =", query.actor.as_deref().map(Into::into));
+    filter("action =", query.action.as_deref().map(Into::into));
+    filter("target =", query.target.as_deref().map(Into::into));
+    filter("outcome =", query.outcome.map(|outcome| outcome.name().into()));
     sql.push_str(&format!(" ORDER BY id DESC LIMIT {}", query.limit));
     (sql, values)
-}
-
-/// None: words that this release does not know.
-fn columns(row: &Row<'_>) -> rusqlite::Result<Option<AuditRow>> {
-    let text = |at: usize| row.get::<_, Option<String>>(at);
-    let number = |at: usize| row.get::<_, Option<i64>>(at);
-    let (kind, role, address, outcome) = (text(3)?, text(4)?, text(5)?, text(9)?);
-    let (Some(kind), Some(outcome)) =
-        (kind.as_deref().and_then(Kind::parse), outcome.as_deref().and_then(Outcome::parse))
-    else {
-        return Ok(None);
-    };
-    let entry = Entry {
-        at_ms: number(1)?.unwrap_or(0).cast_unsigned(),
-        actor: text(2)?.unwrap_or_default(),
-        kind,
-        role: role.and_then(|role| role.parse().ok()),
-        address: address.and_then(|address| address.parse().ok()),
-        action: text(6)?.unwrap_or_default(),
-        request: text(7)?.unwrap_or_default(),
-        target: text(8)?.unwrap_or_default(),
-        outcome,
-        status: number(10)?.and_then(|status| status.try_into().ok()),
-        before: number(11)?.map(i64::cast_unsigned),
-        after: number(12)?.map(i64::cast_unsigned),
-        change: text(13)?,
-    };
-    Ok(Some(AuditRow { id: number(0)?.unwrap_or(0).cast_unsigned(), entry }))
 }

@@ -1,7 +1,6 @@
 //! Users of the console.
 
-use rusqlite::{Connection, OptionalExtension, Row, params};
-
+use super::engine::{Row, Tx, values};
 use super::{Store, StoreError, now_ms};
 use crate::access::{Kind, Role};
 
@@ -44,121 +43,101 @@ pub enum AccessError {
 impl Store {
     /// Up to `limit` users by name, from the one behind `after`.
     pub fn users(&self, after: &str, limit: u32) -> Result<Vec<UserRow>, StoreError> {
-        let rows = self.read(|db| {
-            db.prepare_cached(
-                "SELECT name, role, created_ms, last_used_ms FROM users WHERE name > ?1 ORDER BY name LIMIT ?2",
-            )?
-            .query_map(params![after, limit], user)?
-            .collect::<rusqlite::Result<Vec<_>>>()
-        })?;
-        rows.into_iter().map(|row| self.user_row(row)).collect()
+        self.read(|tx| {
+            let sql =
+                "SELECT name, role, created_ms, last_used_ms FROM users WHERE name > $1 ORDER BY name LIMIT $2";
+            tx.query(sql, &values![after, limit])?.iter().map(|row| self.user_row(row)).collect()
+        })
     }
 
     /// A user and the string to check the password with.
     pub fn user_with_password(&self, name: &str) -> Result<Option<(UserRow, String)>, StoreError> {
-        let found = self.read(|db| {
-            db.prepare_cached("SELECT name, role, created_ms, last_used_ms, password FROM users WHERE name = ?1")?
-                .query_row([name], |row| Ok((user(row)?, row.get(4)?)))
-                .optional()
-        })?;
-        found.map(|(row, password)| Ok((self.user_row(row)?, password))).transpose()
+        let sql = "SELECT name, role, created_ms, last_used_ms, password FROM users WHERE name = $1";
+        let row = self.read(|tx| tx.query_one(sql, &values![name]))?;
+        row.map(|row| Ok((self.user_row(&row)?, row.get(4)?))).transpose()
     }
 
     /// Adds a user.
     pub fn create_user(&self, name: &str, role: Role, password: &str) -> Result<UserRow, AccessError> {
         let created_ms = now_ms();
-        self.write(|db| {
-            if self.role_of(db, name)?.is_some() {
+        self.write(|tx| {
+            if self.role_of(tx, name)?.is_some() {
                 return Err(AccessError::Exists);
             }
-            let create = || -> rusqlite::Result<bool> {
-                let count: i64 = db.query_row("SELECT count(*) FROM users", [], |row| row.get(0))?;
-                if count >= i64::from(MAX_USERS) {
-                    return Ok(false);
-                }
-                db.execute(
-                    "INSERT INTO users (name, role, password, created_ms) VALUES (?1, ?2, ?3, ?4)",
-                    params![name, role.name(), password, created_ms.cast_signed()],
-                )?;
-                Ok(true)
-            };
-            if !create().map_err(|source| self.error(source))? {
+            if count(tx, "SELECT count(*) FROM users")? >= MAX_USERS {
                 return Err(AccessError::Full);
             }
+            tx.execute(
+                "INSERT INTO users (name, role, password, created_ms) VALUES ($1, $2, $3, $4)",
+                &values![name, role.name(), password, created_ms],
+            )?;
             Ok(UserRow { name: name.to_owned(), role, created_ms, last_used_ms: None })
         })
     }
 
     /// Changes role or password; another password ends the user's sessions.
     pub fn change_user(&self, name: &str, role: Option<Role>, password: Option<&str>) -> Result<(), AccessError> {
-        self.write(|db| {
-            let old = self.role_of(db, name)?.ok_or(AccessError::Missing)?;
+        self.write(|tx| {
+            let old = self.role_of(tx, name)?.ok_or(AccessError::Missing)?;
             let role = role.unwrap_or(old);
-            self.keep_an_admin(db, name, old, Some(role))?;
-            let change = || -> rusqlite::Result<()> {
-                db.execute("UPDATE users SET role = ?2 WHERE name = ?1", params![name, role.name()])?;
-                if let Some(password) = password {
-                    db.execute("UPDATE users SET password = ?2 WHERE name = ?1", params![name, password])?;
-                    end_sessions(db, Kind::User, name)?;
-                }
-                Ok(())
-            };
-            change().map_err(|source| AccessError::Store(self.error(source)))
+            keep_an_admin(tx, name, old, Some(role))?;
+            tx.execute("UPDATE users SET role = $2 WHERE name = $1", &values![name, role.name()])?;
+            if let Some(password) = password {
+                tx.execute("UPDATE users SET password = $2 WHERE name = $1", &values![name, password])?;
+                end_sessions(tx, Kind::User, name)?;
+            }
+            Ok(())
         })
     }
 
     /// Deletes a user, and ends his sessions.
     pub fn delete_user(&self, name: &str) -> Result<(), AccessError> {
-        self.write(|db| {
-            let old = self.role_of(db, name)?.ok_or(AccessError::Missing)?;
-            self.keep_an_admin(db, name, old, None)?;
-            let delete = || -> rusqlite::Result<()> {
-                db.execute("DELETE FROM users WHERE name = ?1", [name])?;
-                end_sessions(db, Kind::User, name)
-            };
-            delete().map_err(|source| AccessError::Store(self.error(source)))
+        self.write(|tx| {
+            let old = self.role_of(tx, name)?.ok_or(AccessError::Missing)?;
+            keep_an_admin(tx, name, old, None)?;
+            tx.execute("DELETE FROM users WHERE name = $1", &values![name])?;
+            Ok(end_sessions(tx, Kind::User, name)?)
         })
     }
 
-    /// The last admin stays one. Without any there would be the token file alone.
-    fn keep_an_admin(&self, db: &Connection, name: &str, old: Role, new: Option<Role>) -> Result<(), AccessError> {
-        if old != Role::Admin || new == Some(Role::Admin) {
-            return Ok(());
-        }
-        let others = db.query_row(
-            "SELECT count(*) FROM users WHERE role = ?1 AND name <> ?2",
-            params![Role::Admin.name(), name],
-            |row| row.get::<_, i64>(0),
-        );
-        if others.map_err(|source| self.error(source))? == 0 { Err(AccessError::LastAdmin) } else { Ok(()) }
-    }
-
-    fn role_of(&self, db: &Connection, name: &str) -> Result<Option<Role>, StoreError> {
-        let role = db.query_row("SELECT role FROM users WHERE name = ?1", [name], |row| row.get::<_, String>(0));
-        role.optional().map_err(|source| self.error(source))?.map(|role| self.role(&role)).transpose()
+    fn role_of(&self, tx: &mut Tx<'_>, name: &str) -> Result<Option<Role>, StoreError> {
+        let row = tx.query_one("SELECT role FROM users WHERE name = $1", &values![name])?;
+        row.map(|row| self.role(&row.get::<String>(0)?)).transpose()
     }
 
     pub(super) fn role(&self, text: &str) -> Result<Role, StoreError> {
-        text.parse().map_err(|error| StoreError::corrupt(self.path(), format!("role `{text}`: {error}")))
+        text.parse().map_err(|error| self.corrupt(format!("role `{text}`: {error}")))
     }
 
-    fn user_row(&self, (name, role, created, used): Columns) -> Result<UserRow, StoreError> {
+    fn user_row(&self, row: &Row) -> Result<UserRow, StoreError> {
         Ok(UserRow {
-            name,
-            role: self.role(&role)?,
-            created_ms: created.cast_unsigned(),
-            last_used_ms: used.map(i64::cast_unsigned),
+            name: row.get(0)?,
+            role: self.role(&row.get::<String>(1)?)?,
+            created_ms: row.get(2)?,
+            last_used_ms: row.get(3)?,
         })
     }
 }
 
-type Columns = (String, String, i64, Option<i64>);
+/// The last admin stays one. Without any there would be the token file alone.
+fn keep_an_admin(tx: &mut Tx<'_>, name: &str, old: Role, new: Option<Role>) -> Result<(), AccessError> {
+    if old != Role::Admin || new == Some(Role::Admin) {
+        return Ok(());
+    }
+    let sql = "SELECT count(*) FROM users WHERE role = $1 AND name <> $2";
+    let others = tx.query_one(sql, &values![Role::Admin.name(), name])?;
+    match others.map_or(Ok(0), |row| row.get::<u64>(0))? {
+        0 => Err(AccessError::LastAdmin),
+        _ => Ok(()),
+    }
+}
 
-fn user(row: &Row<'_>) -> rusqlite::Result<Columns> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?))
+/// The number that a statement counts.
+pub(super) fn count(tx: &mut Tx<'_>, sql: &str) -> Result<u32, StoreError> {
+    tx.query_one(sql, &[])?.map_or(Ok(0), |row| row.get(0))
 }
 
 /// Ends every session of a user or token.
-pub(super) fn end_sessions(db: &Connection, kind: Kind, name: &str) -> rusqlite::Result<()> {
-    db.execute("DELETE FROM sessions WHERE kind = ?1 AND name = ?2", params![kind.name(), name]).map(|_| ())
+pub(super) fn end_sessions(tx: &mut Tx<'_>, kind: Kind, name: &str) -> Result<(), StoreError> {
+    tx.execute("DELETE FROM sessions WHERE kind = $1 AND name = $2", &values![kind.name(), name]).map(|_| ())
 }

@@ -31,14 +31,14 @@ struct Shared {
 
 /// Letters by their names; ends when dropped.
 #[derive(Debug)]
-pub(super) struct Mailbox {
+pub struct Mailbox {
     address: SocketAddr,
     shared: Arc<Shared>,
 }
 
 impl Mailbox {
     /// Listens at `ip` of the hub.
-    pub(super) fn start(hub: &Namespace, ip: IpAddr, page: &'static str) -> Self {
+    pub fn start(hub: &Namespace, ip: IpAddr, page: &'static str) -> Self {
         let listener = hub.within(|| TcpListener::bind((ip, 0)));
         let listener = listener.unwrap_or_else(|error| panic!("cannot listen on {ip}: {error}"));
         let address = listener.local_addr().expect("a bound socket has an address");
@@ -61,12 +61,12 @@ impl Mailbox {
     }
 
     /// Where peers find it.
-    pub(super) fn url(&self) -> String {
+    pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Waits for a letter.
-    pub(super) fn take(&self, name: &str, within: Duration) -> Option<String> {
+    pub fn take(&self, name: &str, within: Duration) -> Option<String> {
         self.shared.take(name, within)
     }
 }

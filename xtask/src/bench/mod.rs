@@ -3,6 +3,7 @@
 mod background;
 mod case;
 mod certificate;
+mod control;
 mod curves;
 mod disk;
 mod edge;
@@ -65,6 +66,8 @@ enum Name {
     Http,
     /// Relayed packets, Binding requests, allocations, latency, loss and memory, against coturn and turn-server.
     Udp,
+    /// Announces, memory and growth of the tracker, conf and reports, against aquatic and opentracker.
+    Control,
     /// Nanoseconds of the XDP program for a packet of each verdict, beyond those of a program that does nothing.
     Xdp,
 }
@@ -74,6 +77,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     match options.name {
         Name::Http => http::run(options),
         Name::Udp => udp::run(options),
+        Name::Control => control::run(options),
         Name::Xdp => xdp::run(options),
     }
 }
