@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::access::audit::{self, Entry};
 use crate::access::Access;
+use crate::access::audit::{self, Entry};
 use crate::config::Config;
 use crate::geo::Places;
 use crate::link::Hub;
@@ -42,7 +42,17 @@ impl App {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let places = Places::open(&config.geo)?;
-        Ok(Arc::new(Self { store, hub, peers, places, config, metrics, token, access: Access::new(), linked: AtomicBool::new(false) }))
+        Ok(Arc::new(Self {
+            store,
+            hub,
+            peers,
+            places,
+            config,
+            metrics,
+            token,
+            access: Access::new(),
+            linked: AtomicBool::new(false),
+        }))
     }
 
     /// Runs what can only fail with the database, off the async threads.

@@ -103,9 +103,8 @@ pub(super) fn add(routes: Routes) -> Routes {
 async fn list(State(app): State<Arc<App>>, Params(params): Params<ListParams>) -> Result<Json<AuditPage>, Problem> {
     let limit = documents::page(params.limit)?;
     let outcome = params.outcome.map(|text| {
-        Outcome::parse(&text).ok_or_else(|| {
-            Problem::parameter(FieldError::new("outcome", text, "must be done, refused or failed"))
-        })
+        Outcome::parse(&text)
+            .ok_or_else(|| Problem::parameter(FieldError::new("outcome", text, "must be done, refused or failed")))
     });
     let query = AuditQuery {
         before: params.before,

@@ -31,7 +31,11 @@ pub(super) async fn require(State(door): State<Arc<Door>>, mut request: Request,
     let shown = format!("{} {}", request.method(), request.uri().path());
     let address = client::address(request.extensions(), request.headers(), &app.config.public.trusted_proxies);
     let Some(token) = bearer(request.headers()) else {
-        return refuse(StatusCode::UNAUTHORIZED, ASK, "send `Authorization: Bearer …` with the token in token_file, or an API token");
+        return refuse(
+            StatusCode::UNAUTHORIZED,
+            ASK,
+            "send `Authorization: Bearer …` with the token in token_file, or an API token",
+        );
     };
     let actor = match login::token(app, address, token, &shown).await {
         Ok(actor) => actor,

@@ -31,7 +31,8 @@ pub(super) fn add(routes: Routes) -> Routes {
     let conflict = (409, "The channel asks for no ticket, or has such a key, or this is its last one.");
     routes
         .add(
-            Operation::new(Method::GET, "/api/v1/channels/{id}/keys", "listKeys", "Lists the ids of a channel's keys.").role(Role::Admin)
+            Operation::new(Method::GET, "/api/v1/channels/{id}/keys", "listKeys", "Lists the ids of a channel's keys.")
+                .role(Role::Admin)
                 .gives::<KeyList>(200, "The keys.")
                 .fails(&[missing]),
             list,
@@ -42,7 +43,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/channels/{id}/keys",
                 "addKey",
                 "Adds a key that is accepted, and does not sign yet.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -54,7 +56,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/channels/{id}/keys/rotate",
                 "rotateKeys",
                 "Adds a key and signs with it from now on; the older ones are still accepted.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -66,7 +69,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/channels/{id}/keys/{key}",
                 "removeKey",
                 "Removes a key: what it signed is refused from now on.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing, conflict]),
             remove,

@@ -66,7 +66,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets",
                 "listSecrets",
                 "Lists the ids of a tenant's secrets.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .gives::<SecretList>(200, "The secrets.")
             .fails(&[missing]),
             list,
@@ -77,7 +78,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets",
                 "addSecret",
                 "Adds a secret that is accepted; it signs only if it is the first one.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -89,7 +91,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets/rotate",
                 "rotateSecrets",
                 "Adds a secret and signs with it from now on; the older ones are still accepted.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -101,7 +104,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/tenants/{id}/secrets/{secret}",
                 "removeSecret",
                 "Removes a secret: no allocation is made with what it signed. Without any, nothing is relayed.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing]),
             remove,

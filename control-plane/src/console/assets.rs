@@ -44,9 +44,8 @@ pub(super) fn icon_url() -> String {
 
 pub(super) async fn serve(Path(name): Path<String>) -> Response {
     match [&*STYLE, &*SCRIPT, &*ICON].into_iter().find(|asset| asset.name == name) {
-        Some(asset) => {
-            ([(header::CONTENT_TYPE, asset.media_type), (header::CACHE_CONTROL, FOREVER)], asset.content).into_response()
-        }
+        Some(asset) => ([(header::CONTENT_TYPE, asset.media_type), (header::CACHE_CONTROL, FOREVER)], asset.content)
+            .into_response(),
         None => (StatusCode::NOT_FOUND, "there is no such file\n").into_response(),
     }
 }

@@ -259,7 +259,9 @@ mod tests {
     fn chart(shape: Shape, values: Vec<Option<f64>>) -> String {
         let labels = (0..values.len()).map(|at| format!("{at:02}:00")).collect();
         let series = vec![Series { name: "edge", values }];
-        Chart { id: "c", title: "Bandwidth", shape, unit: format::rate, axis: "Hour", labels, series }.render().into_string()
+        Chart { id: "c", title: "Bandwidth", shape, unit: format::rate, axis: "Hour", labels, series }
+            .render()
+            .into_string()
     }
 
     #[test]
@@ -267,7 +269,11 @@ mod tests {
         let svg = chart(Shape::Area, vec![Some(1e6), None, Some(3e6), Some(2.5e6)]);
         assert!(svg.contains("role=\"img\" aria-labelledby=\"c-title c-description\""), "{svg}");
         assert!(svg.contains("<title id=\"c-title\">Bandwidth</title>"));
-        assert!(svg.contains("4 points from 00:00 to 03:00; edge: 2.5\u{202f}Mbit/s at the end; at most 3.0\u{202f}Mbit/s."));
+        assert!(
+            svg.contains(
+                "4 points from 00:00 to 03:00; edge: 2.5\u{202f}Mbit/s at the end; at most 3.0\u{202f}Mbit/s."
+            )
+        );
         assert!(svg.contains("<th scope=\"row\">01:00</th><td class=\"number\">–</td>"));
         // One point before the gap, a line behind it; the top is 5 Mbit/s.
         assert_eq!((svg.matches("<circle").count(), svg.matches("class=\"line\"").count()), (1, 1), "{svg}");
@@ -277,17 +283,19 @@ mod tests {
     #[test]
     fn bars_have_the_height_of_their_values() {
         let svg = chart(Shape::Bar, vec![Some(0.0), Some(500.0), Some(1000.0)]);
-        let heights: Vec<&str> =
-            svg.split("height=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
+        let heights: Vec<&str> = svg.split("height=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
         assert_eq!(heights, ["0", "92", "184"], "{svg}");
     }
 
     #[test]
     fn odd_values_draw_nothing_odd() {
         assert!(chart(Shape::Line, vec![]).contains("no data yet"));
-        assert!(chart(Shape::Line, vec![None, Some(f64::NAN), Some(f64::INFINITY), Some(-1.0)]).contains("no data yet"));
+        assert!(
+            chart(Shape::Line, vec![None, Some(f64::NAN), Some(f64::INFINITY), Some(-1.0)]).contains("no data yet")
+        );
         for shape in [Shape::Line, Shape::Area, Shape::Bar] {
-            for values in [vec![Some(0.0)], vec![Some(0.0); 3], vec![Some(f64::MAX), Some(5e-324)], vec![Some(5e-324)]] {
+            for values in [vec![Some(0.0)], vec![Some(0.0); 3], vec![Some(f64::MAX), Some(5e-324)], vec![Some(5e-324)]]
+            {
                 let svg = chart(shape, values);
                 assert!(svg.contains("<svg") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }
@@ -300,10 +308,8 @@ mod tests {
     #[test]
     fn names_are_escaped() {
         let evil = "<script>alert(1)</script>\"'&";
-        let series = vec![
-            Series { name: evil, values: vec![Some(1.0)] },
-            Series { name: "b", values: vec![Some(1.0)] },
-        ];
+        let series =
+            vec![Series { name: evil, values: vec![Some(1.0)] }, Series { name: "b", values: vec![Some(1.0)] }];
         let labels = vec![evil.to_owned()];
         let svg = Chart { id: "c", title: evil, shape: Shape::Bar, unit: format::plain, axis: evil, labels, series };
         let svg = svg.render().into_string();
@@ -312,7 +318,9 @@ mod tests {
 
     #[test]
     fn axes_end_at_round_numbers() {
-        for (most, top) in [(0.0, 1.0), (1.0, 1.0), (3.0, 5.0), (21.0, 25.0), (0.03, 0.05), (99.0, 100.0), (101.0, 200.0)] {
+        for (most, top) in
+            [(0.0, 1.0), (1.0, 1.0), (3.0, 5.0), (21.0, 25.0), (0.03, 0.05), (99.0, 100.0), (101.0, 200.0)]
+        {
             assert!((nice(most) - top).abs() < 1e-9, "{most}: {}", nice(most));
         }
     }

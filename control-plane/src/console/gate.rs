@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{MatchedPath, Request, State};
 use axum::handler::Handler;
@@ -11,7 +12,6 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::routing::{get, post};
-use axum::Router;
 
 use super::form::{Form, MAX_FORM, encode};
 use super::page::{self, Failed};
@@ -86,7 +86,11 @@ async fn enter(gate: &Gate, mut request: Request, next: Next) -> Result<Response
     let Some(session) = session::find(app, request.headers(), address).await? else {
         let back = request.uri().path_and_query().map_or("/console", |target| target.as_str());
         // A form without a session is not remembered: what it was to do must be seen again first.
-        let target = if reads { format!("/console/login?next={}", encode(back)) } else { "/console/login?said=ended".to_owned() };
+        let target = if reads {
+            format!("/console/login?next={}", encode(back))
+        } else {
+            "/console/login?said=ended".to_owned()
+        };
         return Ok(Redirect::to(&target).into_response());
     };
     let route = request.extensions().get::<MatchedPath>().map_or("", MatchedPath::as_str);
@@ -139,7 +143,8 @@ pub(super) async fn read_form(request: &mut Request) -> Result<Form, Problem> {
     }
     let body = std::mem::replace(request.body_mut(), Body::empty());
     let late = || Problem::new(StatusCode::REQUEST_TIMEOUT, "the form did not arrive in time; send it again");
-    let large = || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a form has at most {MAX_FORM} bytes; write less"));
+    let large =
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a form has at most {MAX_FORM} bytes; write less"));
     let bytes = tokio::time::timeout(FORM_WAIT, to_bytes(body, MAX_FORM)).await.map_err(|_| late())?;
     Form::parse(&bytes.map_err(|_| large())?).ok_or_else(large)
 }

@@ -323,7 +323,8 @@ mod tests {
 
     #[test]
     fn a_field_names_its_error_for_screen_readers_and_escapes_what_was_typed() {
-        let field = Field { label: "Name", name: "n", value: "\"><b>", help: "h", error: Some("<no>"), ..Field::default() };
+        let field =
+            Field { label: "Name", name: "n", value: "\"><b>", help: "h", error: Some("<no>"), ..Field::default() };
         let text = field.show().into_string();
         assert!(text.contains("aria-describedby=\"h-n e-n\"") && text.contains("aria-invalid=\"true\""), "{text}");
         assert!(text.contains("&quot;&gt;&lt;b&gt;") && text.contains("&lt;no&gt;"), "{text}");

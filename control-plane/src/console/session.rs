@@ -217,7 +217,14 @@ mod tests {
         assert_eq!((at(1_000), at(3_999), at(4_000)), (Some(Role::Viewer), Some(Role::Viewer), None));
         assert_eq!(holder(&SessionRow { used_ms: 4_999, ..alice.clone() }, "hash", 3_000, 5_000), None);
         assert_eq!(holder(&row(Kind::User, "gone", None), "hash", 3_000, 1_000), None);
-        assert_eq!(holder(&row(Kind::TokenFile, "hash", Some(Role::Admin)), "hash", 3_000, 1_000), Some(Actor::token_file()));
-        assert_eq!(holder(&row(Kind::TokenFile, "old", Some(Role::Admin)), "hash", 3_000, 1_000), None, "another token now");
+        assert_eq!(
+            holder(&row(Kind::TokenFile, "hash", Some(Role::Admin)), "hash", 3_000, 1_000),
+            Some(Actor::token_file())
+        );
+        assert_eq!(
+            holder(&row(Kind::TokenFile, "old", Some(Role::Admin)), "hash", 3_000, 1_000),
+            None,
+            "another token now"
+        );
     }
 }

@@ -66,7 +66,13 @@ impl Console {
     }
 
     fn browser(&self) -> Browser<'_> {
-        Browser { console: self, remote: "192.0.2.1:9", cookies: BTreeMap::new(), page: String::new(), headers: HeaderMap::new() }
+        Browser {
+            console: self,
+            remote: "192.0.2.1:9",
+            cookies: BTreeMap::new(),
+            page: String::new(),
+            headers: HeaderMap::new(),
+        }
     }
 
     async fn logged_in(&self, role: Role) -> Browser<'_> {
@@ -187,8 +193,14 @@ async fn pages_are_for_their_roles_and_for_nobody_without_a_session() {
             assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
             assert_eq!(browser.headers[header::CACHE_CONTROL], "no-store");
             let page = &browser.page;
-            assert!(page.starts_with("<!DOCTYPE html><html lang=\"en\">") && page.contains("<main id=\"main\""), "{path}");
-            assert!(!page.contains(" style=") && !page.contains("<style") && !page.contains(" onclick"), "{path}: {page}");
+            assert!(
+                page.starts_with("<!DOCTYPE html><html lang=\"en\">") && page.contains("<main id=\"main\""),
+                "{path}"
+            );
+            assert!(
+                !page.contains(" style=") && !page.contains("<style") && !page.contains(" onclick"),
+                "{path}: {page}"
+            );
             for script in page.split("<script").skip(1) {
                 assert!(script.starts_with(" src=\"/console/assets/"), "{path}: {script}");
             }
@@ -274,7 +286,8 @@ async fn forms_of_other_pages_do_nothing() {
     assert_ne!(theirs, token);
     assert_eq!(admin.post_with(off, &[("form_token", &theirs)], &[], &[]).await, StatusCode::FORBIDDEN);
     // Nor a body of another kind, nor one that is too long.
-    let json = Request::post(off).header(header::CONTENT_TYPE, "text/plain").body(Body::from(format!("form_token={token}")));
+    let json =
+        Request::post(off).header(header::CONTENT_TYPE, "text/plain").body(Body::from(format!("form_token={token}")));
     assert_eq!(admin.send(json.unwrap()).await, StatusCode::UNSUPPORTED_MEDIA_TYPE);
     let long = "x".repeat(70_000);
     assert_eq!(admin.post_with(off, &good, &[("x", &long)], &[]).await, StatusCode::PAYLOAD_TOO_LARGE);
@@ -291,7 +304,10 @@ async fn the_log_in_tells_nobody_who_is_there_and_slows_down() {
     let console = Console::new().await;
     let mut stranger = console.browser();
     stranger.get("/console/login").await;
-    assert_eq!(stranger.post_with("/console/login", &[], &[("name", "admin"), ("password", PASSWORD)], &[]).await, StatusCode::FORBIDDEN);
+    assert_eq!(
+        stranger.post_with("/console/login", &[], &[("name", "admin"), ("password", PASSWORD)], &[]).await,
+        StatusCode::FORBIDDEN
+    );
     let mut answers = Vec::new();
     for name in ["admin", "nobody"] {
         stranger.get("/console/login").await;
@@ -314,8 +330,12 @@ async fn the_log_in_tells_nobody_who_is_there_and_slows_down() {
     }
     assert_eq!(tries, crate::access::attempts::FREE_OF_ACCOUNT as usize);
     assert!(stranger.headers.contains_key(header::RETRY_AFTER));
-    assert_eq!(stranger.post("/console/login", &[("name", "viewer"), ("password", PASSWORD)]).await, StatusCode::TOO_MANY_REQUESTS);
-    let status = stranger.post("/console/login", &[("name", "operator"), ("password", PASSWORD), ("next", "//evil.test")]).await;
+    assert_eq!(
+        stranger.post("/console/login", &[("name", "viewer"), ("password", PASSWORD)]).await,
+        StatusCode::TOO_MANY_REQUESTS
+    );
+    let status =
+        stranger.post("/console/login", &[("name", "operator"), ("password", PASSWORD), ("next", "//evil.test")]).await;
     assert_eq!((status, stranger.location()), (StatusCode::SEE_OTHER, "/console"), "others are not kept out");
     let failed: Vec<_> = console.log().into_iter().filter(|row| row.entry.outcome == Outcome::Refused).collect();
     assert_eq!(failed.len(), 2 + tries);
@@ -330,8 +350,15 @@ async fn tokens_open_the_console_until_they_are_gone() {
     assert_eq!(browser.post("/console/login", &[("token", "wrong")]).await, StatusCode::UNAUTHORIZED);
     assert_eq!(browser.post("/console/login", &[("token", TOKEN)]).await, StatusCode::SEE_OTHER);
     browser.get("/console/tokens").await;
-    assert_eq!(browser.post("/console/tokens", &[("name", "robot"), ("role", "operator"), ("days", "x")]).await, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(browser.page.contains("aria-invalid=\"true\"") && browser.page.contains("value=\"robot\""), "{}", browser.page);
+    assert_eq!(
+        browser.post("/console/tokens", &[("name", "robot"), ("role", "operator"), ("days", "x")]).await,
+        StatusCode::UNPROCESSABLE_ENTITY
+    );
+    assert!(
+        browser.page.contains("aria-invalid=\"true\"") && browser.page.contains("value=\"robot\""),
+        "{}",
+        browser.page
+    );
     assert_eq!(browser.post("/console/tokens", &[("name", "robot"), ("role", "operator")]).await, StatusCode::CREATED);
     let token = browser.page.split("<pre>").nth(1).unwrap().split('<').next().unwrap().to_owned();
     let mut robot = console.browser();
@@ -342,7 +369,11 @@ async fn tokens_open_the_console_until_they_are_gone() {
     browser.get("/console/tokens/robot/delete").await;
     assert_eq!(browser.post("/console/tokens/robot/delete", &[]).await, StatusCode::SEE_OTHER);
     assert_eq!(robot.get("/console").await, StatusCode::SEE_OTHER, "its session ended with it");
-    assert!(!serde_json::to_string(&console.log().iter().map(|row| row.entry.change.clone()).collect::<Vec<_>>()).unwrap().contains(&token));
+    assert!(
+        !serde_json::to_string(&console.log().iter().map(|row| row.entry.change.clone()).collect::<Vec<_>>())
+            .unwrap()
+            .contains(&token)
+    );
 }
 
 #[tokio::test]
@@ -370,7 +401,9 @@ async fn sessions_end_by_log_out_by_another_password_and_by_time() {
     third.get("/console/login").await;
     assert_eq!(third.post("/console/login", &[("name", "viewer"), ("password", new)]).await, StatusCode::SEE_OTHER);
 
-    for access in [AccessConfig { session_idle_s: 0, session_max_s: 60 }, AccessConfig { session_idle_s: 60, session_max_s: 0 }] {
+    for access in
+        [AccessConfig { session_idle_s: 0, session_max_s: 60 }, AccessConfig { session_idle_s: 60, session_max_s: 0 }]
+    {
         let console = Console::with(access).await;
         let mut browser = console.logged_in(Role::Viewer).await;
         assert_eq!(browser.get("/console").await, StatusCode::SEE_OTHER);
@@ -407,19 +440,44 @@ async fn origins_are_edited_with_errors_beside_the_field_and_not_over_others_cha
     let console = Console::new().await;
     let mut operator = console.logged_in(Role::Operator).await;
     operator.get("/console/channels/room/origins").await;
-    let revision = operator.page.split("name=\"revision\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let revision =
+        operator.page.split("name=\"revision\" value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned();
     let wrong = [("revision", &*revision), ("id0", "main"), ("url0", "ftp://x"), ("order0", "0"), ("weight0", "many")];
     assert_eq!(operator.post("/console/channels/room/origins", &wrong).await, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(operator.page.contains("id=\"e-weight0\"") && operator.page.contains("value=\"ftp://x\""), "{}", operator.page);
+    assert!(
+        operator.page.contains("id=\"e-weight0\"") && operator.page.contains("value=\"ftp://x\""),
+        "{}",
+        operator.page
+    );
     let wrong = [("revision", &*revision), ("id0", "main"), ("url0", "ftp://x")];
     assert_eq!(operator.post("/console/channels/room/origins", &wrong).await, StatusCode::UNPROCESSABLE_ENTITY);
-    assert!(operator.page.contains("id=\"e-url0\"") && operator.page.contains("must begin with http://"), "{}", operator.page);
-    let right = [("revision", &*revision), ("id0", "main"), ("url0", "http://a.test/"), ("id1", "spare"), ("url1", "http://b.test/"), ("order1", "1")];
-    assert_eq!(operator.post("/console/channels/room/origins", &right).await, StatusCode::SEE_OTHER, "{}", operator.page);
+    assert!(
+        operator.page.contains("id=\"e-url0\"") && operator.page.contains("must begin with http://"),
+        "{}",
+        operator.page
+    );
+    let right = [
+        ("revision", &*revision),
+        ("id0", "main"),
+        ("url0", "http://a.test/"),
+        ("id1", "spare"),
+        ("url1", "http://b.test/"),
+        ("order1", "1"),
+    ];
+    assert_eq!(
+        operator.post("/console/channels/room/origins", &right).await,
+        StatusCode::SEE_OTHER,
+        "{}",
+        operator.page
+    );
     let origins = console.channel().origins;
     assert_eq!((origins.len(), &*origins[0].url, origins[1].order), (2, "http://a.test/", 1));
     operator.get("/console/channels/room/origins").await;
-    assert_eq!(operator.post("/console/channels/room/origins", &right).await, StatusCode::PRECONDITION_FAILED, "an old revision");
+    assert_eq!(
+        operator.post("/console/channels/room/origins", &right).await,
+        StatusCode::PRECONDITION_FAILED,
+        "an old revision"
+    );
     assert!(operator.page.contains("read it again"), "{}", operator.page);
 }
 
@@ -428,7 +486,10 @@ async fn minting_and_purging_answer_on_their_pages() {
     let console = Console::new().await;
     let mut operator = console.logged_in(Role::Operator).await;
     operator.get("/console/channels/room/mint").await;
-    assert_eq!(operator.post("/console/channels/room/mint", &[("path", "index.m3u8"), ("ttl_s", "60")]).await, StatusCode::OK);
+    assert_eq!(
+        operator.post("/console/channels/room/mint", &[("path", "index.m3u8"), ("ttl_s", "60")]).await,
+        StatusCode::OK
+    );
     assert!(operator.page.contains("/room/index.m3u8?ticket="), "{}", operator.page);
     assert_eq!(operator.post("/console/channels/room/mint", &[("path", "/x")]).await, StatusCode::UNPROCESSABLE_ENTITY);
     assert!(operator.page.contains("id=\"e-path\""), "{}", operator.page);
@@ -461,9 +522,15 @@ async fn what_others_wrote_is_text_on_every_page() {
     stranger.post("/console/login", &[("name", EVIL), ("password", EVIL)]).await;
     assert!(stranger.page.contains("&lt;script&gt;") && !stranger.page.contains("<script>alert"), "{}", stranger.page);
     let odd = encode(EVIL);
-    let more = [format!("/console?said={odd}"), format!("/console/audit?actor={odd}&action={odd}"), format!("/console/users/{odd}"),
-        format!("/console/channels/{odd}"), format!("/console/nodes/{odd}/drain"), format!("/console/tokens/{odd}/delete"),
-        format!("/console/login?next={odd}")];
+    let more = [
+        format!("/console?said={odd}"),
+        format!("/console/audit?actor={odd}&action={odd}"),
+        format!("/console/users/{odd}"),
+        format!("/console/channels/{odd}"),
+        format!("/console/nodes/{odd}/drain"),
+        format!("/console/tokens/{odd}/delete"),
+        format!("/console/login?next={odd}"),
+    ];
     let mut seen = 0;
     for path in PAGES.iter().map(|(path, _)| (*path).to_owned()).chain(more) {
         admin.get(&path).await;

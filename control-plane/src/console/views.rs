@@ -9,7 +9,7 @@ use shoal_link::observation::Behaviour;
 use crate::api::{NodeList, NodeStatus, node_list};
 use crate::app::App;
 use crate::rest::problem::Problem;
-use crate::store::{Group, LedgerQuery, LedgerRow, Stored, StoreError, now_ms};
+use crate::store::{Group, LedgerQuery, LedgerRow, StoreError, Stored, now_ms};
 
 const HOUR_S: u64 = 3_600;
 const HOUR_MS: u64 = 3_600_000;
@@ -188,7 +188,11 @@ fn alerts(nodes: &NodeList) -> Vec<Alert> {
 }
 
 /// A page of channels.
-pub(super) async fn channels(app: &App, after: String, limit: u32) -> Result<(Vec<Channel>, Option<String>), StoreError> {
+pub(super) async fn channels(
+    app: &App,
+    after: String,
+    limit: u32,
+) -> Result<(Vec<Channel>, Option<String>), StoreError> {
     let mut found = app.db(move |store| store.channels(None, &after, limit + 1)).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);

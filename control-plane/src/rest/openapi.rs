@@ -231,7 +231,11 @@ impl Routes {
         let common = [
             (401, "The token is missing or wrong.", operation.protected),
             (403, "The token's role is too weak.", operation.protected),
-            (429, "Too many wrong tokens came from this address; Retry-After says when to try again.", operation.protected),
+            (
+                429,
+                "Too many wrong tokens came from this address; Retry-After says when to try again.",
+                operation.protected,
+            ),
             (
                 400,
                 "A header, the query or the body cannot be parsed.",

@@ -143,9 +143,10 @@ fn insert(tx: &mut Tx<'_>, entry: &Entry) -> Result<(), StoreError> {
 }
 
 fn select(query: &AuditQuery) -> (String, Vec<Value>) {
-    let mut sql = "SELECT id, at_ms, actor, kind, role, address, action, request, target, outcome, status, before, after, \
+    let mut sql =
+        "SELECT id, at_ms, actor, kind, role, address, action, request, target, outcome, status, before, after, \
                    change FROM audit WHERE 1 = 1"
-        .to_owned();
+            .to_owned();
     let mut values = Vec::new();
     let mut filter = |condition: &str, value: Option<Value>| {
         if let Some(value) = value {

@@ -54,14 +54,7 @@ impl Store {
             tx.execute(
                 "INSERT INTO tokens (name, role, hash, created_by, created_ms, expires_ms)
                  VALUES ($1, $2, $3, $4, $5, $6)",
-                &values![
-                    &token.name,
-                    token.role.name(),
-                    hash,
-                    &token.created_by,
-                    token.created_ms,
-                    token.expires_ms
-                ],
+                &values![&token.name, token.role.name(), hash, &token.created_by, token.created_ms, token.expires_ms],
             )?;
             Ok(())
         })

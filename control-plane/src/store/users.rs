@@ -44,8 +44,7 @@ impl Store {
     /// Up to `limit` users by name, from the one behind `after`.
     pub fn users(&self, after: &str, limit: u32) -> Result<Vec<UserRow>, StoreError> {
         self.read(|tx| {
-            let sql =
-                "SELECT name, role, created_ms, last_used_ms FROM users WHERE name > $1 ORDER BY name LIMIT $2";
+            let sql = "SELECT name, role, created_ms, last_used_ms FROM users WHERE name > $1 ORDER BY name LIMIT $2";
             tx.query(sql, &values![after, limit])?.iter().map(|row| self.user_row(row)).collect()
         })
     }

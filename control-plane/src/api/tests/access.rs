@@ -107,7 +107,8 @@ async fn roles_are_given_as_the_table_says() {
     for id in ["listChannels", "readTenant", "listNodes", "readSnapshot", "readLedger", "cacheExplain", "listBlocks"] {
         assert_eq!(role(id), Role::Viewer, "{id}");
     }
-    for id in ["createChannel", "patchChannel", "purge", "drainNode", "block", "prefetch", "mintUrl", "mintCredential"] {
+    for id in ["createChannel", "patchChannel", "purge", "drainNode", "block", "prefetch", "mintUrl", "mintCredential"]
+    {
         assert_eq!(role(id), Role::Operator, "{id}");
     }
     for id in ["addKey", "listKeys", "rotateSecrets", "createToken", "listUsers", "changeUser", "listAudit"] {
@@ -151,7 +152,8 @@ async fn the_log_tells_what_changed_and_no_secret() {
     assert_eq!((&entry["target"], &entry["outcome"]), (&json!("channel a"), &json!("done")));
     assert_eq!((&entry["status"], &entry["actor"]), (&Value::Null, &json!("token_file")), "with the change itself");
 
-    let rotated = api.call("POST", "/api/v1/channels/a/keys/rotate", json!({"id": "k2", "secret": "never-tell-1234567"}));
+    let rotated =
+        api.call("POST", "/api/v1/channels/a/keys/rotate", json!({"id": "k2", "secret": "never-tell-1234567"}));
     assert_eq!(rotated.await.status, StatusCode::CREATED);
     assert!(api.log("limit=1").await[0]["change"].to_string().contains("k2"));
     api.call("POST", "/api/v1/users", json!({"name": "eve", "role": "admin", "password": "never-tell-this"})).await;
@@ -159,7 +161,8 @@ async fn the_log_tells_what_changed_and_no_secret() {
     api.call("POST", "/api/v1/users", json!({"name": "eve", "role": "admin", "password": "never-tell-this"})).await;
     api.call("POST", "/api/v1/purge", json!({"scope": "url", "url": "/a/x?ticket=never-tell"})).await;
     let token = api.token("robot", Role::Viewer).await;
-    api.call("PUT", "/api/v1/tenants/t", json!({"relay": {"secrets": [{"id": "s", "secret": "never-tell-1234567"}]}})).await;
+    api.call("PUT", "/api/v1/tenants/t", json!({"relay": {"secrets": [{"id": "s", "secret": "never-tell-1234567"}]}}))
+        .await;
     api.call("PATCH", "/api/v1/channels/a", json!({"enabled": 7})).await;
     assert_eq!(api.call("DELETE", "/api/v1/channels/a", Value::Null).await.status, StatusCode::NO_CONTENT);
 
@@ -168,8 +171,17 @@ async fn the_log_tells_what_changed_and_no_secret() {
     assert!(!text.contains("never-tell") && !text.contains("the-first-secret") && !text.contains(&token), "{text}");
     let actions: Vec<&str> = log.iter().map(|entry| entry["action"].as_str().unwrap()).collect();
     let expected = [
-        "deleteChannel", "patchChannel", "replaceTenant", "createToken", "purge", "createUser", "changeUser",
-        "createUser", "rotateKeys", "patchChannel", "createChannel",
+        "deleteChannel",
+        "patchChannel",
+        "replaceTenant",
+        "createToken",
+        "purge",
+        "createUser",
+        "changeUser",
+        "createUser",
+        "rotateKeys",
+        "patchChannel",
+        "createChannel",
     ];
     assert_eq!(actions, expected);
     let purge = &log[4];
@@ -266,7 +278,8 @@ async fn users_come_change_and_go_but_for_the_last_admin() {
     assert_eq!((made.status, &made.json["role"]), (StatusCode::CREATED, &json!("admin")));
     assert!(!made.json.to_string().contains("long enough"));
     api.call("POST", "/api/v1/users", user("alice", "viewer")).await.is_problem(409, &["alice"]);
-    let short = api.call("POST", "/api/v1/users", json!({"name": "bob", "role": "viewer", "password": "too-short"})).await;
+    let short =
+        api.call("POST", "/api/v1/users", json!({"name": "bob", "role": "viewer", "password": "too-short"})).await;
     short.is_problem(422, &["\"field\":\"password\"", "12"]);
     assert!(!short.json.to_string().contains("too-short"));
     api.call("POST", "/api/v1/users", user("Bob", "viewer")).await.is_problem(422, &["\"field\":\"name\""]);

@@ -55,7 +55,9 @@ async fn own_password(app: &App, session: &Session, form: &Form) -> Result<(), P
     match login::user(app, session.address, name, form.raw("current"), "POST /console/account").await {
         Ok(_) => {}
         Err(Denied::Wrong) => return Err(wrong("is not your password".to_owned())),
-        Err(Denied::Wait(wait)) => return Err(wrong(format!("was wrong too often; try again in {} s", wait.as_secs() + 1))),
+        Err(Denied::Wait(wait)) => {
+            return Err(wrong(format!("was wrong too often; try again in {} s", wait.as_secs() + 1)));
+        }
         Err(Denied::Store(error)) => return Err(error.into()),
         Err(Denied::Hash(error)) => return Err(Problem::new(StatusCode::SERVICE_UNAVAILABLE, error.to_string())),
     }

@@ -53,9 +53,15 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request) -> Result<Resp
     };
     match result {
         Ok(actor) => admit(&app, &actor, address, &headers, next(&form)).await,
-        Err(Denied::Wrong) => page(&app, &headers, StatusCode::UNAUTHORIZED, &form, Some(
-            "That is not right: there is no such name with such a password, or no such token. Try again; an admin can set another password.",
-        )),
+        Err(Denied::Wrong) => page(
+            &app,
+            &headers,
+            StatusCode::UNAUTHORIZED,
+            &form,
+            Some(
+                "That is not right: there is no such name with such a password, or no such token. Try again; an admin can set another password.",
+            ),
+        ),
         Err(Denied::Wait(wait)) => {
             let seconds = wait.as_secs() + 1;
             let text = format!("Too many attempts failed. Try again in {seconds} s.");
@@ -64,7 +70,9 @@ async fn enter(State(app): State<Arc<App>>, mut request: Request) -> Result<Resp
             Ok(response)
         }
         Err(Denied::Store(error)) => Err(error.into()),
-        Err(Denied::Hash(error)) => page(&app, &headers, StatusCode::SERVICE_UNAVAILABLE, &form, Some(&error.to_string())),
+        Err(Denied::Hash(error)) => {
+            page(&app, &headers, StatusCode::SERVICE_UNAVAILABLE, &form, Some(&error.to_string()))
+        }
     }
 }
 
@@ -96,13 +104,26 @@ fn next(form: &Form) -> &str {
     if inside && plain && !next.starts_with("/console/login") { next } else { "/console" }
 }
 
-fn page(app: &App, headers: &HeaderMap, status: StatusCode, form: &Form, wrong: Option<&str>) -> Result<Response, Failed> {
+fn page(
+    app: &App,
+    headers: &HeaderMap,
+    status: StatusCode,
+    form: &Form,
+    wrong: Option<&str>,
+) -> Result<Response, Failed> {
     let (visitor, cookie) = session::visitor(app, headers, session::is_https(headers))?;
     let hidden = html! {
         input type="hidden" name=(FORM_TOKEN) value=(secret::form_token(&visitor));
         input type="hidden" name="next" value=(next(form));
     };
-    let name = Field { label: "Name", name: "name", value: form.get("name"), complete: "username", required: true, ..Field::default() };
+    let name = Field {
+        label: "Name",
+        name: "name",
+        value: form.get("name"),
+        complete: "username",
+        required: true,
+        ..Field::default()
+    };
     let password = Field {
         label: "Password",
         name: "password",
@@ -153,7 +174,15 @@ mod tests {
     fn the_way_back_leads_nowhere_else() {
         let to = |text: &str| next(&Form::parse(format!("next={text}").as_bytes()).unwrap()).to_owned();
         assert_eq!(to("/console/channels?after=a"), "/console/channels?after=a");
-        for evil in ["", "//evil.test", "https://evil.test", "/console/%0d%0aSet-Cookie:a", "/consoles", "/console/login", "/console\\@x"] {
+        for evil in [
+            "",
+            "//evil.test",
+            "https://evil.test",
+            "/console/%0d%0aSet-Cookie:a",
+            "/consoles",
+            "/console/login",
+            "/console\\@x",
+        ] {
             assert_eq!(to(evil), "/console", "{evil}");
         }
     }

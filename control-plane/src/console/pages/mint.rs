@@ -19,9 +19,12 @@ use crate::console::views;
 use crate::rest::problem::Problem;
 
 pub(super) fn add(pages: Pages) -> Pages {
-    pages
-        .page("/console/channels/{id}/mint", Role::Operator, show)
-        .form("/console/channels/{id}/mint", Role::Operator, "mintUrl", mint)
+    pages.page("/console/channels/{id}/mint", Role::Operator, show).form(
+        "/console/channels/{id}/mint",
+        Role::Operator,
+        "mintUrl",
+        mint,
+    )
 }
 
 async fn show(

@@ -3,10 +3,10 @@
 mod account;
 mod audit;
 mod channels;
-mod origins;
 pub(super) mod login;
 mod mint;
 mod nodes;
+mod origins;
 mod overview;
 mod purge;
 mod reports;

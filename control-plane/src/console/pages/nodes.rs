@@ -21,10 +21,12 @@ use crate::console::views;
 use crate::store::now_ms;
 
 pub(super) fn add(pages: Pages) -> Pages {
-    pages
-        .page("/console/nodes", Role::Viewer, list)
-        .page("/console/nodes/{node}/drain", Role::Operator, confirm)
-        .form("/console/nodes/{node}/drain", Role::Operator, "drainNode", drain)
+    pages.page("/console/nodes", Role::Viewer, list).page("/console/nodes/{node}/drain", Role::Operator, confirm).form(
+        "/console/nodes/{node}/drain",
+        Role::Operator,
+        "drainNode",
+        drain,
+    )
 }
 
 async fn list(
@@ -119,10 +121,15 @@ async fn confirm(
     Path(name): Path<String>,
 ) -> Result<Response, Failed> {
     let node = views::node(&app, &name).await?;
-    Ok(ask(&session, &name, StatusCode::OK, &html! {
-        p { "It takes no more viewers, finishes what runs, and exits. Only its service manager starts it again." }
-        @if let Some(health) = &node.health { p { "It has " (format::count(health.connections)) " connection(s) now." } }
-    }))
+    Ok(ask(
+        &session,
+        &name,
+        StatusCode::OK,
+        &html! {
+            p { "It takes no more viewers, finishes what runs, and exits. Only its service manager starts it again." }
+            @if let Some(health) = &node.health { p { "It has " (format::count(health.connections)) " connection(s) now." } }
+        },
+    ))
 }
 
 async fn drain(

@@ -27,9 +27,12 @@ const MAX_ROWS: usize = 64;
 const SPARE: usize = 2;
 
 pub(super) fn add(pages: Pages) -> Pages {
-    pages
-        .page("/console/channels/{id}/origins", Role::Operator, show)
-        .form("/console/channels/{id}/origins", Role::Operator, "changeOrigins", save)
+    pages.page("/console/channels/{id}/origins", Role::Operator, show).form(
+        "/console/channels/{id}/origins",
+        Role::Operator,
+        "changeOrigins",
+        save,
+    )
 }
 
 /// A row as typed.
@@ -190,11 +193,15 @@ mod tests {
             "origins": [{"id": "main", "url": "http://a.test/", "host": "x.test", "range": false}, {"id": "gone", "url": "http://b.test/"}],
         }))
         .unwrap();
-        let typed = rows("id0=main&url0=http://c.test/&order0=2&weight0=&id1=&url1=&id2=new&url2=file:/srv&order2=&weight2=7");
+        let typed =
+            rows("id0=main&url0=http://c.test/&order0=2&weight0=&id1=&url1=&id2=new&url2=file:/srv&order2=&weight2=7");
         let new = merge(&old, &origins(&typed).unwrap());
         assert_eq!(new.origins.len(), 2);
         let main = &new.origins[0];
-        assert_eq!((&*main.url, main.order, main.weight, main.host.as_deref(), main.range), ("http://c.test/", 2, 1, Some("x.test"), false));
+        assert_eq!(
+            (&*main.url, main.order, main.weight, main.host.as_deref(), main.range),
+            ("http://c.test/", 2, 1, Some("x.test"), false)
+        );
         let parsed: Origin = serde_json::from_str(r#"{"id": "new", "url": "file:/srv", "weight": 7}"#).unwrap();
         assert_eq!(new.origins[1], parsed, "its defaults are the API's");
         assert_eq!((new.id, new.prefix), (old.id, old.prefix));

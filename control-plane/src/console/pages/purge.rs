@@ -27,9 +27,12 @@ const SCOPES: [(&str, &str); 4] = [
 ];
 
 pub(super) fn add(pages: Pages) -> Pages {
-    pages
-        .page("/console/channels/{id}/purge", Role::Operator, show)
-        .form("/console/channels/{id}/purge", Role::Operator, "purge", purge)
+    pages.page("/console/channels/{id}/purge", Role::Operator, show).form(
+        "/console/channels/{id}/purge",
+        Role::Operator,
+        "purge",
+        purge,
+    )
 }
 
 async fn show(

@@ -18,9 +18,7 @@ use crate::console::session::Session;
 use crate::console::views::{self, Swarm};
 
 pub(super) fn add(pages: Pages) -> Pages {
-    pages
-        .page("/console/swarms", Role::Viewer, list)
-        .page("/console/swarms/{id}", Role::Viewer, one)
+    pages.page("/console/swarms", Role::Viewer, list).page("/console/swarms/{id}", Role::Viewer, one)
 }
 
 async fn list(
@@ -58,12 +56,8 @@ fn peers(swarm: &Swarm) -> String {
 }
 
 fn mix(swarm: &Swarm) -> Markup {
-    let there: Vec<String> = swarm
-        .mappings
-        .iter()
-        .filter(|(_, count)| *count > 0)
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect();
+    let there: Vec<String> =
+        swarm.mappings.iter().filter(|(_, count)| *count > 0).map(|(name, count)| format!("{name} {count}")).collect();
     html! { @if there.is_empty() { span.soft { "no peers now" } } @else { (there.join(", ")) } }
 }
 

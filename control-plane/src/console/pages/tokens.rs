@@ -54,7 +54,8 @@ async fn create(
 
 fn wanted(form: &Form) -> Result<NewToken, Problem> {
     let days = form.given("days").map(str::parse).transpose();
-    let days = days.map_err(|_| Problem::field("days", form.get("days"), "must be a whole number of days, or empty"))?;
+    let days =
+        days.map_err(|_| Problem::field("days", form.get("days"), "must be a whole number of days, or empty"))?;
     Ok(NewToken { name: form.get("name").to_owned(), role: role(form)?, days })
 }
 

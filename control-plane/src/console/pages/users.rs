@@ -67,13 +67,7 @@ pub(super) fn role(form: &Form) -> Result<Role, Problem> {
     text.parse().map_err(|error: crate::access::NoRole| Problem::field("role", text, error.to_string()))
 }
 
-async fn page(
-    app: &App,
-    session: &Session,
-    query: &Form,
-    form: &Form,
-    wrong: &Wrong,
-) -> Result<Response, Failed> {
+async fn page(app: &App, session: &Session, query: &Form, form: &Form, wrong: &Wrong) -> Result<Response, Failed> {
     let after = query.get("after").to_owned();
     let mut users = app.db(move |store| store.users(&after, ROWS + 1)).await?;
     let further = users.len() > ROWS as usize;
@@ -126,7 +120,8 @@ fn rows(users: &[UserRow]) -> Markup {
 
 /// A choice of roles.
 pub(super) fn role_field(chosen: &str, wrong: &Wrong) -> Markup {
-    let about = [(Role::Viewer, "looks"), (Role::Operator, "changes channels, commands nodes"), (Role::Admin, "all of it")];
+    let about =
+        [(Role::Viewer, "looks"), (Role::Operator, "changes channels, commands nodes"), (Role::Admin, "all of it")];
     html! {
         fieldset {
             legend { "Role" }
