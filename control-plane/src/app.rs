@@ -5,14 +5,17 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::access::Access;
 use crate::access::audit::{self, Entry};
+use crate::conf::{self, Conf};
 use crate::config::Config;
 use crate::geo::Places;
 use crate::link::Hub;
 use crate::metrics::Metrics;
+use crate::pass::PassKeys;
 use crate::peers::Peers;
 use crate::server::StartError;
 use crate::store::{AccessError, ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
+use crate::tracker::Tracker;
 
 /// The control plane's parts; shared by reference.
 pub struct App {
@@ -22,8 +25,12 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What SDKs are told.
+    pub conf: Conf,
     /// Where addresses are.
     pub places: Places,
+    /// Who is in which swarm.
+    pub tracker: Tracker,
     /// The configuration.
     pub config: Config,
     /// What is counted.
@@ -41,12 +48,16 @@ impl App {
     pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
+        let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
+        let tracker = Tracker::new(&config.tracker, metrics.registry())?;
         Ok(Arc::new(Self {
             store,
             hub,
             peers,
+            conf,
             places,
+            tracker,
             config,
             metrics,
             token,
@@ -73,7 +84,11 @@ impl App {
     {
         let result = self.blocking(work).await.map_err(ChangeError::from).and_then(|result| result);
         match &result {
-            Ok(_) => self.hub.changed(),
+            Ok(_) => {
+                self.hub.changed();
+                // What was changed holds here before it is answered. The change is made, whatever this says; it was counted.
+                let _ = conf::refresh(self).await;
+            }
             Err(ChangeError::Store(error)) => self.count(error),
             Err(_) => {}
         }
@@ -101,6 +116,11 @@ impl App {
     /// A failure that is no database's, told as one: the request may be tried again.
     pub(crate) fn store_error(&self, message: String) -> StoreError {
         StoreError { kind: StoreErrorKind::Io, path: self.store.name().to_owned(), message }
+    }
+
+    /// The keys of viewers' passes.
+    pub fn passes(&self) -> PassKeys {
+        self.conf.passes()
     }
 
     /// Says that the link listens, or no longer does.

@@ -7,9 +7,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::access::AccessConfig;
+use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
 use crate::store::Database;
+use crate::tracker::Tracking;
 
 /// Port of the admin API unless configured.
 pub const DEFAULT_PORT: u16 = 9091;
@@ -36,10 +38,14 @@ pub struct Config {
     pub public: Public,
     /// Who may use the console, and for how long.
     pub access: AccessConfig,
+    /// Passes and signed requests of SDKs.
+    pub conf: ConfSettings,
     /// Where viewers and nodes are.
     pub geo: Geo,
     /// Where what must be remembered is.
     pub store: Database,
+    /// The tracker: who is told of whom.
+    pub tracker: Tracking,
     /// What is logged, and how.
     pub log: Log,
 }
@@ -88,8 +94,10 @@ impl Default for Config {
             token_file: PathBuf::new(),
             public: Public::default(),
             access: AccessConfig::default(),
+            conf: ConfSettings::default(),
             geo: Geo::default(),
             store: Database::default(),
+            tracker: Tracking::default(),
             log: Log::default(),
         }
     }

@@ -10,6 +10,7 @@
 //! | `console` | web pages for people, under `/console` on the admin listener |
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
+//! | [`conf`] | what SDKs are told: rules, apps, passes |
 //! | [`geo`] | where an address is |
 //! | [`tls`] | the public API's certificate |
 //! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
@@ -17,6 +18,7 @@
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
+//! | [`tracker`] | announces by HTTP and WebSocket, and the swarms behind them |
 //! | [`metrics`] | the table of metrics |
 //! | [`token`] | the operator's own token, in a file |
 //!
@@ -29,6 +31,7 @@
 pub mod access;
 pub mod api;
 pub mod app;
+pub mod conf;
 pub mod config;
 mod console;
 pub mod field;
@@ -44,4 +47,5 @@ pub mod server;
 pub mod store;
 pub mod tls;
 pub mod token;
+pub mod tracker;
 pub mod validate;

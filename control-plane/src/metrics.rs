@@ -3,6 +3,7 @@
 use prometheus::{
     Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
 };
+use shoal_conf::Code;
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
@@ -53,6 +54,8 @@ declare! {
     ATTEMPTS_FAILED = "shoal_control_login_failures_total", ["kind"],
         "Attempts to use the admin API or the console that failed, by what was shown; limited: turned away unchecked after others.";
     AUDIT_FAILED = "shoal_control_audit_failures_total", [], "Entries of the audit log that could not be written.";
+    CONF_REFUSED = "shoal_control_refusals_total", ["reason"],
+        "Requests to conf that were refused, by reason.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -80,6 +83,7 @@ pub struct Metrics {
     peers_dropped: IntCounterVec,
     attempts_failed: IntCounterVec,
     audit_failed: IntCounterVec,
+    conf_refused: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -111,6 +115,7 @@ impl Metrics {
             peers_dropped: counter(&registry, &PEERS_DROPPED)?,
             attempts_failed: counter(&registry, &ATTEMPTS_FAILED)?,
             audit_failed: counter(&registry, &AUDIT_FAILED)?,
+            conf_refused: counter(&registry, &CONF_REFUSED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
@@ -132,10 +137,18 @@ impl Metrics {
             metrics.attempts_failed.with_label_values(&[kind]);
         }
         metrics.audit_failed.with_label_values::<&str>(&[]);
+        for code in Code::ALL {
+            metrics.conf_refused.with_label_values(&[code.as_str()]);
+        }
         for kind in StoreErrorKind::ALL {
             metrics.db_errors.with_label_values(&[kind.label()]);
         }
         Ok(metrics)
+    }
+
+    /// Where subsystems with a table of their own register it.
+    pub(crate) fn registry(&self) -> &Registry {
+        &self.registry
     }
 
     /// An admin request was answered.
@@ -204,6 +217,11 @@ impl Metrics {
     /// An entry of the audit log could not be written.
     pub fn audit_failed(&self) {
         self.audit_failed.with_label_values::<&str>(&[]).inc();
+    }
+
+    /// Conf refused a request.
+    pub fn conf_refused(&self, code: Code) {
+        self.conf_refused.with_label_values(&[code.as_str()]).inc();
     }
 
     /// The database failed.

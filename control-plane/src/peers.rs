@@ -55,6 +55,12 @@ impl FromStr for PeerId {
     }
 }
 
+impl From<[u8; PEER_ID]> for PeerId {
+    fn from(id: [u8; PEER_ID]) -> Self {
+        Self(id)
+    }
+}
+
 impl fmt::Display for PeerId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))

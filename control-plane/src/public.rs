@@ -18,10 +18,12 @@ use tower_http::cors::{Any, CorsLayer};
 
 use crate::api::measure;
 use crate::app::App;
+use crate::conf::public as conf;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
 use crate::rest::openapi::{Operation, Routes};
 use crate::tls::Tls;
+use crate::tracker;
 
 /// Port of the public API unless configured.
 pub const DEFAULT_PORT: u16 = 9092;
@@ -62,6 +64,13 @@ impl Default for Public {
     }
 }
 
+impl Public {
+    /// Of URLs that lead here directly.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_on() { "https" } else { "http" }
+    }
+}
+
 /// The whole service.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let cors = CorsLayer::new()
@@ -70,10 +79,12 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .allow_headers(Any)
         .expose_headers([header::ETAG, header::RETRY_AFTER, header::DATE])
         .max_age(std::time::Duration::from_secs(PREFLIGHT_AGE_S));
+    let routes = routes();
     Router::new()
-        .merge(routes().open)
-        .method_not_allowed_fallback(rest::no_method)
+        .merge(routes.open)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), measure))
+        .merge(routes.bare)
+        .method_not_allowed_fallback(rest::no_method)
         .fallback(no_route)
         .layer(cors)
         .layer(DefaultBodyLimit::max(MAX_BODY))
@@ -86,12 +97,14 @@ pub fn document() -> Value {
 }
 
 fn routes() -> Routes {
-    Routes::new().add(
+    let routes = Routes::new().add(
         Operation::new(Method::GET, DOCUMENT, "describe", "This document.")
             .open()
             .gives::<Value>(200, "An OpenAPI 3.1 document."),
         describe,
-    )
+    );
+    let routes = tracker::add(routes);
+    conf::add(routes)
 }
 
 async fn describe() -> Response {

@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::app::App;
+use crate::conf;
 use crate::config::Config;
 use crate::geo::GeoError;
 use crate::http;
@@ -24,6 +25,7 @@ use crate::public;
 use crate::store::{Store, StoreError};
 use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
+use crate::tracker;
 
 /// Most data planes connected at a time.
 const MAX_LINKS: usize = 4096;
@@ -43,6 +45,9 @@ pub enum StartError {
     /// A part of the start broke.
     #[error("opening the database ended early: {0}; this is a defect of this release")]
     Task(String),
+    /// The source of random numbers.
+    #[error("/dev/urandom: {0}; check that it is there")]
+    Random(io::Error),
     /// The token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -130,6 +135,7 @@ impl Server {
         let app = App::new(store, Arc::new(Metrics::new()?), token, config.clone())?;
         // Before the link listens: the first node gets its snapshot at once.
         link::publish_now(&app).await?;
+        conf::start(&app).await?;
         let link = Listener::bind(&config.link_socket)?;
         app.set_linked(true);
         Ok(Self { app, admin, public, certificate, link, _lock: lock })
@@ -151,7 +157,9 @@ impl Server {
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(conf::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
+        tasks.spawn(tracker::run(Arc::clone(&app), stopped.clone()));
         tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
         let connections = app.config.public.connections as usize;
         if let Some(certificate) = &certificate {

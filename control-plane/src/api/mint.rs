@@ -14,6 +14,7 @@ use shoal_ticket::{Profile, SignError, SignRequest, sign_url};
 use super::documents::must_find;
 use crate::access::audit;
 use crate::app::App;
+use crate::conf::answer::answers_at;
 use crate::rest::input::Body;
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
@@ -201,9 +202,6 @@ fn check_base(base: &str) -> Result<String, Problem> {
 
 /// The public URL of the first connected node that has one at which the channel answers.
 fn public_url(app: &App, channel: &Channel) -> Option<String> {
-    app.hub.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok()).find(|url| {
-        let authority = url.split_once("://").map_or("", |(_, authority)| authority);
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        channel.hosts.is_empty() || channel.hosts.iter().any(|name| name == host || name == authority)
-    })
+    let urls = app.hub.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok());
+    urls.into_iter().find(|url| answers_at(channel, url))
 }

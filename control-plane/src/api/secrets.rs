@@ -129,6 +129,19 @@ impl Secretive for Channel {
     }
 }
 
+impl Secretive for shoal_conf::App {
+    fn secrets(&mut self) -> Vec<Place<'_>> {
+        let keys = self.keys.iter_mut().enumerate();
+        keys.map(|(at, key)| (format!("keys[{at}].secret"), &*key.id, &mut key.secret)).collect()
+    }
+}
+
+impl Secretive for shoal_conf::Rule {
+    fn secrets(&mut self) -> Vec<Place<'_>> {
+        Vec::new()
+    }
+}
+
 impl Secretive for Tenant {
     fn secrets(&mut self) -> Vec<Place<'_>> {
         let secrets = self.relay.secrets.iter_mut();

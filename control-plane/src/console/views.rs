@@ -81,6 +81,10 @@ pub(super) struct Overview {
     pub(super) nodes: usize,
     pub(super) connections: u64,
     pub(super) peers: usize,
+    /// By the tracker of this instance.
+    pub(super) viewers: u64,
+    /// The channels with the most of them.
+    pub(super) live: Vec<(String, u64)>,
     /// Unix hours, the oldest first; every one of the last day.
     pub(super) hours: Vec<(u64, Served)>,
     pub(super) day: Served,
@@ -101,6 +105,7 @@ pub(super) async fn overview(app: &App) -> Result<Overview, Problem> {
     let nodes = node_list(app).await?;
     let newest = app.hub.newest();
     let on = newest.snapshot.channels.iter().filter(|channel| channel.enabled).count();
+    let (viewers, live) = live(app, &newest.snapshot.channels);
     let connections = nodes.items.iter().filter_map(|node| node.health.as_ref()).map(|health| health.connections).sum();
     Ok(Overview {
         channels_on: on,
@@ -109,11 +114,28 @@ pub(super) async fn overview(app: &App) -> Result<Overview, Problem> {
         nodes: nodes.items.len(),
         connections,
         peers: app.peers.registrations(Instant::now()),
+        viewers,
+        live,
         day,
         hours,
         top: top_channels(app).await?,
         alerts: alerts(&nodes),
     })
+}
+
+/// How many watch, and which channels most of them.
+fn live(app: &App, channels: &[Channel]) -> (u64, Vec<(String, u64)>) {
+    let watched = channels.iter().map(|channel| (channel.id.clone(), viewers(app, channel)));
+    let mut watched: Vec<_> = watched.filter(|(_, viewers)| *viewers > 0).collect();
+    let sum = watched.iter().map(|(_, viewers)| viewers).sum();
+    watched.sort_by(|(one, a), (other, b)| b.cmp(a).then_with(|| one.cmp(other)));
+    watched.truncate(TOP);
+    (sum, watched)
+}
+
+/// Viewers of a channel that announce themselves to the tracker.
+pub(super) fn viewers(app: &App, channel: &Channel) -> u64 {
+    app.tracker.viewers(&channel.tenant, &channel.id)
 }
 
 /// What went through the edges in each of the last hours, of all channels or of one.

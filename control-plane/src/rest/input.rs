@@ -47,20 +47,30 @@ impl<S: Send + Sync> FromRequest<S> for Document {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        check_media_type(request.headers())?;
-        let bytes = tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, state))
-            .await
-            .map_err(|_| {
-                let detail = format!("the body did not arrive within {} s", BODY_WAIT.as_secs());
-                Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
-            })?
-            .map_err(unreadable)?;
-        let value = serde_json::from_slice(&bytes).map_err(|error| {
-            Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}; check it with a JSON tool"))
-        })?;
+        let bytes = json_bytes(request, state).await?;
+        let value = json(&bytes)?;
         audit::sent(&value);
         Ok(Self(value))
     }
+}
+
+/// The body, if it is declared as JSON and arrives in time.
+pub(crate) async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
+    check_media_type(request.headers())?;
+    tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, state))
+        .await
+        .map_err(|_| {
+            let detail = format!("the body did not arrive within {} s", BODY_WAIT.as_secs());
+            Problem::new(StatusCode::REQUEST_TIMEOUT, detail)
+        })?
+        .map_err(unreadable)
+}
+
+/// A body as JSON.
+pub(crate) fn json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("the body is not JSON: {error}; check it with a JSON tool"))
+    })
 }
 
 impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Params<T> {
@@ -87,7 +97,7 @@ fn config_problem(document: &Value, error: &ConfigError) -> Problem {
         message.push_str("; write a network such as 192.0.2.0/24 or 2001:db8::/32");
     }
     // A secret is not repeated, neither as a value nor inside the message.
-    if key.ends_with("secret") {
+    if key.ends_with("secret") || key.ends_with("password") {
         return Problem::field(key, Value::Null, "must be a string");
     }
     let found = find(document, key).cloned().unwrap_or_default();

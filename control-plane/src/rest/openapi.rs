@@ -161,6 +161,8 @@ pub(crate) struct Routes {
     pub(crate) open: Router<Arc<App>>,
     /// Of those with a token.
     pub(crate) rules: Rules,
+    /// Those that count for themselves: nothing is wrapped around them.
+    pub(crate) bare: Router<Arc<App>>,
     generator: SchemaGenerator,
     paths: Map<String, Value>,
 }
@@ -175,6 +177,7 @@ impl Routes {
             protected: Router::new(),
             open: Router::new(),
             rules: Rules::default(),
+            bare: Router::new(),
             generator: settings.into_generator(),
             paths: Map::new(),
         }
@@ -193,6 +196,18 @@ impl Routes {
             let rules = self.rules.0.entry(operation.path).or_default();
             rules.push((operation.method.clone(), operation.rule));
         }
+        self.describe(&operation);
+        self
+    }
+
+    /// Adds a route without a token that counts for itself, and its description.
+    pub(crate) fn add_bare<H, T>(mut self, operation: Operation, handler: H) -> Self
+    where
+        H: Handler<T, Arc<App>>,
+        T: 'static,
+    {
+        let filter = MethodFilter::try_from(operation.method.clone()).unwrap_or(MethodFilter::GET);
+        self.bare = std::mem::take(&mut self.bare).route(operation.path, on(filter, handler));
         self.describe(&operation);
         self
     }
@@ -313,8 +328,10 @@ fn without_requirement(generator: &mut SchemaGenerator, reference: &Value, prope
 fn query_parameters(generator: &mut SchemaGenerator, schema: SchemaOf) -> Vec<Value> {
     let reference = schema(generator);
     let name = reference.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
-    let Some(target) = name.and_then(|name| generator.definitions_mut().remove(name)) else {
-        return Vec::new();
+    // A type that is written where it is used is the schema itself.
+    let target = match name {
+        Some(name) => generator.definitions_mut().remove(name).unwrap_or_default(),
+        None => reference.to_value(),
     };
     let required: Vec<&str> = target["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     target["properties"]

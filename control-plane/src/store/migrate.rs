@@ -9,6 +9,7 @@ const MIGRATIONS: &[(u32, &str)] = &[
     (1, include_str!("0001_initial.sql")),
     (2, include_str!("0002_tenants.sql")),
     (3, include_str!("0003_blocks.sql")),
+    (5, include_str!("0005_conf.sql")),
     (8, include_str!("0008_access.sql")),
 ];
 

@@ -6,6 +6,7 @@
 mod audit;
 mod blocks;
 mod channels;
+mod conf;
 mod config;
 mod dialect;
 mod documents;
@@ -28,6 +29,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use audit::{AUDIT_DAYS, AuditQuery, AuditRow, MAX_AUDIT};
+pub use conf::{ConfDocuments, PassKey};
 pub use config::Database;
 pub use documents::{ChangeError, Document, Stored, Taken};
 use engine::{Engine, Isolation, Postgres, Sqlite, Tx};

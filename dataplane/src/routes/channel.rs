@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use shoal_link::access::Access;
+use shoal_link::access::names::is_host;
 use shoal_link::channel::{CachePolicy, ForwardPolicy};
 use shoal_ticket::Verifier;
 
-use super::access::Access;
 use super::common::Common;
 use super::cors::Cors;
 use super::error::{FieldError, RoutesError};
 use super::limits::Limits;
-use super::names::is_host;
 use super::origin::OriginState;
 use super::pick::{MAX_ORIGINS, Pick};
 

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod explain;
 mod expression;
 mod form;
 #[doc(hidden)]
@@ -22,6 +23,7 @@ mod time;
 mod verifier;
 
 pub use error::{PolicyError, Refusal, SignError};
+pub use explain::Tried;
 pub use path::{PathShape, PathSignature, path_signature};
 pub use policy::{FieldOrder, Key, Profile, TicketPolicy, TimeFormat, TimeMeaning};
 pub use short::{KeyId, Session, ShortText};

@@ -46,6 +46,7 @@ async fn list(
             tr {
                 th scope="row" { a href=(href(&channel.id)) { (channel.id) } }
                 td { (state(channel)) }
+                td.number { (format::count(views::viewers(&app, channel))) }
                 td.short { (channel.tenant) }
                 td { code { (channel.prefix) } }
                 td.number { (channel.origins.len()) }
@@ -53,7 +54,7 @@ async fn list(
             }
         }
     };
-    let head = [("", "Channel"), ("", "State"), ("", "Tenant"), ("", "Prefix"), ("number", "Origins"), ("", "Access")];
+    let head = [("", "Channel"), ("", "State"), ("number", "Viewers"), ("", "Tenant"), ("", "Prefix"), ("number", "Origins"), ("", "Access")];
     let content = html! {
         div.panel {
             @if channels.is_empty() {
@@ -84,7 +85,7 @@ async fn one(
     let content = html! {
         (actions(&session, &stored.document))
         div.columns {
-            div.panel { h2 { "Now" } (facts(&stored, &swarm)) }
+            div.panel { h2 { "Now" } (facts(&stored, &swarm, views::viewers(&app, &stored.document))) }
             div.panel { h2 { "Origins" } (origins(&session, &stored.document)) }
         }
         div.panel { (bandwidth("bandwidth", "Bandwidth by hour (UTC)", &hours)) }
@@ -111,7 +112,7 @@ fn actions(session: &Session, channel: &Channel) -> Markup {
     }
 }
 
-fn facts(stored: &Stored<Channel>, swarm: &Swarm) -> Markup {
+fn facts(stored: &Stored<Channel>, swarm: &Swarm, viewers: u64) -> Markup {
     let Stored { document: channel, revision, updated_ms } = stored;
     let hosts = if channel.hosts.is_empty() { "any host".to_owned() } else { channel.hosts.join(", ") };
     html! {
@@ -125,6 +126,7 @@ fn facts(stored: &Stored<Channel>, swarm: &Swarm) -> Markup {
                     None => { "open: plain URLs work" },
                 }
             }
+            dt { "Viewers" } dd { (format::count(viewers)) " announce to the tracker of this instance" }
             dt { "Peers" } dd { (swarm.peers) @if swarm.more { " or more" } " registered for punching" }
             dt { "Changed" } dd { (format::moment(*updated_ms, now_ms())) ", revision " (revision) }
         }

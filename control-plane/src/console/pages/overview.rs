@@ -40,6 +40,7 @@ fn content(view: &Overview) -> Markup {
             (card("Channels on", Some(view.channels_on.to_string()), &off(view.channels_off)))
             (card("Nodes connected", Some(format!("{} of {}", view.nodes_connected, view.nodes)), ""))
             (card("Connections", Some(format::count(view.connections)), "of viewers at the edges"))
+            (card("Viewers", Some(format::count(view.viewers)), "announced to the tracker"))
             (card("Peers", Some(format::count(view.peers as u64)), "registered for punching"))
             (card("Served this hour", Some(format::bytes(now.client as f64)), "to viewers by the edges"))
             (card("From cache, last day", view.day.cached().map(format::percent), "of what viewers got"))
@@ -47,6 +48,11 @@ fn content(view: &Overview) -> Markup {
             (card("Bandwidth saved", None, "P2P ÷ (P2P + edge + direct)"))
         }
         div.panel { (bandwidth("bandwidth", "Bandwidth of the edges, by hour (UTC)", &view.hours)) }
+        div.panel {
+            h2 { "Live now" }
+            @if view.live.is_empty() { p.nothing { "No viewer announces to the tracker of this instance now." } }
+            @else { (live(&view.live)) }
+        }
         div.panel {
             h2 { "Channels with the most traffic of the last day" }
             @if view.top.is_empty() { p.nothing { "No usage came from any node yet." } }
@@ -91,6 +97,18 @@ pub(super) fn bandwidth(id: &str, title: &str, hours: &[(u64, Served)]) -> Marku
     }
     let labels = hours.iter().map(|(hour, _)| format::hour(*hour)).collect();
     Chart { id, title, shape: Shape::Area, unit: format::rate, axis: "Hour", labels, series }.render()
+}
+
+fn live(channels: &[(String, u64)]) -> Markup {
+    let rows = html! {
+        @for (channel, viewers) in channels {
+            tr {
+                th scope="row" { a href=(format!("/console/channels/{}", encode(channel))) { (channel) } }
+                td.number { (format::count(*viewers)) }
+            }
+        }
+    };
+    table("Channels with the most viewers", &[("", "Channel"), ("number", "Viewers")], &rows)
 }
 
 fn top(channels: &[(String, Served)]) -> Markup {

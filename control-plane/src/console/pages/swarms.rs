@@ -8,6 +8,7 @@ use maud::{Markup, html};
 
 use super::query;
 use crate::access::Role;
+use crate::api::{self, Counted, SwarmView};
 use crate::app::App;
 use crate::console::chart::{Chart, Series, Shape};
 use crate::console::form::encode;
@@ -21,12 +22,49 @@ pub(super) fn add(pages: Pages) -> Pages {
     pages.page("/console/swarms", Role::Viewer, list).page("/console/swarms/{id}", Role::Viewer, one)
 }
 
+/// The tracker's swarms, of all channels or of one.
+fn tracked(swarms: &[SwarmView]) -> Markup {
+    let mix = |counts: &[Counted]| {
+        let there = counts.iter().filter(|count| count.peers > 0);
+        let name = |count: &Counted| if count.name.is_empty() { "unknown".to_owned() } else { count.name.clone() };
+        let text: Vec<String> = there.map(|count| format!("{} {}", name(count), format::count(count.peers.into()))).collect();
+        if text.is_empty() { "–".to_owned() } else { text.join(", ") }
+    };
+    let rows = html! {
+        @for swarm in swarms {
+            tr {
+                th scope="row" { a href=(format!("/console/swarms/{}", encode(&swarm.channel))) { (swarm.channel) } }
+                td.number { (format::count(u64::from(swarm.complete) + u64::from(swarm.incomplete))) }
+                td.number { (format::count(swarm.complete.into())) }
+                td.short { (mix(&swarm.transports)) }
+                td.short { (mix(&swarm.nats)) }
+                td.long { (mix(&swarm.regions)) }
+                td { code { (swarm.info_hash) } }
+            }
+        }
+    };
+    let head = [
+        ("", "Channel"),
+        ("number", "Peers"),
+        ("number", "Complete"),
+        ("", "Transports"),
+        ("", "NATs"),
+        ("", "Regions"),
+        ("", "Info hash"),
+    ];
+    html! {
+        @if swarms.is_empty() { p.nothing { "No peer announces to the tracker of this instance now." } }
+        @else { (table("Swarms of the tracker", &head, &rows)) }
+    }
+}
+
 async fn list(
     State(app): State<Arc<App>>,
     Extension(session): Extension<Session>,
     raw: RawQuery,
 ) -> Result<Response, Failed> {
     let query = query(raw);
+    let swarms = api::swarm_page(&app, Some(ROWS), query.given("swarm"), None, None).await?;
     let (channels, next) = views::channels(&app, query.get("after").to_owned(), ROWS).await?;
     let swarms: Vec<Swarm> = channels.iter().map(|channel| views::swarm(&app, channel)).collect();
     let rows = html! {
@@ -39,8 +77,13 @@ async fn list(
         }
     };
     let content = html! {
-        p.soft { "Peers that are registered for punching at the nodes of this instance." }
         div.panel {
+            h2 { "At the tracker" }
+            (tracked(&swarms.items))
+            (more("/console/swarms", "swarm", swarms.next.as_deref()))
+        }
+        div.panel {
+            h2 { "Registered for punching, by channel" }
             @if channels.is_empty() { p.nothing { "There is no channel yet." } }
             @else { (table("Swarms", &[("", "Channel"), ("number", "Peers"), ("", "How their NATs map")], &rows)) }
             (more("/console/swarms", "after", next.as_deref()))
@@ -69,6 +112,8 @@ async fn one(
 ) -> Result<Response, Failed> {
     let channel = views::channel(&app, &id).await?.document;
     let swarm = views::swarm(&app, &channel);
+    let tenant = Some(channel.tenant.as_str());
+    let swarms = api::swarm_page(&app, Some(ROWS), None, tenant, Some(&id)).await?;
     let chart = |id, title, counts: &[(&'static str, usize)]| {
         let any = swarm.peers > 0;
         let values = counts.iter().map(|(_, count)| any.then_some(*count as f64)).collect();
@@ -77,6 +122,7 @@ async fn one(
         Chart { id, title, shape: Shape::Bar, unit: format::plain, axis: "NAT", labels, series }.render()
     };
     let content = html! {
+        div.panel { h2 { "At the tracker" } (tracked(&swarms.items)) }
         p { (peers(&swarm)) " peer(s) are registered for punching." }
         div.columns {
             div.panel { (chart("mapping", "How NATs map", &swarm.mappings)) }
