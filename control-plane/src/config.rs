@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessConfig;
 use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
@@ -35,6 +36,8 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The API for players, SDKs and CDNs.
     pub public: Public,
+    /// Who may use the console, and for how long.
+    pub access: AccessConfig,
     /// Passes and signed requests of SDKs.
     pub conf: ConfSettings,
     /// Where viewers and nodes are.
@@ -90,6 +93,7 @@ impl Default for Config {
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
             public: Public::default(),
+            access: AccessConfig::default(),
             conf: ConfSettings::default(),
             geo: Geo::default(),
             store: Database::default(),

@@ -61,6 +61,9 @@ declare! {
         "Channels and hours of the last day whose difference is beyond the tenant's limit.";
     PLAYBACK = "shoal_control_playback_sums_total", ["result"],
         "Sums of one viewer's CMCD that nodes told: taken, dropped because too many wait, or refused.";
+    ATTEMPTS_FAILED = "shoal_control_login_failures_total", ["kind"],
+        "Attempts to use the admin API or the console that failed, by what was shown; limited: turned away unchecked after others.";
+    AUDIT_FAILED = "shoal_control_audit_failures_total", [], "Entries of the audit log that could not be written.";
     CONF_REFUSED = "shoal_control_refusals_total", ["reason"],
         "Requests to conf that were refused, by reason.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
@@ -91,6 +94,8 @@ pub struct Metrics {
     recon_difference: GaugeVec,
     recon_alerts: IntGaugeVec,
     playback: IntCounterVec,
+    attempts_failed: IntCounterVec,
+    audit_failed: IntCounterVec,
     conf_refused: IntCounterVec,
     db_errors: IntCounterVec,
 }
@@ -127,6 +132,8 @@ impl Metrics {
             )?,
             recon_alerts: gauge(&registry, &RECON_ALERTS)?,
             playback: counter(&registry, &PLAYBACK)?,
+            attempts_failed: counter(&registry, &ATTEMPTS_FAILED)?,
+            audit_failed: counter(&registry, &AUDIT_FAILED)?,
             conf_refused: counter(&registry, &CONF_REFUSED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
@@ -147,6 +154,10 @@ impl Metrics {
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
         }
+        for kind in ["token", "user", "limited"] {
+            metrics.attempts_failed.with_label_values(&[kind]);
+        }
+        metrics.audit_failed.with_label_values::<&str>(&[]);
         for code in Code::ALL {
             metrics.conf_refused.with_label_values(&[code.as_str()]);
         }
@@ -239,6 +250,16 @@ impl Metrics {
         for (result, viewers) in [("taken", taken), ("dropped", dropped), ("refused", refused)] {
             self.playback.with_label_values(&[result]).inc_by(viewers as u64);
         }
+    }
+
+    /// An attempt to get in failed.
+    pub fn attempt_failed(&self, kind: &str) {
+        self.attempts_failed.with_label_values(&[kind]).inc();
+    }
+
+    /// An entry of the audit log could not be written.
+    pub fn audit_failed(&self) {
+        self.audit_failed.with_label_values::<&str>(&[]).inc();
     }
 
     /// Conf refused a request.

@@ -150,9 +150,18 @@ async fn purge(
     Params(params): Params<WaitParams>,
     Body(request): Body<PurgeRequest>,
 ) -> Result<Json<CommandReport>, Problem> {
+    purge_within(&app, request, params.wait_ms).await.map(Json)
+}
+
+/// Purges, and waits for nodes as long as is usual; for the console.
+pub(crate) async fn purge_now(app: &App, request: PurgeRequest) -> Result<CommandReport, Problem> {
+    purge_within(app, request, None).await
+}
+
+async fn purge_within(app: &App, request: PurgeRequest, wait_ms: Option<u32>) -> Result<CommandReport, Problem> {
     let (scope, nodes) = match request {
         PurgeRequest::Url { url, nodes } => {
-            let (channel, path) = object_of(&app, &url).await?;
+            let (channel, path) = object_of(app, &url).await?;
             (PurgeScope::Object { channel, path }, nodes)
         }
         PurgeRequest::Object { channel, path, nodes } => {
@@ -178,11 +187,11 @@ async fn purge(
         | PurgeScope::Prefix { channel, .. }
         | PurgeScope::Tag { channel, .. }
         | PurgeScope::Channel { channel } => {
-            must_exist(&app, channel).await?;
+            must_exist(app, channel).await?;
         }
         PurgeScope::All => {}
     }
-    run(&app, nodes, Command::Purge { scope }, params.wait_ms).await
+    run(app, nodes, Command::Purge { scope }, wait_ms).await
 }
 
 async fn drain(
@@ -190,7 +199,12 @@ async fn drain(
     Path(node): Path<String>,
     Params(params): Params<WaitParams>,
 ) -> Result<Json<CommandReport>, Problem> {
-    run(&app, Some(vec![node]), Command::Drain, params.wait_ms).await
+    run(&app, Some(vec![node]), Command::Drain, params.wait_ms).await.map(Json)
+}
+
+/// Has a node drain; for the console.
+pub(crate) async fn drain_node(app: &App, node: String) -> Result<CommandReport, Problem> {
+    run(app, Some(vec![node]), Command::Drain, None).await
 }
 
 async fn run(
@@ -198,14 +212,14 @@ async fn run(
     nodes: Option<Vec<String>>,
     command: Command,
     wait_ms: Option<u32>,
-) -> Result<Json<CommandReport>, Problem> {
+) -> Result<CommandReport, Problem> {
     let result = |Answer { node, result }: Answer| match result {
         Ok(Reply::Count(count)) => NodeResult { node, count: Some(count), error: None },
         Ok(_) => NodeResult { node, count: None, error: Some(OTHER_ANSWER.to_owned()) },
         Err(error) => NodeResult { node, count: None, error: Some(error) },
     };
     let results: Vec<NodeResult> = ask(app, nodes, command, wait_ms).await?.into_iter().map(result).collect();
-    Ok(Json(CommandReport { ok: results.iter().all(|result| result.error.is_none()), results }))
+    Ok(CommandReport { ok: results.iter().all(|result| result.error.is_none()), results })
 }
 
 /// Has the nodes named, or all connected, carry out a command.

@@ -2,6 +2,7 @@
 
 mod app_keys;
 mod apps;
+mod audit;
 mod auth;
 mod blocks;
 mod cache;
@@ -28,6 +29,8 @@ mod switches;
 mod tenants;
 #[cfg(test)]
 mod tests;
+pub(crate) mod tokens;
+pub(crate) mod users;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
@@ -42,14 +45,20 @@ use serde_json::Value;
 pub use crate::rest::openapi::BASE;
 pub use crate::rest::problem::Problem;
 pub use apps::AppPage;
+pub use audit::{AuditItem, AuditPage};
+pub(crate) use auth::too_weak;
 pub use blocks::{BlockList, BlockRequest};
 pub use cache::{CacheReport, NodeAnswer};
 pub use channels::ChannelPage;
+pub(crate) use channels::change_channel;
 pub use check::{CheckReport, CheckRequest, CheckStep, ExplainReport, ExplainRequest, ProfileVerdict};
 pub use commands::{CommandReport, NodeResult, PurgeRequest};
+pub(crate) use commands::{drain_node, purge_now as purge};
 pub use keys::KeyList;
 pub use ledger::{LedgerReport, LedgerSum};
+pub(crate) use mint::mint_urls;
 pub use mint::{MintRequest, MintedUrl, MintedUrls};
+pub(crate) use nodes::node_list;
 pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
 pub use passes::{PassKeyList, PassKeyName};
 pub use peers::{PeerPage, PeerRegistration, PeerView};
@@ -61,10 +70,14 @@ pub use rules::RulePage;
 pub use secrets::{HIDDEN, KeyName, NewKey};
 pub use snapshot::SnapshotView;
 pub use swarms::{Counted, SwarmPage, SwarmPeer, SwarmPeerPage, SwarmView};
+pub(crate) use swarms::swarm_page;
 pub use switches::{SwitchList, SwitchRequest};
 pub use tenants::TenantPage;
+pub use tokens::{NewToken, NewTokenView, TokenPage, TokenView};
+pub use users::{NewUser, UserChange, UserPage, UserView};
 
 use crate::app::App;
+use crate::console;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
 use crate::rest::openapi::{Operation, Routes};
@@ -72,10 +85,12 @@ use crate::rest::openapi::{Operation, Routes};
 /// The whole HTTP service.
 pub fn router(app: Arc<App>) -> Router {
     let routes = routes();
-    let protected = routes.protected.route_layer(middleware::from_fn_with_state(Arc::clone(&app), auth::require_token));
+    let door = Arc::new(auth::Door { app: Arc::clone(&app), rules: routes.rules });
+    let protected = routes.protected.route_layer(middleware::from_fn_with_state(door, auth::require));
     Router::new()
         .merge(protected)
         .merge(routes.open)
+        .merge(console::router(&app))
         .method_not_allowed_fallback(rest::no_method)
         .route_layer(middleware::from_fn_with_state(Arc::clone(&app), measure))
         .fallback(no_route)
@@ -87,7 +102,7 @@ pub fn router(app: Arc<App>) -> Router {
 pub fn document() -> Value {
     routes().document(
         "shoal control plane",
-        "Channels, keys, signed URLs, tenants, peers, nodes, commands and the usage ledger.",
+        "Channels, keys, signed URLs, tenants, peers, nodes, commands, the usage ledger; users, tokens and the audit log.",
     )
 }
 
@@ -141,7 +156,10 @@ fn routes() -> Routes {
     let routes = passes::add(routes);
     let routes = refusals::add(routes);
     let routes = check::add(routes);
-    snapshot::add(routes)
+    let routes = snapshot::add(routes);
+    let routes = tokens::add(routes);
+    let routes = users::add(routes);
+    audit::add(routes)
 }
 
 async fn describe() -> Response {

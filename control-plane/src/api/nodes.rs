@@ -86,6 +86,11 @@ pub(super) fn add(routes: Routes) -> Routes {
 }
 
 async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
+    node_list(&app).await.map(Json)
+}
+
+/// Every node, by name; also for the console.
+pub(crate) async fn node_list(app: &App) -> Result<NodeList, Problem> {
     let rows = app.db(|store| store.nodes()).await?;
     let (mut live, others, own) = (app.hub.nodes(), app.instances.others(), &*app.instances.id);
     let mut items: BTreeMap<String, NodeStatus> = BTreeMap::new();
@@ -110,7 +115,7 @@ async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
         };
         items.insert(node, status(&row, Some((own, live))));
     }
-    Ok(Json(NodeList { snapshot: app.hub.newest().snapshot.version, items: items.into_values().collect() }))
+    Ok(NodeList { snapshot: app.hub.newest().snapshot.version, items: items.into_values().collect() })
 }
 
 fn status(row: &NodeRow, live: Option<(&str, Live)>) -> NodeStatus {

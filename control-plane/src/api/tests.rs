@@ -1,5 +1,6 @@
 //! The router without sockets; the real process is tested in `tests/`.
 
+mod access;
 mod blocks;
 mod conf;
 mod peers;
@@ -164,6 +165,14 @@ fn the_document_describes_every_route() {
         "POST /api/v1/cache/explain",
         "GET /api/v1/ledger",
         "GET /api/v1/snapshot",
+        "GET /api/v1/tokens",
+        "POST /api/v1/tokens",
+        "DELETE /api/v1/tokens/{name}",
+        "GET /api/v1/users",
+        "POST /api/v1/users",
+        "PATCH /api/v1/users/{name}",
+        "DELETE /api/v1/users/{name}",
+        "GET /api/v1/audit",
         "GET /api/v1/openapi.json",
         "GET /api/v1/apps",
         "POST /api/v1/apps",
@@ -566,6 +575,7 @@ async fn a_database_that_fails_is_a_503_with_a_remedy_and_a_count() {
     assert_eq!(api.call("GET", "/api/v1/channels/a", Value::Null).await.status, StatusCode::OK);
     let metrics = api.call("GET", "/metrics", Value::Null).await.json;
     assert!(metrics.as_str().unwrap().contains("shoal_control_db_errors_total{kind=\"full\"} 1\n"));
+    assert!(metrics.as_str().unwrap().contains("shoal_control_audit_failures_total 1\n"), "nor could that be noted");
     api.store.empty_again();
     assert_eq!(api.call("POST", "/api/v1/channels", large).await.status, StatusCode::CREATED);
 }

@@ -12,6 +12,7 @@ const MIGRATIONS: &[(u32, &str)] = &[
     (4, include_str!("0004_nodes.sql")),
     (5, include_str!("0005_conf.sql")),
     (7, include_str!("0007_reconciliation.sql")),
+    (8, include_str!("0008_access.sql")),
     (9, include_str!("0009_orders.sql")),
 ];
 

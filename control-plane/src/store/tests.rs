@@ -5,6 +5,7 @@
 
 mod backups;
 mod conf;
+mod access;
 mod engines;
 
 use std::path::{Path, PathBuf};

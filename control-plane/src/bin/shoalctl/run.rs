@@ -46,6 +46,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Nodes => run.nodes(),
         Command::Drain { node } => run.command(&format!("/nodes/{}/drain", encode(node)), None),
         Command::Ledger(ledger) => run.ledger(ledger),
+        Command::Users(command) => run.users(command),
+        Command::Tokens(command) => run.tokens(command),
+        Command::Audit(audit) => run.audit(audit),
         Command::Snapshot => run.snapshot(),
         Command::Metrics => {
             print!("{}", run.client.text("/metrics")?);
