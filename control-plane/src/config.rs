@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessConfig;
+use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
 use crate::report::Reporting;
@@ -35,6 +37,10 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The API for players, SDKs and CDNs.
     pub public: Public,
+    /// Who may use the console, and for how long.
+    pub access: AccessConfig,
+    /// Passes and signed requests of SDKs.
+    pub conf: ConfSettings,
     /// What viewers report.
     pub reports: Reporting,
     /// Where viewers and nodes are.
@@ -90,6 +96,8 @@ impl Default for Config {
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
             public: Public::default(),
+            access: AccessConfig::default(),
+            conf: ConfSettings::default(),
             reports: Reporting::default(),
             geo: Geo::default(),
             store: Database::default(),

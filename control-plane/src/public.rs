@@ -18,6 +18,7 @@ use tower_http::cors::{Any, CorsLayer};
 
 use crate::api::measure;
 use crate::app::App;
+use crate::conf::public as conf;
 use crate::report;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
@@ -64,6 +65,13 @@ impl Default for Public {
     }
 }
 
+impl Public {
+    /// Of URLs that lead here directly.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_on() { "https" } else { "http" }
+    }
+}
+
 /// The whole service.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let cors = CorsLayer::new()
@@ -97,7 +105,8 @@ fn routes() -> Routes {
         describe,
     );
     let routes = report::ingest::add(routes);
-    tracker::add(routes)
+    let routes = tracker::add(routes);
+    conf::add(routes)
 }
 
 async fn describe() -> Response {

@@ -90,6 +90,17 @@ pub(crate) async fn follow(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// Takes what nodes tell of playback, until `stop`.
+pub(crate) async fn listen(app: Arc<App>, mut stop: watch::Receiver<bool>) {
+    let Some(mut told) = app.playback.listen() else { return };
+    loop {
+        tokio::select! {
+            Some(told) = told.recv() => app.reports.observed(told.viewers),
+            _ = stop.wait_for(|stop| *stop) => return,
+        }
+    }
+}
+
 impl Reports {
     /// Rolls up one batch. False: there is nothing new, or it cannot be read now.
     pub(super) fn roll_up(&self, store: &Store) -> Result<bool, StoreError> {

@@ -33,10 +33,11 @@ use std::sync::{Arc, Mutex};
 use prometheus::Registry;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use shoal_report::batch::{MAX_COUNT, MAX_REPORTS};
-use shoal_report::{Cmcd, Report};
+use shoal_link::playback::Playback;
+use shoal_report::Report;
+use shoal_report::batch::{MAX_COUNT, MAX_REPORTS, MAX_TIME_MS};
 
-pub(crate) use follow::follow;
+pub(crate) use follow::{follow, listen};
 pub use spool::{AppendError, SpoolError};
 
 use self::entry::{Entry, Source};
@@ -46,8 +47,6 @@ use self::spool::{Limits, Spool};
 use crate::store::{Store, StoreError, now_ms};
 
 const MIB: u64 = 1 << 20;
-/// Most bytes of CMCD that is kept of what a node observed, as JSON.
-const MAX_OBSERVED: usize = 8192;
 
 /// Reports of SDKs and players.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -118,19 +117,6 @@ pub struct Reports {
     follower: Mutex<Follower>,
 }
 
-/// CMCD that nodes saw on requests for slices.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Observed {
-    /// Tenant id.
-    pub tenant: Arc<str>,
-    /// Channel id.
-    pub channel: Arc<str>,
-    /// What the requests said.
-    pub cmcd: Cmcd,
-    /// How many said the same.
-    pub count: u64,
-}
-
 impl Reports {
     /// Opens the spool. It blocks: call it where the database is opened.
     pub fn open(config: &Reporting, state_dir: &Path, store: &Store, registry: &Registry) -> Result<Self, OpenError> {
@@ -165,27 +151,24 @@ impl Reports {
         result
     }
 
-    /// Takes what nodes saw. It waits for nothing: what does not fit the queue is lost, and counted so.
-    pub fn observed(&self, observed: Vec<Observed>) {
+    /// Takes what nodes saw of CMCD on requests for slices. It waits for nothing: what does not fit the queue is lost, and
+    /// counted so.
+    pub fn observed(&self, viewers: Vec<Playback>) {
         let mut entries: Vec<Entry> = Vec::new();
-        for Observed { tenant, channel, cmcd, count } in observed {
-            let sdk = format!("cmcd-{}", cmcd.version().clamp(1, 9));
-            let mut json = cmcd.to_json();
-            if let Some(map) = json.as_object_mut() {
-                // No key of CMCD: those have a hyphen, or are of the standard.
-                map.insert("shoal-requests".to_owned(), count.into());
-            }
-            let unknown = json.to_string();
+        for seen in viewers {
             let report = Report {
+                at_ms: seen.end_ms.min(MAX_TIME_MS),
                 event: "requests".to_owned(),
-                stalls: if cmcd.is("bs") { count.min(MAX_COUNT) } else { 0 },
-                asset: cmcd.text("cid").unwrap_or_default().to_owned(),
-                unknown: if unknown.len() <= MAX_OBSERVED { unknown } else { String::new() },
+                asset: seen.cid.as_deref().unwrap_or_default().to_owned(),
+                stalls: seen.starved.min(MAX_COUNT),
+                // Bytes are the ledger's, and are not counted again.
+                unknown: serde_json::to_string(&seen).unwrap_or_default(),
                 ..Report::default()
             };
             match entries.last_mut() {
                 Some(last)
-                    if (&last.tenant, &last.channel, &last.sdk) == (&tenant, &channel, &sdk)
+                    if (&last.tenant, &last.channel, &*last.session, &*last.stream)
+                        == (&seen.tenant, &seen.channel, &*seen.session, &*seen.sid)
                         && last.reports.len() < MAX_REPORTS =>
                 {
                     last.reports.push(report);
@@ -193,9 +176,11 @@ impl Reports {
                 _ => entries.push(Entry {
                     received_ms: now_ms(),
                     source: Source::Observed,
-                    tenant,
-                    channel,
-                    sdk,
+                    tenant: seen.tenant,
+                    channel: seen.channel,
+                    session: seen.session.into(),
+                    stream: seen.sid.into(),
+                    sdk: "cmcd-1".to_owned(),
                     reports: vec![report],
                     ..Entry::default()
                 }),

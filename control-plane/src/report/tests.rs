@@ -251,18 +251,22 @@ fn finished_segments_are_exported_and_then_deleted(db: &TestDb) {
 fn what_nodes_observe_is_counted_apart_and_lost_where_it_does_not_fit(db: &TestDb) {
     let bench = Bench::new(db);
     let reports = bench.open("a");
-    let observed = |text: &str, count| Observed {
-        tenant: "acme".into(),
-        channel: "one".into(),
-        cmcd: text.parse().unwrap(),
-        count,
+    let seen = |starved: u64| -> Playback {
+        serde_json::from_value(serde_json::json!({
+            "tenant": "acme", "channel": "one", "session": "", "sid": "a", "cid": null, "sf": null, "st": null,
+            "start_ms": NOW, "end_ms": NOW, "requests": 9, "bytes": 1000, "starved": starved, "startup": 0,
+            "buffer_min_ms": null, "bitrate_sum_kbps": 0, "bitrate_count": 0, "bitrate_max_kbps": 0,
+            "throughput_kbps": null,
+        }))
+        .unwrap()
     };
-    reports.observed(vec![observed("bs,br=3200,sid=\"a\"", 3), observed("br=3200", 5)]);
+    reports.observed(vec![seen(3), seen(0)]);
     bench.accept(&reports, &entry(3, [1], NOW));
     bench.roll_up(&reports);
     let rows = bench.sums(ReportStep::Day, &[ReportGroup::Sdk]);
     let cmcd = rows.iter().find(|row| row.names[0].1 == "cmcd-1").unwrap();
-    assert_eq!((cmcd.sums.reports, cmcd.sums.stalls, cmcd.sums.viewers), (2, 3, 0));
+    let sums = &cmcd.sums;
+    assert_eq!((sums.reports, sums.stalls, sums.viewers, sums.edge_bytes), (2, 3, 0, 0));
 }
 
 on_each_engine!(

@@ -13,6 +13,7 @@ use serde_json::Value;
 use shoal_config::ConfigError;
 
 use super::problem::Problem;
+use crate::access::audit;
 use crate::field::FieldError;
 
 /// Most bytes of a body.
@@ -47,7 +48,9 @@ impl<S: Send + Sync> FromRequest<S> for Document {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let bytes = json_bytes(request, state).await?;
-        json(&bytes).map(Self)
+        let value = json(&bytes)?;
+        audit::sent(&value);
+        Ok(Self(value))
     }
 }
 
@@ -99,7 +102,7 @@ fn config_problem(document: &Value, error: &ConfigError) -> Problem {
         message.push_str("; write a network such as 192.0.2.0/24 or 2001:db8::/32");
     }
     // A secret is not repeated, neither as a value nor inside the message.
-    if key.ends_with("secret") {
+    if key.ends_with("secret") || key.ends_with("password") {
         return Problem::field(key, Value::Null, "must be a string");
     }
     let found = find(document, key).cloned().unwrap_or_default();

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "what is not there fails the test, here as in its helpers")]
 
 mod ctl;
+mod instances;
 mod ledger;
 mod link;
 mod peers;
@@ -10,3 +11,5 @@ mod process;
 mod reports;
 mod support;
 mod tenants;
+#[path = "../../src/store/testing.rs"]
+mod testing;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use shoal_link::frame;
 use shoal_link::ledger::{Batch, Entry, Kind};
+use shoal_link::node::{Endpoints, TurnEndpoints};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL, Snapshot};
 
 /// Longest wait for anything.
@@ -269,6 +270,12 @@ pub(crate) fn hello(name: &str, boot: u64, snapshot: Option<u64>) -> DataMessage
         software: "a test".to_owned(),
         snapshot,
         public_url: Some("http://edge.test:8080".to_owned()),
+        region: Some("DE-BE".to_owned()),
+        endpoints: Box::new(Endpoints {
+            https: None,
+            udp: vec!["192.0.2.1:3478".parse().unwrap()],
+            turn: Some(TurnEndpoints { realm: "shoal".to_owned(), tcp_ports: vec![443], tls_name: None }),
+        }),
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`batch`] | a session's reports as an SDK posts them, JSON |
 //! | [`cmcd`] | CTA-5004 and CTA-5004-B: values, query, headers, events, and how an event becomes a report |
+//! | [`logs`] | access logs of CDNs and web servers, line by line |
 
 #![forbid(unsafe_code)]
 
@@ -12,6 +13,7 @@ pub mod cmcd;
 mod fields;
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod logs;
 
 pub use batch::{Batch, Provider, Report};
 pub use cmcd::{Cmcd, CmcdError};

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand};
+use shoal_control::access::Role;
 
 /// Operate shoal: channels, keys, signed URLs, tenants, peers, caches, nodes, usage.
 #[derive(Parser)]
@@ -104,6 +105,14 @@ pub(crate) enum Command {
     },
     /// Sum up usage.
     Ledger(Ledger),
+    /// Users of the console.
+    #[command(subcommand, alias = "user")]
+    Users(Users),
+    /// Tokens of the admin API, besides the one in the token file.
+    #[command(subcommand, alias = "token")]
+    Tokens(Tokens),
+    /// Show who changed what, the newest first.
+    Audit(Audit),
     /// Show what nodes are sent.
     Snapshot,
     /// Print the control plane's metrics.
@@ -150,6 +159,77 @@ pub(crate) enum Channels {
         /// Channel id.
         id: String,
     },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Users {
+    /// List users.
+    List,
+    /// Add a user.
+    Add {
+        /// 1 to 64 of a-z, 0-9, '-', '_', '.', '@'.
+        name: String,
+        /// viewer, operator or admin.
+        #[arg(long)]
+        role: Role,
+        /// File whose only line is the password, of 12 characters or more; `-` for standard input.
+        #[arg(long, default_value = "-", value_name = "FILE")]
+        password_file: PathBuf,
+    },
+    /// Change a user's role or password.
+    Change {
+        /// The name.
+        name: String,
+        /// viewer, operator or admin.
+        #[arg(long)]
+        role: Option<Role>,
+        /// File whose only line is the new password, `-` for standard input; it ends the user's sessions.
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Delete a user, and end the sessions.
+    Delete {
+        /// The name.
+        name: String,
+    },
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Tokens {
+    /// List tokens, without themselves.
+    List,
+    /// Make a token, which is printed and never shown again.
+    Add {
+        /// 1 to 64 of a-z, 0-9, '-', '_', '.', '@'.
+        name: String,
+        /// viewer, operator or admin.
+        #[arg(long)]
+        role: Role,
+        /// Days until it is refused; by default never.
+        #[arg(long)]
+        days: Option<u32>,
+    },
+    /// Delete a token: it is refused from now on.
+    Delete {
+        /// The name.
+        name: String,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Audit {
+    /// Of this user or token.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) actor: Option<String>,
+    /// This operation, as in patchChannel.
+    #[arg(long)]
+    pub(crate) action: Option<String>,
+    /// What it was done to, as in 'channel room1'.
+    #[arg(long)]
+    pub(crate) target: Option<String>,
+    /// Most entries.
+    #[arg(short = 'n', long, default_value = "50")]
+    pub(crate) limit: u32,
 }
 
 #[derive(Subcommand)]
