@@ -266,7 +266,7 @@ fn reports_and_cmcd_are_taken_refused_by_name_and_summed() {
         assert!(found == status && answer.contains(word), "{path} {body}: {answer}");
     }
     let (status, answer) = post(control.public, "/v1/reports", "none", "application/json", "{}").unwrap();
-    assert!(status == 401 && answer.contains("ask conf"), "{answer}");
+    assert!(status == 401 && answer.contains("conf gave"), "{answer}");
     let long = format!("{{\"v\":1,\"x\":\"{}\"}}", "y".repeat(1 << 20));
     assert_eq!(send("/v1/reports", "application/json", &long).0, 413);
 
