@@ -285,7 +285,7 @@ impl Peer<'_> {
         ANSWER.with_borrow_mut(|answer| {
             let mut out = Vec::with_capacity(192);
             let result: Result<Done, Refusal> = tracker.change(key, |swarms, now_ms| {
-                let done = swarms.handle_announce(now_ms, &announce, answer)?;
+                let done = tracker.handle(swarms, now_ms, &announce, answer)?;
                 web::announced(&info_hash, answer, &mut out);
                 if offers > 0 {
                     swarms.choose_for_offers(now_ms, key, peer_id, offers, answer);
@@ -371,7 +371,7 @@ impl Peer<'_> {
     }
 
     fn pass_on(&self, connection: u64, out: Vec<u8>) -> bool {
-        let sent = self.app.tracker.connections.send(connection, text(out));
+        let sent = self.app.tracker.send(connection, text(out));
         sent.inspect_err(|reason| self.app.tracker.counters.dropped(*reason)).is_ok()
     }
 
@@ -393,7 +393,7 @@ impl Peer<'_> {
     fn leave(&mut self) {
         for (info_hash, peer_id) in self.members.drain() {
             let key = Key { tenant: &self.viewer.tenant, channel: &self.viewer.channel, info_hash };
-            self.app.tracker.change(key, |swarms, _| swarms.disconnect(key, peer_id, self.id));
+            self.app.tracker.disconnect(key, peer_id, self.id);
         }
     }
 }

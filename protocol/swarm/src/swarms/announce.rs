@@ -213,11 +213,12 @@ impl Swarms {
 fn describe(peer: &mut Peer, announce: &Announce<'_>) {
     let mask = mask(peer, announce);
     peer.mask = mask;
-    // WebRTC alone says nothing of a port: what another door said of it stays.
-    if announce.connection == 0 {
+    // WebRTC alone says nothing of a port: what another door said of it stays. Another instance says all.
+    if announce.connection == 0 || announce.remote {
         peer.set_address(announce.address, announce.port);
         peer.node = announce.node;
-    } else {
+    }
+    if announce.connection != 0 || announce.remote {
         peer.connection = announce.connection;
     }
     if let Some(nat) = announce.nat {
@@ -236,15 +237,15 @@ fn mask(peer: &Peer, announce: &Announce<'_>) -> Mask {
     let known = peer.mask.transports();
     let said = announce.transports;
     let transports = match announce.connection {
+        _ if announce.remote => said,
         0 if peer.connection != 0 => said.with(Transport::Webrtc),
         0 => said.without(Transport::Webrtc),
-        _ if announce.remote => said,
         _ => known.with(Transport::Webrtc),
     };
     // Straight from address to address, somebody learns an address.
     let transports = if announce.relay_only { transports.without(Transport::Tcp) } else { transports };
     // Nobody can connect to a port that is none.
-    let port = if announce.connection == 0 { announce.port } else { peer.port() };
+    let port = if announce.connection == 0 || announce.remote { announce.port } else { peer.port() };
     let transports = if port == 0 { transports.without(Transport::Tcp) } else { transports };
     Mask::new(transports, announce.address)
 }

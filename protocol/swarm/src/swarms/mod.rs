@@ -12,6 +12,7 @@ mod choose;
 mod inspect;
 mod peer;
 pub(crate) mod random;
+mod replica;
 mod rings;
 mod slab;
 #[cfg(test)]
@@ -27,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub use inspect::{Breakdown, PeerInfo, SwarmInfo};
 pub use peer::MAX_REPORTED;
+pub use replica::Record;
 
 use crate::ids::{InfoHash, PeerId};
 use crate::nat::Nat;
