@@ -98,7 +98,7 @@ impl App {
         let store = self.store.clone();
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(|error| StoreError {
             kind: StoreErrorKind::Io,
-            path: self.store.path().display().to_string(),
+            path: self.store.name().to_owned(),
             message: format!("its task ended early: {error}"),
         })
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::geo::Geo;
 use crate::public::Public;
+use crate::store::Database;
 use crate::tracker::Tracking;
 
 /// Port of the admin API unless configured.
@@ -23,7 +24,7 @@ pub struct Config {
     /// Address and port of the admin API, /metrics, /healthz and /readyz. Keep it off public networks: it has no TLS.
     #[schemars(with = "String")]
     pub listen: SocketAddr,
-    /// Folder of the database; created when missing, for this user only. Empty: the folder systemd gives
+    /// Folder of the lock, the token and SQLite's database; created when missing, for this user only. Empty: the folder systemd gives
     /// (`STATE_DIRECTORY`), else `/var/lib/shoal/control`.
     pub state_dir: PathBuf,
     /// Unix socket that data planes connect to (their `link.control`).
@@ -35,6 +36,8 @@ pub struct Config {
     pub public: Public,
     /// Where viewers and nodes are.
     pub geo: Geo,
+    /// Where what must be remembered is.
+    pub store: Database,
     /// The tracker: who is told of whom.
     pub tracker: Tracking,
     /// What is logged, and how.
@@ -85,6 +88,7 @@ impl Default for Config {
             token_file: PathBuf::new(),
             public: Public::default(),
             geo: Geo::default(),
+            store: Database::default(),
             tracker: Tracking::default(),
             log: Log::default(),
         }

@@ -6,7 +6,7 @@ use prometheus::{
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
-use crate::store::{Applied, KINDS, StoreError, kind_name};
+use crate::store::{Applied, KINDS, StoreError, StoreErrorKind, kind_name};
 
 /// Name, help and labels of a metric.
 #[derive(Debug)]
@@ -121,8 +121,8 @@ impl Metrics {
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
         }
-        for kind in ["full", "permission", "busy", "corrupt", "newer", "io"] {
-            metrics.db_errors.with_label_values(&[kind]);
+        for kind in StoreErrorKind::ALL {
+            metrics.db_errors.with_label_values(&[kind.label()]);
         }
         Ok(metrics)
     }

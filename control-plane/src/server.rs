@@ -1,9 +1,10 @@
 //! Start and stop.
 
-use std::fs::{File, TryLockError};
+use std::fs::{DirBuilder, File, TryLockError};
 use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,6 +41,9 @@ pub enum StartError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// A part of the start broke.
+    #[error("opening the database ended early: {0}; this is a defect of this release")]
+    Task(String),
     /// The token.
     #[error(transparent)]
     Token(#[from] TokenError),
@@ -109,7 +113,9 @@ pub struct Server {
 impl Server {
     /// Opens everything. `inherited` is a listening socket from the service manager; it goes before `config.listen`.
     pub async fn start(config: &Config, state_dir: &Path, inherited: Option<StdListener>) -> Result<Self, StartError> {
-        let store = Store::open(state_dir)?;
+        let (database, folder) = (config.store.clone(), state_dir.to_owned());
+        let opened = tokio::task::spawn_blocking(move || Store::start(&database, &folder)).await;
+        let store = opened.map_err(|error| StartError::Task(error.to_string()))??;
         let lock = lock(state_dir)?;
         let token = Token::load_or_create(&config.token_file(state_dir))?;
         let address = config.listen;
@@ -171,6 +177,7 @@ impl Server {
 fn lock(state_dir: &Path) -> Result<File, StartError> {
     let path = state_dir.join("lock");
     let failed = |source| StartError::Lock { path: path.clone(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;
     let file = File::options().create(true).append(true).open(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),

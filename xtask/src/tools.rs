@@ -1,14 +1,18 @@
 //! Programs that other people wrote, installed by package name.
 
 use std::env;
+use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-/// Where a program is, if it is installed. Debian keeps daemons out of an ordinary user's PATH.
+/// Where a program is, if it is installed. Debian keeps daemons out of an ordinary user's PATH, and PostgreSQL's programs in a
+/// folder for each release.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
-    env::split_paths(&path).chain(system).map(|folder| folder.join(program)).find(|file| file.is_file())
+    let releases = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let releases = releases.map(|release| release.path().join("bin"));
+    env::split_paths(&path).chain(system).chain(releases).map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 
 /// Programs, and the Debian packages that have them.

@@ -1,10 +1,10 @@
 //! Documents with revisions, and the snapshot that they make up: each change of one is a new version.
 
-use rusqlite::{OptionalExtension, Transaction, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shoal_link::{Channel, Snapshot, Tenant};
 
+use super::engine::{Row, Tx, values};
 use super::{Store, StoreError, blocks, now_ms};
 use crate::validate::Valid;
 
@@ -17,20 +17,20 @@ pub trait Document: Clone + Serialize + DeserializeOwned + Table {
     fn id(&self) -> &str;
 }
 
-/// How this engine keeps a document.
+/// How a document is kept.
 pub trait Table {
     /// The table, which has the columns `id`, `revision`, `updated_ms` and `document`.
     const TABLE: &'static str;
 
     /// Writes a row, and what else is kept of the document; or says who has that already.
-    fn write(&self, db: &Transaction<'_>, row: &Row) -> rusqlite::Result<Result<(), Taken>>;
+    fn write(&self, tx: &mut Tx<'_>, record: &Record) -> Result<(), ChangeError>;
 }
 
 /// What is written beside a document's own fields.
 #[derive(Debug)]
-pub struct Row {
-    pub(super) revision: i64,
-    pub(super) updated_ms: i64,
+pub struct Record {
+    pub(super) revision: u64,
+    pub(super) updated_ms: u64,
     pub(super) document: String,
 }
 
@@ -82,114 +82,111 @@ pub enum ChangeError {
 impl Store {
     /// Every channel, tenant and block and the version, as of one moment.
     pub fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let (version, channels, tenants, blocks) = self.read(|db| {
-            let transaction = db.unchecked_transaction()?;
-            let version: i64 =
-                transaction
-                    .query_row("SELECT value FROM settings WHERE name = 'snapshot_version'", [], |row| row.get(0))?;
-            let [channels, tenants] = [Channel::TABLE, Tenant::TABLE].map(|table| {
-                let mut statement = transaction.prepare_cached(&format!("SELECT document FROM {table} ORDER BY id"))?;
-                statement.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<Vec<String>>>()
-            });
-            Ok((version, channels?, tenants?, blocks::rows(&transaction)?))
+        let (version, channels, tenants, blocks) = self.view(|tx| {
+            let mut documents = |table: &str| -> Result<Vec<String>, StoreError> {
+                let rows = tx.query(&format!("SELECT document FROM {table} ORDER BY id"), &[])?;
+                rows.iter().map(|row| row.get(0)).collect()
+            };
+            let (channels, tenants) = (documents(Channel::TABLE)?, documents(Tenant::TABLE)?);
+            Ok((version(tx)?, channels, tenants, blocks::rows(tx)?))
         })?;
         Ok(Snapshot {
-            version: version.cast_unsigned(),
+            version,
             channels: channels.iter().map(|text| self.parse(text)).collect::<Result<_, _>>()?,
             tenants: tenants.iter().map(|text| self.parse(text)).collect::<Result<_, _>>()?,
             blocks: self.parse_blocks(&blocks)?,
         })
     }
 
+    /// The newest snapshot's version, without the snapshot.
+    pub fn snapshot_version(&self) -> Result<u64, StoreError> {
+        self.read(version)
+    }
+
     /// One document.
     pub fn find<T: Document>(&self, id: &str) -> Result<Option<Stored<T>>, StoreError> {
-        let sql = format!("SELECT document, revision, updated_ms FROM {} WHERE id = ?1", T::TABLE);
-        let row = self.read(|db| db.prepare_cached(&sql)?.query_row([id], columns).optional())?;
-        row.map(|row| self.stored(row)).transpose()
+        let sql = format!("SELECT document, revision, updated_ms FROM {} WHERE id = $1", T::TABLE);
+        let row = self.read(|tx| tx.query_one(&sql, &values![id]))?;
+        row.map(|row| self.stored(&row)).transpose()
     }
 
     /// Adds a document.
     pub fn create<T: Document>(&self, document: &Valid<T>) -> Result<Stored<T>, ChangeError> {
-        self.write(|db| match self.revision::<T>(db, document.get().id())? {
+        self.write(|tx| match revision::<T>(tx, document.get().id())? {
             Some(_) => Err(ChangeError::Exists),
-            None => self.put(db, document),
+            None => self.put(tx, document),
         })
     }
 
     /// Replaces the document of the same id; if `expected` is given, only when that is its revision.
     pub fn replace<T: Document>(&self, document: &Valid<T>, expected: Option<u64>) -> Result<Stored<T>, ChangeError> {
-        self.write(|db| {
-            self.expect::<T>(db, document.get().id(), expected)?;
-            self.put(db, document)
+        self.write(|tx| {
+            expect::<T>(tx, document.get().id(), expected)?;
+            self.put(tx, document)
         })
     }
 
     /// Deletes a document; what the ledger has of it stays.
     pub fn delete<T: Document>(&self, id: &str, expected: Option<u64>) -> Result<(), ChangeError> {
-        self.write(|db| {
-            self.expect::<T>(db, id, expected)?;
-            self.next_version(db)?;
-            db.execute(&format!("DELETE FROM {} WHERE id = ?1", T::TABLE), [id])
-                .map_err(|source| self.error(source))?;
+        self.write(|tx| {
+            expect::<T>(tx, id, expected)?;
+            next_version(tx)?;
+            tx.execute(&format!("DELETE FROM {} WHERE id = $1", T::TABLE), &values![id])?;
             Ok(())
         })
     }
 
-    fn expect<T: Document>(&self, db: &Transaction<'_>, id: &str, expected: Option<u64>) -> Result<(), ChangeError> {
-        let current = self.revision::<T>(db, id)?.ok_or(ChangeError::Missing)?;
-        if expected.is_some_and(|expected| expected != current) {
-            return Err(ChangeError::Stale { current });
-        }
-        Ok(())
-    }
-
-    fn revision<T: Document>(&self, db: &Transaction<'_>, id: &str) -> Result<Option<u64>, StoreError> {
-        let sql = format!("SELECT revision FROM {} WHERE id = ?1", T::TABLE);
-        let revision: rusqlite::Result<Option<i64>> = db.query_row(&sql, [id], |row| row.get(0)).optional();
-        Ok(revision.map_err(|source| self.error(source))?.map(i64::cast_unsigned))
-    }
-
-    fn put<T: Document>(&self, db: &Transaction<'_>, document: &Valid<T>) -> Result<Stored<T>, ChangeError> {
+    fn put<T: Document>(&self, tx: &mut Tx<'_>, document: &Valid<T>) -> Result<Stored<T>, ChangeError> {
         let document = document.get();
         let text = serde_json::to_string(document)
-            .map_err(|error| StoreError::corrupt(self.path(), format!("{} {}: {error}", T::NOUN, document.id())))?;
-        let revision = self.next_version(db)?;
-        let updated_ms = now_ms();
-        let row = Row { revision: revision.cast_signed(), updated_ms: updated_ms.cast_signed(), document: text };
-        let written = document.write(db, &row).map_err(|source| self.error(source))?;
-        written.map_err(ChangeError::Taken)?;
-        Ok(Stored { document: document.clone(), revision, updated_ms })
+            .map_err(|error| self.corrupt(format!("{} {}: {error}", T::NOUN, document.id())))?;
+        let record = Record { revision: next_version(tx)?, updated_ms: now_ms(), document: text };
+        document.write(tx, &record)?;
+        Ok(Stored { document: document.clone(), revision: record.revision, updated_ms: record.updated_ms })
     }
 
-    /// Versions follow the clock where they can, so that they also grow when a database is lost or an old one restored:
-    /// a node that saw the later ones is then still told of each change.
-    pub(super) fn next_version(&self, db: &Transaction<'_>) -> Result<u64, StoreError> {
-        let version: rusqlite::Result<i64> = db.query_row(
-            "UPDATE settings SET value = max(value + 1, ?1) WHERE name = 'snapshot_version' RETURNING value",
-            params![now_ms().cast_signed()],
-            |row| row.get(0),
-        );
-        Ok(version.map_err(|source| self.error(source))?.cast_unsigned())
-    }
-
-    pub(super) fn stored<T: Document>(
-        &self,
-        (document, revision, updated_ms): (String, i64, i64),
-    ) -> Result<Stored<T>, StoreError> {
-        Ok(Stored {
-            document: self.parse(&document)?,
-            revision: revision.cast_unsigned(),
-            updated_ms: updated_ms.cast_unsigned(),
-        })
+    /// Of a row `document, revision, updated_ms`.
+    pub(super) fn stored<T: Document>(&self, row: &Row) -> Result<Stored<T>, StoreError> {
+        let text: String = row.get(0)?;
+        Ok(Stored { document: self.parse(&text)?, revision: row.get(1)?, updated_ms: row.get(2)? })
     }
 
     fn parse<T: Document>(&self, document: &str) -> Result<T, StoreError> {
-        serde_json::from_str(document)
-            .map_err(|error| StoreError::corrupt(self.path(), format!("a {}: {error}", T::NOUN)))
+        serde_json::from_str(document).map_err(|error| self.corrupt(format!("a {}: {error}", T::NOUN)))
     }
 }
 
-/// Of a row `document, revision, updated_ms`.
-pub(super) fn columns(row: &rusqlite::Row<'_>) -> rusqlite::Result<(String, i64, i64)> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?))
+/// Versions follow the clock where they can, so that they also grow when a database is lost or an old one restored: a node that
+/// saw the later ones is then still told of each change. The row is locked until the transaction ends, so that versions become
+/// visible in their order.
+pub(super) fn next_version(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+    let row = tx.query_one(
+        "UPDATE settings SET value = CASE WHEN value + 1 > $1 THEN value + 1 ELSE $1 END
+         WHERE name = 'snapshot_version' RETURNING value",
+        &values![now_ms()],
+    )?;
+    version_of(tx, row.as_ref())
+}
+
+fn version(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+    let row = tx.query_one("SELECT value FROM settings WHERE name = 'snapshot_version'", &[])?;
+    version_of(tx, row.as_ref())
+}
+
+fn version_of(tx: &Tx<'_>, row: Option<&Row>) -> Result<u64, StoreError> {
+    let missing = || StoreError::corrupt(tx.name(), "the snapshot's version is gone".to_owned());
+    row.ok_or_else(missing)?.get(0)
+}
+
+fn expect<T: Document>(tx: &mut Tx<'_>, id: &str, expected: Option<u64>) -> Result<(), ChangeError> {
+    let current = revision::<T>(tx, id)?.ok_or(ChangeError::Missing)?;
+    if expected.is_some_and(|expected| expected != current) {
+        return Err(ChangeError::Stale { current });
+    }
+    Ok(())
+}
+
+fn revision<T: Document>(tx: &mut Tx<'_>, id: &str) -> Result<Option<u64>, StoreError> {
+    let row = tx.query_one(&format!("SELECT revision FROM {} WHERE id = $1", T::TABLE), &values![id])?;
+    row.map(|row| row.get(0)).transpose()
 }

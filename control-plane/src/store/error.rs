@@ -1,9 +1,6 @@
 //! Why the database could not do it, and what the operator can do.
 
 use std::io;
-use std::path::Path;
-
-use rusqlite::{Error, ErrorCode};
 
 /// A failure of the database itself, never of what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -11,7 +8,7 @@ use rusqlite::{Error, ErrorCode};
 pub struct StoreError {
     /// What sort of failure, and so what to do.
     pub kind: StoreErrorKind,
-    /// File or folder.
+    /// File or folder, or a server's URL without the password.
     pub path: String,
     /// The engine's own words.
     pub message: String,
@@ -32,6 +29,14 @@ pub enum StoreErrorKind {
     Newer,
     /// Input or output failed, or anything else.
     Io,
+    /// The server does not answer, or went away.
+    Unreachable,
+    /// The server does not let us in, or not do this.
+    Login,
+    /// What is configured cannot be.
+    Settings,
+    /// The server would not do it.
+    Server,
 }
 
 impl StoreErrorKind {
@@ -46,6 +51,14 @@ impl StoreErrorKind {
             Self::Corrupt => "restore the file from a backup, or move it away to begin with an empty one",
             Self::Newer => "run the release that wrote it, or a later one",
             Self::Io => "check the disk and the system log",
+            Self::Unreachable => "see that the server runs and can be reached, or correct store.url",
+            Self::Login => {
+                "check user, password and database of store.url, what they are granted, and the server's pg_hba.conf"
+            }
+            Self::Settings => "correct the section [store]",
+            Self::Server => {
+                "see the server's log; if its schema was not changed by hand, this is a defect of this release"
+            }
         }
     }
 
@@ -58,25 +71,30 @@ impl StoreErrorKind {
             Self::Corrupt => "corrupt",
             Self::Newer => "newer",
             Self::Io => "io",
+            Self::Unreachable => "unreachable",
+            Self::Login => "login",
+            Self::Settings => "settings",
+            Self::Server => "server",
         }
     }
+
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Full,
+        Self::Permission,
+        Self::Busy,
+        Self::Corrupt,
+        Self::Newer,
+        Self::Io,
+        Self::Unreachable,
+        Self::Login,
+        Self::Settings,
+        Self::Server,
+    ];
 }
 
 impl StoreError {
-    pub(super) fn sqlite(path: &Path, source: &Error) -> Self {
-        let kind = match source.sqlite_error_code() {
-            Some(ErrorCode::DiskFull) => StoreErrorKind::Full,
-            Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
-                StoreErrorKind::Permission
-            }
-            Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreErrorKind::Busy,
-            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => StoreErrorKind::Corrupt,
-            _ => StoreErrorKind::Io,
-        };
-        Self { kind, path: path.display().to_string(), message: source.to_string() }
-    }
-
-    pub(super) fn io(path: &Path, source: &io::Error) -> Self {
+    pub(super) fn io(name: &str, source: &io::Error) -> Self {
         let kind = match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreErrorKind::Full,
             io::ErrorKind::PermissionDenied
@@ -85,10 +103,10 @@ impl StoreError {
             | io::ErrorKind::AlreadyExists => StoreErrorKind::Permission,
             _ => StoreErrorKind::Io,
         };
-        Self { kind, path: path.display().to_string(), message: source.to_string() }
+        Self { kind, path: name.to_owned(), message: source.to_string() }
     }
 
-    pub(super) fn corrupt(path: &Path, message: String) -> Self {
-        Self { kind: StoreErrorKind::Corrupt, path: path.display().to_string(), message }
+    pub(super) fn corrupt(name: &str, message: String) -> Self {
+        Self { kind: StoreErrorKind::Corrupt, path: name.to_owned(), message }
     }
 }

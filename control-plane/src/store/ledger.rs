@@ -1,9 +1,10 @@
 //! The usage ledger: each batch counted once, sums by hour.
 
-use rusqlite::types::Value as SqlValue;
-use rusqlite::{OptionalExtension, Transaction, params, params_from_iter};
+use std::collections::BTreeMap;
+
 use shoal_link::ledger::{Batch, Kind};
 
+use super::engine::{Row, Tx, Value, values};
 use super::{Store, StoreError, now_ms};
 
 const HOUR_MS: u64 = 3_600_000;
@@ -106,77 +107,59 @@ pub struct LedgerRow {
 
 impl Store {
     /// Counts those of a node's batches that were not counted before. All or none: the sums and the note that they are
-    /// counted are one commit, on the disk when this returns.
+    /// counted are one commit, on the disk when this returns. The note is locked first, so that a node that reaches two instances at
+    /// once is counted once, too.
     pub fn apply_ledger(&self, node: &str, batches: &[Batch]) -> Result<Applied, StoreError> {
-        self.write(|db| apply(db, node, batches).map_err(|source| self.error(source)))
+        self.merge(|tx| apply(tx, node, batches))
     }
 
     /// Sums, ordered by the columns grouped by.
     pub fn ledger(&self, query: &LedgerQuery) -> Result<Vec<LedgerRow>, StoreError> {
         let (sql, values) = select(query);
-        self.report(|db| {
-            db.prepare(&sql)?
-                .query_map(params_from_iter(values), |row| {
-                    let mut sums = LedgerRow {
-                        requests: row.get::<_, i64>(0)?.cast_unsigned(),
-                        body_bytes: row.get::<_, i64>(1)?.cast_unsigned(),
-                        wire_bytes: row.get::<_, i64>(2)?.cast_unsigned(),
-                        ..LedgerRow::default()
-                    };
-                    for (at, group) in (3..).zip(&query.group) {
-                        match group {
-                            Group::Hour => sums.hour = Some(row.get::<_, i64>(at)?.cast_unsigned()),
-                            Group::Tenant => sums.tenant = Some(row.get(at)?),
-                            Group::Channel => sums.channel = Some(row.get(at)?),
-                            Group::Session => sums.session = Some(row.get(at)?),
-                            Group::Kind => sums.kind = Some(row.get(at)?),
-                            Group::Origin => sums.origin = Some(row.get(at)?),
-                        }
-                    }
-                    Ok(sums)
-                })?
-                .collect()
-        })
+        self.report(|tx| tx.query(&sql, &values)?.iter().map(|row| sums(row, &query.group)).collect())
     }
 }
 
-fn apply(db: &Transaction<'_>, node: &str, batches: &[Batch]) -> rusqlite::Result<Applied> {
+fn sums(row: &Row, group: &[Group]) -> Result<LedgerRow, StoreError> {
+    let mut sums =
+        LedgerRow { requests: row.get(0)?, body_bytes: row.get(1)?, wire_bytes: row.get(2)?, ..LedgerRow::default() };
+    for (at, group) in (3..).zip(group) {
+        match group {
+            Group::Hour => sums.hour = row.get(at)?,
+            Group::Tenant => sums.tenant = row.get(at)?,
+            Group::Channel => sums.channel = row.get(at)?,
+            Group::Session => sums.session = row.get(at)?,
+            Group::Kind => sums.kind = row.get(at)?,
+            Group::Origin => sums.origin = row.get(at)?,
+        }
+    }
+    Ok(sums)
+}
+
+fn apply(tx: &mut Tx<'_>, node: &str, batches: &[Batch]) -> Result<Applied, StoreError> {
     let mut applied = Applied::default();
-    let mut last = db.prepare_cached("SELECT sequence FROM ledger_applied WHERE node = ?1 AND boot = ?2")?;
-    let mut note = db.prepare_cached(
-        "INSERT INTO ledger_applied (node, boot, sequence, applied_ms) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT (node, boot) DO UPDATE SET sequence = ?3, applied_ms = ?4",
-    )?;
-    let mut add = db.prepare_cached(
-        "INSERT INTO ledger (hour, tenant, channel, session, kind, origin, requests, body_bytes, wire_bytes)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
-         ON CONFLICT (hour, tenant, channel, session, kind, origin) DO UPDATE
-         SET requests = requests + ?7, body_bytes = body_bytes + ?8, wire_bytes = wire_bytes + ?9",
-    )?;
+    let mut boots: BTreeMap<u64, u64> = BTreeMap::new();
+    // Summed up and sorted: each row is written once, and by all in the same order, so that nobody waits in a circle.
+    let mut rows: BTreeMap<_, [u64; 3]> = BTreeMap::new();
     for batch in batches {
-        let boot = batch.boot.cast_signed();
-        let last: Option<i64> = last.query_row(params![node, boot], |row| row.get(0)).optional()?;
-        let last = last.map_or(0, i64::cast_unsigned);
-        if batch.sequence <= last {
+        let last = match boots.entry(batch.boot) {
+            std::collections::btree_map::Entry::Occupied(last) => last.into_mut(),
+            std::collections::btree_map::Entry::Vacant(new) => new.insert(lock_boot(tx, node, batch.boot)?),
+        };
+        if batch.sequence <= *last {
             applied.repeated += 1;
             continue;
         }
         applied.counted += 1;
-        applied.skipped = applied.skipped.saturating_add(batch.sequence - last - 1);
-        note.execute(params![node, boot, batch.sequence.cast_signed(), now_ms().cast_signed()])?;
-        let hour = (batch.start_ms / HOUR_MS).cast_signed();
+        applied.skipped = applied.skipped.saturating_add(batch.sequence - *last - 1);
+        *last = batch.sequence;
+        let hour = batch.start_ms / HOUR_MS;
         for entry in &batch.entries {
-            add.execute(params![
-                hour,
-                entry.tenant,
-                entry.channel,
-                entry.session,
-                kind_name(entry.kind),
-                entry.origin,
-                entry.requests.cast_signed(),
-                entry.body_bytes.cast_signed(),
-                entry.wire_bytes.cast_signed(),
-            ])?;
+            let key = (hour, &entry.tenant, &entry.channel, &*entry.session, kind_name(entry.kind), &entry.origin);
+            let sums = rows.entry(key).or_default();
+            for (sum, more) in sums.iter_mut().zip([entry.requests, entry.body_bytes, entry.wire_bytes]) {
+                *sum = sum.saturating_add(more).min(i64::MAX as u64);
+            }
             for (kind, bytes) in KINDS.iter().zip(&mut applied.body_bytes) {
                 if *kind == entry.kind {
                     *bytes = bytes.saturating_add(entry.body_bytes);
@@ -184,26 +167,57 @@ fn apply(db: &Transaction<'_>, node: &str, batches: &[Batch]) -> rusqlite::Resul
             }
         }
     }
+    for (boot, sequence) in boots {
+        tx.execute(
+            "UPDATE ledger_applied SET sequence = $3 WHERE node = $1 AND boot = $2",
+            &values![node, boot, sequence],
+        )?;
+    }
+    let values: Vec<Value> = rows
+        .into_iter()
+        .flat_map(|((hour, tenant, channel, session, kind, origin), [requests, body_bytes, wire_bytes])| {
+            values![hour, tenant, channel, session, kind, origin, requests, body_bytes, wire_bytes]
+        })
+        .collect();
+    tx.batch(
+        "INSERT INTO ledger (hour, tenant, channel, session, kind, origin, requests, body_bytes, wire_bytes) VALUES",
+        9,
+        "ON CONFLICT (hour, tenant, channel, session, kind, origin) DO UPDATE
+         SET requests = ledger.requests + excluded.requests, body_bytes = ledger.body_bytes + excluded.body_bytes,
+             wire_bytes = ledger.wire_bytes + excluded.wire_bytes",
+        &values,
+    )?;
     Ok(applied)
 }
 
-fn select(query: &LedgerQuery) -> (String, Vec<SqlValue>) {
+/// The last batch counted of a boot, which nobody else counts until this transaction ends.
+fn lock_boot(tx: &mut Tx<'_>, node: &str, boot: u64) -> Result<u64, StoreError> {
+    let row = tx.query_one(
+        "INSERT INTO ledger_applied (node, boot, sequence, applied_ms) VALUES ($1, $2, 0, $3)
+         ON CONFLICT (node, boot) DO UPDATE SET applied_ms = $3 RETURNING sequence",
+        &values![node, boot, now_ms()],
+    )?;
+    row.map_or(Ok(0), |row| row.get(0))
+}
+
+fn select(query: &LedgerQuery) -> (String, Vec<Value>) {
     let list = query.group.iter().map(|group| group.name()).collect::<Vec<_>>().join(", ");
     let comma = if list.is_empty() { "" } else { ", " };
-    let mut sql = format!("SELECT sum(requests), sum(body_bytes), sum(wire_bytes){comma}{list} FROM ledger WHERE 1");
+    let mut sql =
+        format!("SELECT sum(requests), sum(body_bytes), sum(wire_bytes){comma}{list} FROM ledger WHERE 1 = 1");
     let mut values = Vec::new();
-    let mut filter = |condition: &str, value: Option<SqlValue>| {
+    let mut filter = |condition: &str, value: Option<Value>| {
         if let Some(value) = value {
             values.push(value);
-            sql.push_str(&format!(" AND {condition} ?{}", values.len()));
+            sql.push_str(&format!(" AND {condition} ${}", values.len()));
         }
     };
-    filter("hour >=", query.from_hour.map(|hour| hour.cast_signed().into()));
-    filter("hour <", query.to_hour.map(|hour| hour.cast_signed().into()));
-    filter("tenant =", query.tenant.clone().map(Into::into));
-    filter("channel =", query.channel.clone().map(Into::into));
-    filter("session =", query.session.clone().map(Into::into));
-    filter("kind =", query.kind.map(|kind| kind_name(kind).to_owned().into()));
+    filter("hour >=", query.from_hour.map(Value::from));
+    filter("hour <", query.to_hour.map(Value::from));
+    filter("tenant =", query.tenant.as_deref().map(Value::from));
+    filter("channel =", query.channel.as_deref().map(Value::from));
+    filter("session =", query.session.as_deref().map(Value::from));
+    filter("kind =", query.kind.map(|kind| kind_name(kind).into()));
     if list.is_empty() {
         // Without groups SQL would answer one row of nulls over nothing.
         sql.push_str(" HAVING count(*) > 0");

@@ -1,130 +1,110 @@
-//! What the control plane remembers, in SQLite.
+//! What the control plane remembers: in SQLite, or in PostgreSQL.
 //!
-//! All SQL is in this module, behind functions whose arguments and results name no engine, so that another engine can
-//! stand behind the same functions and pass the same tests. They block: call them from a blocking task.
+//! All SQL is in this module, behind functions whose arguments and results name no engine; both engines pass the same tests.
+//! How to write a table's functions is told in [`engine`]. They block: call them from a blocking task.
 
 mod blocks;
 mod channels;
+mod config;
+mod dialect;
 mod documents;
+pub mod engine;
 mod error;
 mod ledger;
 mod migrate;
 mod nodes;
 mod tenants;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 pub(crate) mod tests;
 
-use std::fs::{DirBuilder, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use rusqlite::{Connection, Transaction, TransactionBehavior};
-
+pub use config::Database;
 pub use documents::{ChangeError, Document, Stored, Taken};
+use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
 pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 pub use nodes::NodeRow;
 
-/// Name of the database inside the state folder.
+/// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";
-
-/// How long a statement waits for another process that holds the database.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The database. Clones share it.
 #[derive(Clone)]
 pub struct Store {
-    inner: Arc<Inner>,
-}
-
-struct Inner {
-    path: PathBuf,
-    /// One writer: SQLite has no more.
-    writer: Mutex<Connection>,
-    /// Reads see the last commit (WAL) and wait for no writer.
-    reader: Mutex<Connection>,
-    /// Sums of the ledger may take long; nothing else waits for them.
-    reports: Mutex<Connection>,
+    engine: Arc<Engine>,
 }
 
 impl Store {
-    /// Opens the database in `state_dir`, creates both when missing (for this user only), and brings its schema up to
-    /// this release.
-    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let path = state_dir.join(FILE_NAME);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(state_dir)
-            .map_err(|source| StoreError::io(state_dir, &source))?;
-        // Made before SQLite opens it: keys are in here, and SQLite would leave it readable for all.
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(|source| StoreError::io(&path, &source))?;
-        let open = || -> rusqlite::Result<[Connection; 3]> {
-            let writer = connect(&path)?;
-            // FULL: an acknowledged ledger batch survives a power cut.
-            writer.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
-            let [reader, reports] = [connect(&path)?, connect(&path)?];
-            for db in [&reader, &reports] {
-                db.execute_batch("PRAGMA query_only = ON;")?;
-            }
-            Ok([writer, reader, reports])
-        };
-        let [mut writer, reader, reports] = open().map_err(|source| StoreError::sqlite(&path, &source))?;
-        migrate::migrate(&mut writer, &path)?;
-        let [writer, reader, reports] = [writer, reader, reports].map(Mutex::new);
-        Ok(Self { inner: Arc::new(Inner { path, writer, reader, reports }) })
+    /// Opens the database that is configured, creates what is missing of SQLite's file and folder (for this user only), and
+    /// brings the schema up to this release. It blocks, and may not be called from async code.
+    pub fn start(config: &Database, state_dir: &Path) -> Result<Self, StoreError> {
+        if config.url.is_empty() { Self::open(state_dir) } else { Self::connect(config) }
     }
 
-    /// Where the database is.
-    pub fn path(&self) -> &Path {
-        &self.inner.path
+    /// SQLite in `state_dir`.
+    pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
+        let db = Sqlite::open(&state_dir.join(FILE_NAME))?;
+        let engine = Engine::Sqlite(db);
+        engine.write(Isolation::Alone, &mut migrate::migrate)?;
+        Ok(Self { engine: Arc::new(engine) })
+    }
+
+    fn connect(config: &Database) -> Result<Self, StoreError> {
+        let db = Postgres::open(config)?;
+        db.migrate(&mut migrate::migrate)?;
+        Ok(Self { engine: Arc::new(Engine::Postgres(db)) })
+    }
+
+    /// Checks what is configured without connecting.
+    pub fn check(config: &Database) -> Result<(), StoreError> {
+        if config.url.is_empty() { Ok(()) } else { Postgres::check(config) }
+    }
+
+    /// Which database it is: SQLite's file, or the server's URL without the password.
+    pub fn name(&self) -> &str {
+        self.engine.name()
     }
 
     /// Proves that the database answers.
     pub fn ping(&self) -> Result<(), StoreError> {
-        self.read(|db| db.query_row("SELECT count(*) FROM settings", [], |row| row.get::<_, i64>(0))).map(|_| ())
+        self.read(|tx| tx.query_one("SELECT count(*) FROM settings", &[])).map(|_| ())
     }
 
-    /// Runs `work` in a transaction that is rolled back when it fails.
-    fn write<T, E: From<StoreError>>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, E>) -> Result<T, E> {
-        let mut db = lock(&self.inner.writer);
-        let transaction =
-            db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|source| self.error(source))?;
-        let result = work(&transaction)?;
-        transaction.commit().map_err(|source| self.error(source))?;
-        Ok(result)
+    /// Runs `work` in a transaction as if it were alone, rolled back when it fails. It may run more than once.
+    pub fn write<T, E: From<StoreError>>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.engine.write(Isolation::Alone, &mut work)
     }
 
-    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        work(&lock(&self.inner.reader)).map_err(|source| self.error(source))
+    /// Runs `work`, which adds to sums that others add to as well, in a transaction that is rolled back when it fails. It may run
+    /// more than once, and sees between its statements what others commit.
+    pub fn merge<T, E: From<StoreError>>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>) -> Result<T, E> {
+        self.engine.write(Isolation::Merge, &mut work)
     }
 
-    /// As [`Store::read`], for what may take long.
-    fn report<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
-        work(&lock(&self.inner.reports)).map_err(|source| self.error(source))
+    /// Reads; each statement sees the last commit.
+    pub fn read<T>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.engine.read(&mut work)
     }
 
-    fn error(&self, source: rusqlite::Error) -> StoreError {
-        StoreError::sqlite(&self.inner.path, &source)
+    /// Reads; all statements see one moment.
+    pub fn view<T>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.engine.view(false, &mut work)
     }
-}
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
-    let db = Connection::open(path)?;
-    db.busy_timeout(BUSY_TIMEOUT)?;
-    Ok(db)
-}
+    /// As [`Store::view`], for what may take long.
+    pub fn report<T>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, StoreError>) -> Result<T, StoreError> {
+        self.engine.view(true, &mut work)
+    }
 
-/// A panic elsewhere rolled its transaction back; the connection is as good as before.
-fn lock(db: &Mutex<Connection>) -> MutexGuard<'_, Connection> {
-    db.lock().unwrap_or_else(PoisonError::into_inner)
+    /// What is stored is not what it should be.
+    pub(crate) fn corrupt(&self, message: String) -> StoreError {
+        StoreError::corrupt(self.name(), message)
+    }
 }
 
 /// Unix milliseconds.
@@ -132,20 +112,23 @@ pub fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
-/// What tests do to the engine behind the functions.
+/// What tests do to SQLite behind the functions.
 #[cfg(test)]
 impl Store {
     /// From now on there is no room for another page.
     pub(crate) fn fill_up(&self) {
-        lock(&self.inner.writer).pragma_update(None, "max_page_count", 1).unwrap();
+        self.pragma("max_page_count", 1);
     }
 
     /// There is room again.
     pub(crate) fn empty_again(&self) {
-        lock(&self.inner.writer).pragma_update(None, "max_page_count", 1_000_000).unwrap();
+        self.pragma("max_page_count", 1_000_000);
     }
 
-    fn pretend_newer(&self) {
-        lock(&self.inner.writer).pragma_update(None, "user_version", 1_000).unwrap();
+    fn pragma(&self, name: &str, value: i64) {
+        match &*self.engine {
+            Engine::Sqlite(db) => db.pragma(name, value),
+            Engine::Postgres(_) => panic!("SQLite's alone"),
+        }
     }
 }

@@ -1,7 +1,6 @@
 //! Data planes that ever said hello.
 
-use rusqlite::params;
-
+use super::engine::{Row, values};
 use super::{Store, StoreError, now_ms};
 
 /// What is remembered of a node across restarts.
@@ -33,57 +32,49 @@ impl Store {
         public_url: Option<&str>,
         snapshot: Option<u64>,
     ) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.execute(
+        self.merge(|tx| {
+            tx.execute(
                 "INSERT INTO nodes (node, boot, software, public_url, snapshot, first_seen_ms, last_seen_ms)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6)
+                 VALUES ($1, $2, $3, $4, $5, $6, $6)
                  ON CONFLICT (node) DO UPDATE
-                 SET boot = ?2, software = ?3, public_url = ?4, snapshot = ?5, last_seen_ms = ?6",
-                params![
-                    node,
-                    boot.cast_signed(),
-                    software,
-                    public_url,
-                    snapshot.map(u64::cast_signed),
-                    now_ms().cast_signed()
-                ],
+                 SET boot = $2, software = $3, public_url = $4, snapshot = $5, last_seen_ms = $6",
+                &values![node, boot, software, public_url, snapshot, now_ms()],
             )
-            .map_err(|source| self.error(source))?;
-            Ok(())
+            .map(|_| ())
         })
     }
 
     /// Notes what a node serves as it goes.
     pub fn node_gone(&self, node: &str, snapshot: Option<u64>) -> Result<(), StoreError> {
-        self.write(|db| {
-            db.execute(
-                "UPDATE nodes SET snapshot = ?2, last_seen_ms = ?3 WHERE node = ?1",
-                params![node, snapshot.map(u64::cast_signed), now_ms().cast_signed()],
+        self.merge(|tx| {
+            tx.execute(
+                "UPDATE nodes SET snapshot = $2, last_seen_ms = $3 WHERE node = $1",
+                &values![node, snapshot, now_ms()],
             )
-            .map_err(|source| self.error(source))?;
-            Ok(())
+            .map(|_| ())
         })
     }
 
     /// Every node, by name.
     pub fn nodes(&self) -> Result<Vec<NodeRow>, StoreError> {
-        self.read(|db| {
-            db.prepare_cached(
+        self.read(|tx| {
+            let rows = tx.query(
                 "SELECT node, boot, software, public_url, snapshot, first_seen_ms, last_seen_ms
                  FROM nodes ORDER BY node",
-            )?
-            .query_map([], |row| {
+                &[],
+            )?;
+            let node = |row: &Row| {
                 Ok(NodeRow {
                     node: row.get(0)?,
-                    boot: row.get::<_, i64>(1)?.cast_unsigned(),
+                    boot: row.get(1)?,
                     software: row.get(2)?,
                     public_url: row.get(3)?,
-                    snapshot: row.get::<_, Option<i64>>(4)?.map(i64::cast_unsigned),
-                    first_seen_ms: row.get::<_, i64>(5)?.cast_unsigned(),
-                    last_seen_ms: row.get::<_, i64>(6)?.cast_unsigned(),
+                    snapshot: row.get(4)?,
+                    first_seen_ms: row.get(5)?,
+                    last_seen_ms: row.get(6)?,
                 })
-            })?
-            .collect()
+            };
+            rows.iter().map(node).collect()
         })
     }
 }

@@ -1,9 +1,9 @@
 //! Tenants that have rules.
 
-use rusqlite::{Transaction, params};
 use shoal_link::Tenant;
 
-use super::documents::{Document, Row, Stored, Table, Taken, columns};
+use super::documents::{ChangeError, Document, Record, Stored, Table};
+use super::engine::{Tx, values};
 use super::{Store, StoreError};
 
 impl Document for Tenant {
@@ -17,24 +17,23 @@ impl Document for Tenant {
 impl Table for Tenant {
     const TABLE: &'static str = "tenants";
 
-    fn write(&self, db: &Transaction<'_>, row: &Row) -> rusqlite::Result<Result<(), Taken>> {
-        db.execute(
-            "INSERT INTO tenants (id, revision, updated_ms, document) VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT (id) DO UPDATE SET revision = ?2, updated_ms = ?3, document = ?4",
-            params![self.id, row.revision, row.updated_ms, row.document],
+    fn write(&self, tx: &mut Tx<'_>, record: &Record) -> Result<(), ChangeError> {
+        tx.execute(
+            "INSERT INTO tenants (id, revision, updated_ms, document) VALUES ($1, $2, $3, $4)
+             ON CONFLICT (id) DO UPDATE SET revision = $2, updated_ms = $3, document = $4",
+            &values![&*self.id, record.revision, record.updated_ms, &record.document],
         )?;
-        Ok(Ok(()))
+        Ok(())
     }
 }
 
 impl Store {
     /// Up to `limit` tenants in the order of their ids, from the one behind `after`.
     pub fn tenants(&self, after: &str, limit: u32) -> Result<Vec<Stored<Tenant>>, StoreError> {
-        let rows = self.read(|db| {
-            db.prepare_cached("SELECT document, revision, updated_ms FROM tenants WHERE id > ?1 ORDER BY id LIMIT ?2")?
-                .query_map(params![after, limit], columns)?
-                .collect::<rusqlite::Result<Vec<_>>>()
+        let rows = self.read(|tx| {
+            let sql = "SELECT document, revision, updated_ms FROM tenants WHERE id > $1 ORDER BY id LIMIT $2";
+            tx.query(sql, &values![after, limit])
         })?;
-        rows.into_iter().map(|row| self.stored(row)).collect()
+        rows.iter().map(|row| self.stored(row)).collect()
     }
 }

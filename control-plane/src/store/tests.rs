@@ -1,4 +1,9 @@
-//! Tests of the store through its functions alone: another engine has to pass them too.
+//! Tests of the store through its functions alone, on each engine.
+//!
+//! A test is a function of a [`TestDb`], and named in [`on_each_engine`] at the end of its file. Others' tests of their tables are
+//! to be like these.
+
+mod engines;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -7,6 +12,7 @@ use shoal_link::ledger::{Batch, Entry, Kind};
 use shoal_link::tenant::RelayPolicy;
 use shoal_link::{Channel, Tenant};
 
+use super::engine::{Value, values};
 use super::*;
 use crate::validate::Valid;
 
@@ -32,6 +38,70 @@ impl Drop for TempDir {
         let _ = std::fs::remove_dir_all(&self.0);
     }
 }
+
+/// A database of a test's own, which can be opened as often as is wanted.
+pub(crate) enum TestDb {
+    /// In a folder.
+    Sqlite(TempDir),
+    /// By its URL.
+    Postgres(String),
+}
+
+impl TestDb {
+    /// An empty SQLite.
+    pub(crate) fn sqlite() -> Self {
+        Self::Sqlite(TempDir::new())
+    }
+
+    /// An empty PostgreSQL; none where that is not installed, which is noted.
+    pub(crate) fn postgres(test: &str) -> Option<Self> {
+        testing::server(test).map(|server| Self::Postgres(server.database()))
+    }
+
+    /// What is configured.
+    pub(crate) fn config(&self) -> Database {
+        let url = match self {
+            Self::Sqlite(_) => String::new(),
+            Self::Postgres(url) => url.clone(),
+        };
+        Database { url, ..Database::default() }
+    }
+
+    /// Opens it, as another instance would.
+    pub(crate) fn open(&self) -> Store {
+        self.try_open().unwrap()
+    }
+
+    pub(crate) fn try_open(&self) -> Result<Store, StoreError> {
+        let folder = match self {
+            Self::Sqlite(dir) => dir.path(),
+            Self::Postgres(_) => Path::new("/nowhere"),
+        };
+        Store::start(&self.config(), folder)
+    }
+}
+
+/// Runs functions that take a `&TestDb` as tests, once on each engine.
+macro_rules! on_each_engine {
+    ($($test:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test]
+            fn $test() {
+                super::$test(&$crate::store::tests::TestDb::sqlite());
+            })*
+        }
+
+        mod postgres {
+            $(#[test]
+            fn $test() {
+                if let Some(db) = $crate::store::tests::TestDb::postgres(concat!(module_path!(), "::", stringify!($test))) {
+                    super::$test(&db);
+                }
+            })*
+        }
+    };
+}
+pub(crate) use on_each_engine;
 
 /// The smallest channel.
 pub(crate) fn channel(id: &str, prefix: &str) -> Channel {
@@ -71,10 +141,8 @@ fn total(store: &Store) -> (u64, u64) {
     store.ledger(&all()).unwrap().first().map_or((0, 0), |sum| (sum.requests, sum.body_bytes))
 }
 
-#[test]
-fn channels_are_created_replaced_listed_and_deleted() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn channels_are_created_replaced_listed_and_deleted(db: &TestDb) {
+    let store = db.open();
     let made = store.create(&valid("b", "/b/", &[])).unwrap();
     assert!(matches!(store.create(&valid("b", "/c/", &[])), Err(ChangeError::Exists)));
     store.create(&valid("a", "/a/", &[])).unwrap();
@@ -101,10 +169,8 @@ fn channels_are_created_replaced_listed_and_deleted() {
     store.create(&valid("c", "/bb/", &[])).unwrap();
 }
 
-#[test]
-fn two_channels_never_answer_to_the_same_urls() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn two_channels_never_answer_to_the_same_urls(db: &TestDb) {
+    let store = db.open();
     store.create(&valid("any", "/p/", &[])).unwrap();
     store.create(&valid("named", "/p/", &["a.test", "b.test"])).unwrap();
     let version = store.snapshot().unwrap().version;
@@ -125,10 +191,8 @@ fn two_channels_never_answer_to_the_same_urls() {
     store.create(&valid("free", "/p/", &["a.test"])).unwrap();
 }
 
-#[test]
-fn a_url_leads_to_the_channel_that_the_edge_would_take() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn a_url_leads_to_the_channel_that_the_edge_would_take(db: &TestDb) {
+    let store = db.open();
     for (id, prefix, hosts) in [
         ("root", "/", &[][..]),
         ("outer", "/p/", &[]),
@@ -156,10 +220,8 @@ fn a_url_leads_to_the_channel_that_the_edge_would_take() {
     assert_eq!(at(None, &"/a".repeat(100_000)), None);
 }
 
-#[test]
-fn tenants_are_kept_as_channels_are_and_make_versions() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn tenants_are_kept_as_channels_are_and_make_versions(db: &TestDb) {
+    let store = db.open();
     let tenant = |id: &str, allocations| {
         let relay = RelayPolicy { allocations, ..RelayPolicy::default() };
         Valid::new(Tenant { id: id.to_owned(), relay }).unwrap()
@@ -185,7 +247,7 @@ fn tenants_are_kept_as_channels_are_and_make_versions() {
     store.delete::<Tenant>("a", None).unwrap();
     assert!(matches!(store.delete::<Tenant>("a", None), Err(ChangeError::Missing)));
     drop(store);
-    let after = Store::open(dir.path()).unwrap().snapshot().unwrap();
+    let after = db.open().snapshot().unwrap();
     assert!(after.version > before.version);
     assert_eq!((after.channels.len(), after.tenants.len(), &*after.tenants[0].id), (1, 1, "b"));
 }
@@ -193,7 +255,7 @@ fn tenants_are_kept_as_channels_are_and_make_versions() {
 #[test]
 fn a_database_of_the_first_release_is_brought_up_to_this_one() {
     let dir = TempDir::new();
-    let old = Connection::open(dir.path().join(FILE_NAME)).unwrap();
+    let old = rusqlite::Connection::open(dir.path().join(FILE_NAME)).unwrap();
     old.execute_batch(include_str!("0001_initial.sql")).unwrap();
     let document = serde_json::to_string(&channel("a", "/a/")).unwrap();
     old.execute("INSERT INTO channels VALUES ('a', 'default', 7, 7, ?1)", [document]).unwrap();
@@ -207,10 +269,8 @@ fn a_database_of_the_first_release_is_brought_up_to_this_one() {
     assert!(store.create(&Valid::new(tenant).unwrap()).unwrap().revision > 7);
 }
 
-#[test]
-fn blocks_end_by_themselves_and_have_bounds() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn blocks_end_by_themselves_and_have_bounds(db: &TestDb) {
+    let store = db.open();
     let now = now_ms() / 1_000;
     let block = |network: &str, until| shoal_link::Block {
         network: network.parse().unwrap(),
@@ -225,13 +285,11 @@ fn blocks_end_by_themselves_and_have_bounds() {
     assert_eq!(store.snapshot().unwrap().blocks, store.blocks().unwrap());
     // Filled by hand: so many changes, each synced, would take a minute.
     store
-        .write(|db| {
+        .write(|tx| {
             let text = serde_json::to_string(&block("10.0.0.0/32", None)).unwrap();
-            for nth in 1..shoal_link::block::BLOCKS_MAX {
-                db.execute("INSERT INTO blocks VALUES (?1, 0, NULL, ?2)", rusqlite::params![nth.to_string(), text])
-                    .map_err(|source| store.error(source))?;
-            }
-            Ok::<_, StoreError>(())
+            let rows = (1..shoal_link::block::BLOCKS_MAX).flat_map(|nth| values![nth.to_string(), false, &text]);
+            let rows: Vec<Value> = rows.collect();
+            tx.batch("INSERT INTO blocks (network, ipv6, document) VALUES", 3, "", &rows)
         })
         .unwrap();
     assert!(!store.block(&block("192.0.2.2/32", None)).unwrap(), "one more than there is room for");
@@ -242,12 +300,10 @@ fn blocks_end_by_themselves_and_have_bounds() {
     assert!(store.block(&block("192.0.2.2/32", None)).unwrap());
 }
 
-#[test]
-fn versions_only_grow_also_over_restarts() {
-    let dir = TempDir::new();
+fn versions_only_grow_also_over_restarts(db: &TestDb) {
     let mut last = 0;
     for round in 0..5 {
-        let store = Store::open(dir.path()).unwrap();
+        let store = db.open();
         assert_eq!(store.snapshot().unwrap().version, last);
         for change in 0..5 {
             let id = format!("c{round}-{change}");
@@ -256,14 +312,12 @@ fn versions_only_grow_also_over_restarts() {
             last = revision;
         }
     }
-    let snapshot = Store::open(dir.path()).unwrap().snapshot().unwrap();
+    let snapshot = db.open().snapshot().unwrap();
     assert_eq!((snapshot.version, snapshot.channels.len()), (last, 25));
 }
 
-#[test]
-fn a_batch_counts_once_whatever_comes_again() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn a_batch_counts_once_whatever_comes_again(db: &TestDb) {
+    let store = db.open();
     let batches: Vec<Batch> = (1..=4).map(|n| batch(7, n, 100, vec![entry("a", "s", Kind::Client, n)])).collect();
     let applied = store.apply_ledger("n1", &batches[..3]).unwrap();
     assert_eq!((applied.counted, applied.repeated, applied.body_bytes[0]), (3, 0, 6));
@@ -277,7 +331,7 @@ fn a_batch_counts_once_whatever_comes_again() {
     assert_eq!(total(&store), (6, 111));
     // And after a restart.
     drop(store);
-    let store = Store::open(dir.path()).unwrap();
+    let store = db.open();
     assert_eq!(store.apply_ledger("n1", &batches).unwrap().counted, 0);
     let skipped = store.apply_ledger("n1", &[batch(7, 9, 100, vec![entry("a", "s", Kind::Client, 1)])]).unwrap();
     assert_eq!((skipped.counted, skipped.skipped), (1, 4));
@@ -287,10 +341,8 @@ fn a_batch_counts_once_whatever_comes_again() {
     assert_eq!(store.apply_ledger("n1", &high).unwrap().repeated, 1);
 }
 
-#[test]
-fn sums_are_grouped_and_filtered() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn sums_are_grouped_and_filtered(db: &TestDb) {
+    let store = db.open();
     let batches = [
         batch(1, 1, 100, vec![entry("a", "s1", Kind::Client, 10), entry("a", "s1", Kind::Upstream, 7)]),
         batch(1, 2, 100, vec![entry("a", "s1", Kind::Client, 5), entry("b", "s2", Kind::Client, 3)]),
@@ -315,10 +367,8 @@ fn sums_are_grouped_and_filtered() {
     assert_eq!((rows[0].requests, rows[0].wire_bytes, rows[0].hour), (1, 107, Some(100)));
 }
 
-#[test]
-fn what_is_relayed_is_summed_by_tenant_and_user() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn what_is_relayed_is_summed_by_tenant_and_user(db: &TestDb) {
+    let store = db.open();
     let relayed =
         |tenant: &str, user: &str, bytes| Entry { tenant: tenant.into(), ..entry("", user, Kind::Relay, bytes) };
     let entries = vec![
@@ -349,15 +399,13 @@ fn what_is_relayed_is_summed_by_tenant_and_user() {
     assert_eq!(rows(LedgerQuery { channel: text(""), session: text("alice"), ..all() })[0].body_bytes, 206);
 }
 
-#[test]
-fn nodes_are_remembered() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
+fn nodes_are_remembered(db: &TestDb) {
+    let store = db.open();
     store.node_seen("edge", 1, "shoal 1", Some("http://edge.test"), None).unwrap();
     store.node_gone("edge", Some(5)).unwrap();
     store.node_seen("edge", u64::MAX, "shoal 2", None, Some(6)).unwrap();
     drop(store);
-    let nodes = Store::open(dir.path()).unwrap().nodes().unwrap();
+    let nodes = db.open().nodes().unwrap();
     assert_eq!(nodes.len(), 1);
     assert_eq!((nodes[0].boot, &*nodes[0].software, nodes[0].snapshot), (u64::MAX, "shoal 2", Some(6)));
     assert!(nodes[0].first_seen_ms <= nodes[0].last_seen_ms && nodes[0].public_url.is_none());
@@ -396,12 +444,20 @@ fn what_cannot_be_opened_says_why() {
     assert!(error.to_string().contains("backup"), "{error}");
 }
 
-#[test]
-fn a_later_release_s_database_is_left_alone() {
-    let dir = TempDir::new();
-    let store = Store::open(dir.path()).unwrap();
-    store.pretend_newer();
+fn a_later_release_s_database_is_left_alone(db: &TestDb) {
+    let store = db.open();
+    let newer = |tx: &mut Tx<'_>| tx.execute("INSERT INTO migrations (number, applied_ms) VALUES (1000, 0)", &[]);
+    store.write(newer).unwrap();
     drop(store);
+    let error = db.try_open().err().unwrap();
+    assert_eq!(error.kind, StoreErrorKind::Newer);
+    assert!(error.to_string().contains("1000"), "{error}");
+}
+
+#[test]
+fn a_later_release_s_file_that_has_no_table_of_migrations_is_left_alone_too() {
+    let dir = TempDir::new();
+    Store::open(dir.path()).unwrap().pragma("user_version", 1_000);
     assert_eq!(Store::open(dir.path()).err().unwrap().kind, StoreErrorKind::Newer);
 }
 
@@ -418,3 +474,17 @@ fn the_database_is_for_this_user_only() {
     }
     assert_eq!(std::fs::metadata(&state).unwrap().permissions().mode() & 0o077, 0);
 }
+
+on_each_engine!(
+    channels_are_created_replaced_listed_and_deleted,
+    two_channels_never_answer_to_the_same_urls,
+    a_url_leads_to_the_channel_that_the_edge_would_take,
+    tenants_are_kept_as_channels_are_and_make_versions,
+    blocks_end_by_themselves_and_have_bounds,
+    versions_only_grow_also_over_restarts,
+    a_batch_counts_once_whatever_comes_again,
+    sums_are_grouped_and_filtered,
+    what_is_relayed_is_summed_by_tenant_and_user,
+    nodes_are_remembered,
+    a_later_release_s_database_is_left_alone,
+);
