@@ -1,6 +1,6 @@
 //! An announce comes in.
 
-use super::peer::Peer;
+use super::peer::{Peer, RINGS};
 use super::slab::NONE;
 use super::{Announce, Answer, Channel, Done, EXPIRE_ON_THE_WAY, Key, Refusal, Swarm, Swarms};
 use crate::ids::PeerId;
@@ -103,6 +103,9 @@ impl Swarms {
             }
         };
         let at = self.peers.insert(Peer::new(announce.peer_id, announce.session, swarm));
+        if at == self.links.used() {
+            self.links.insert([(NONE, NONE); RINGS]);
+        }
         if !self.join_session(at) {
             // The viewer has peers, and so has the channel, but perhaps not this swarm.
             self.peers[at].swarm = NONE;

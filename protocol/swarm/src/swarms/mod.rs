@@ -34,7 +34,7 @@ use crate::ids::{InfoHash, PeerId};
 use crate::nat::Nat;
 use crate::query::Event;
 use crate::transport::{Mask, Transports};
-use peer::{Peer, RINGS};
+use peer::{Links, Peer, RINGS};
 use random::Random;
 use slab::{NONE, Slab};
 
@@ -320,6 +320,8 @@ pub struct Swarms {
     channels: Slab<Channel>,
     swarms: Slab<Swarm>,
     peers: Slab<Peer>,
+    /// Under the same numbers.
+    links: Slab<Links>,
     by_channel: HashTable<u32>,
     by_swarm: HashTable<u32>,
     by_peer: HashTable<u32>,
@@ -335,6 +337,7 @@ pub struct Swarms {
     joins: (u64, u32),
     candidates: Vec<choose::Candidate>,
     picked: Vec<u32>,
+    walked: Vec<u32>,
 }
 
 impl Swarms {
@@ -349,6 +352,7 @@ impl Swarms {
             channels: Slab::new(),
             swarms: Slab::new(),
             peers: Slab::new(),
+            links: Slab::new(),
             by_channel: HashTable::new(),
             by_swarm: HashTable::new(),
             by_peer: HashTable::new(),
@@ -360,6 +364,7 @@ impl Swarms {
             joins: (0, 0),
             candidates: Vec::new(),
             picked: Vec::new(),
+            walked: Vec::new(),
         }
     }
 
