@@ -13,7 +13,7 @@ use shoal_swarm::{Behaviour, InfoHash, Nat, PeerId, Transport, Transports};
 
 const TENANTS: [&str; 3] = ["acme", "globex", "acm"];
 const CHANNELS: [&str; 3] = ["room", "eroom", "acmeroom"];
-const STEPS: u64 = 60_000;
+const STEPS: u64 = 20_000;
 
 /// SplitMix64.
 struct Random(u64);
