@@ -241,7 +241,15 @@ pub(crate) fn random_key() -> std::io::Result<[u8; KEY_BYTES]> {
 }
 
 /// Makes what has to be there before the first request, and reads everything.
-pub(crate) async fn start(app: &App) -> Result<(), StartError> {
+pub(crate) async fn start(app: &Arc<App>) -> Result<(), StartError> {
+    let weak = Arc::downgrade(app);
+    app.tracker.renew_by(move |pass, now| {
+        let app = weak.upgrade()?;
+        app.conf.renew_in_time(&app.config.conf, pass, now)
+    });
+    let weak = Arc::downgrade(app);
+    app.conf
+        .count_viewers_by(move |tenant, channel| weak.upgrade().map_or(0, |app| app.tracker.viewers(tenant, channel)));
     let key = random_key().map_err(StartError::Random)?;
     app.db(move |store| store.ensure_pass_key(&key)).await?;
     refresh(app).await?;
@@ -264,6 +272,9 @@ pub(crate) async fn refresh(app: &App) -> Result<(), StoreError> {
         app.conf.replace(compiled);
     }
     app.conf.set_keys(now_ms());
+    if !app.conf.compiled().keys.is_empty() {
+        app.tracker.set_passes(app.conf.passes(), app.config.conf.pass_ttl_s());
+    }
     refresh_directory(app).await;
     let nodes = app.hub.nodes().into_iter().map(|(name, live)| view(app, name, live)).collect();
     *app.conf.nodes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(nodes);

@@ -26,7 +26,7 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
@@ -111,7 +111,11 @@ pub struct Tracker {
     pub(crate) counters: Counters,
     stop: watch::Sender<bool>,
     open: Option<Viewer>,
+    renewer: OnceLock<Renewer>,
 }
+
+/// Makes a pass of one that is to be renewed, at a Unix second.
+type Renewer = Box<dyn Fn(&Pass, u64) -> Option<String> + Send + Sync>;
 
 struct Passes {
     keys: PassKeys,
@@ -148,6 +152,7 @@ impl Tracker {
             counters: Counters::new(registry)?,
             stop: watch::Sender::new(false),
             open: (!config.open.is_empty()).then_some(open),
+            renewer: OnceLock::new(),
             hasher,
             config: config.clone(),
         })
@@ -156,6 +161,13 @@ impl Tracker {
     /// Sets the keys of passes, and for how many seconds a renewed one is good.
     pub fn set_passes(&self, keys: PassKeys, life_s: u64) {
         *self.passes.write().unwrap_or_else(PoisonError::into_inner) = Passes { keys, life_s };
+    }
+
+    /// Says who renews passes, because app and channel may no longer be served, which is not known here. Without one all are
+    /// renewed. Only the first call counts.
+    pub fn renew_by(&self, renew: impl Fn(&Pass, u64) -> Option<String> + Send + Sync + 'static) {
+        // A second one would be a defect of the start, and the first goes on.
+        let _ = self.renewer.set(Box::new(renew));
     }
 
     /// Viewers of a channel: those of several swarms count once.
@@ -232,6 +244,9 @@ impl Tracker {
     /// A pass that lasts longer, when less than half of this one's time is left.
     fn renew(&self, viewer: &Viewer, now: u64) -> Option<String> {
         let pass = viewer.pass.as_ref()?;
+        if let Some(renew) = self.renewer.get() {
+            return renew(pass, now);
+        }
         let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
         if pass.expires.saturating_sub(now) >= passes.life_s / 2 {
             return None;
