@@ -15,6 +15,8 @@
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
 //! | [`link`] | the control link's server: data planes connect, get snapshots and commands, bring usage and health |
 //! | [`store`] | all SQL |
+//! | [`instances`] | changes and nodes of the other instances that share the store |
+//! | `orders` | commands to nodes, wherever they are connected |
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
 //! | [`tracker`] | announces by HTTP and WebSocket, and the swarms behind them |
 //! | [`metrics`] | the table of metrics |
@@ -33,8 +35,10 @@ pub mod config;
 pub mod field;
 pub mod geo;
 mod http;
+pub mod instances;
 pub mod link;
 pub mod metrics;
+mod orders;
 pub mod pass;
 pub mod peers;
 pub mod public;

@@ -19,6 +19,7 @@ use crate::conf;
 use crate::config::Config;
 use crate::geo::GeoError;
 use crate::http;
+use crate::instances;
 use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::public;
@@ -46,7 +47,7 @@ pub enum StartError {
     #[error("opening the database ended early: {0}; this is a defect of this release")]
     Task(String),
     /// The source of random numbers.
-    #[error("/dev/urandom: {0}; check that it is there")]
+    #[error("/dev/urandom: {0}; check that it is there, and readable")]
     Random(io::Error),
     /// The token.
     #[error(transparent)]
@@ -158,6 +159,7 @@ impl Server {
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
         tasks.spawn(conf::follow(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(instances::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
         tasks.spawn(tracker::run(Arc::clone(&app), stopped.clone()));
         tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));
@@ -177,7 +179,8 @@ impl Server {
     }
 }
 
-fn lock(state_dir: &Path) -> Result<File, StartError> {
+/// Keeps `state_dir` for this process alone, as long as the file is open.
+pub fn lock(state_dir: &Path) -> Result<File, StartError> {
     let path = state_dir.join("lock");
     let failed = |source| StartError::Lock { path: path.clone(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(state_dir).map_err(failed)?;

@@ -17,6 +17,7 @@ use super::documents::must_find;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::link::Answer;
+use crate::orders;
 use crate::rest::input::{Body, Params};
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
@@ -233,7 +234,7 @@ pub(super) async fn ask(
             }
         }
     }
-    Ok(app.hub.command(nodes.as_deref(), &command, Duration::from_millis(wait.into())).await)
+    Ok(orders::command(app, nodes.as_deref(), &command, Duration::from_millis(wait.into())).await?)
 }
 
 pub(super) async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {

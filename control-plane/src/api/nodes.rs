@@ -31,6 +31,8 @@ pub struct NodeStatus {
     pub node: String,
     /// Whether it is connected now.
     pub connected: bool,
+    /// The instance of the control plane that it is connected to.
+    pub instance: Option<String>,
     /// Its last run, as hexadecimal digits.
     pub boot: String,
     /// Release of its program.
@@ -85,10 +87,12 @@ pub(super) fn add(routes: Routes) -> Routes {
 
 async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
     let rows = app.db(|store| store.nodes()).await?;
-    let mut live = app.hub.nodes();
+    let (mut live, others, own) = (app.hub.nodes(), app.instances.others(), &*app.instances.id);
     let mut items: BTreeMap<String, NodeStatus> = BTreeMap::new();
     for row in rows {
-        let status = status(&row, live.remove(&row.node));
+        let here = live.remove(&row.node).map(|live| (own, live));
+        let there = || others.get(&row.node).map(|node| (&*node.instance, node.live.clone()));
+        let status = status(&row, here.or_else(there));
         items.insert(row.node, status);
     }
     // A node whose hello could not be written down is there all the same.
@@ -101,16 +105,19 @@ async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
             snapshot: live.snapshot,
             first_seen_ms: live.connected_ms,
             last_seen_ms: live.connected_ms,
+            instance: String::new(),
+            live: None,
         };
-        items.insert(node, status(&row, Some(live)));
+        items.insert(node, status(&row, Some((own, live))));
     }
     Ok(Json(NodeList { snapshot: app.hub.newest().snapshot.version, items: items.into_values().collect() }))
 }
 
-fn status(row: &NodeRow, live: Option<Live>) -> NodeStatus {
+fn status(row: &NodeRow, live: Option<(&str, Live)>) -> NodeStatus {
     let mut status = NodeStatus {
         node: row.node.clone(),
         connected: live.is_some(),
+        instance: live.as_ref().map(|(instance, _)| (*instance).to_owned()),
         boot: format!("{:016x}", row.boot),
         software: row.software.clone(),
         public_url: row.public_url.clone(),
@@ -121,7 +128,7 @@ fn status(row: &NodeRow, live: Option<Live>) -> NodeStatus {
         first_seen_ms: row.first_seen_ms,
         last_seen_ms: row.last_seen_ms,
     };
-    if let Some(live) = live {
+    if let Some((_, live)) = live {
         status.boot = format!("{:016x}", live.boot);
         status.software = live.software;
         status.public_url = live.public_url;

@@ -543,7 +543,8 @@ async fn commands_without_nodes_and_bad_ones() {
     api.call("POST", "/api/v1/nodes/n9/drain", Value::Null).await.is_problem(404, &["n9"]);
     api.call("POST", "/api/v1/purge?wait_ms=60001", json!({"scope": "all"})).await.is_problem(400, &["wait_ms"]);
     // A node that was here and is not now is told apart from one that never was.
-    api.store.node_seen("n1", 1, "test", None, None).unwrap();
+    let seen = crate::store::NodeSeen { node: "n1".to_owned(), ..Default::default() };
+    api.store.node_joined("other", &seen).unwrap();
     let answer = api.call("POST", "/api/v1/nodes/n1/drain", Value::Null).await;
     assert_eq!(
         (&answer.json["ok"], &answer.json["results"][0]["error"]),

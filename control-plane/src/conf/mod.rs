@@ -24,7 +24,7 @@ mod renew;
 pub(crate) mod request;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -81,9 +81,6 @@ impl ConfSettings {
     }
 }
 
-/// How many watch a channel: tenant and channel.
-type Viewers = Box<dyn Fn(&str, &str) -> u64 + Send + Sync>;
-
 /// All that conf knows.
 pub struct Conf {
     compiled: RwLock<Arc<Compiled>>,
@@ -91,7 +88,6 @@ pub struct Conf {
     nodes: RwLock<Arc<Vec<NodeView>>>,
     keys: RwLock<PassKeys>,
     nonces: Mutex<Nonces>,
-    viewers: OnceLock<Viewers>,
     known_parameters: Mutex<HashSet<String>>,
     /// What was refused lately.
     pub refusals: Refusals,
@@ -135,7 +131,6 @@ impl Conf {
             nodes: RwLock::default(),
             keys: RwLock::new(PassKeys::new(Vec::new())),
             nonces: Mutex::new(Nonces::new(settings.nonces_per_app as usize)),
-            viewers: OnceLock::new(),
             known_parameters: Mutex::default(),
             refusals: Refusals::default(),
         }
@@ -159,17 +154,6 @@ impl Conf {
     /// The keys of passes.
     pub fn passes(&self) -> PassKeys {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Says who counts viewers; without one, rules for a number of viewers do not hold. Only the first call counts.
-    pub fn count_viewers_by(&self, viewers: impl Fn(&str, &str) -> u64 + Send + Sync + 'static) {
-        // A second one would be a defect of the start, and the first goes on.
-        let _ = self.viewers.set(Box::new(viewers));
-    }
-
-    /// How many watch a channel, as far as anybody counts them.
-    pub(crate) fn viewers(&self, tenant: &str, channel: &str) -> Option<u64> {
-        self.viewers.get().map(|count| count(tenant, channel))
     }
 
     fn take_nonce(&self, app: &str, nonce: &str, until: u64, now: u64) -> Result<(), Code> {
@@ -241,15 +225,7 @@ pub(crate) fn random_key() -> std::io::Result<[u8; KEY_BYTES]> {
 }
 
 /// Makes what has to be there before the first request, and reads everything.
-pub(crate) async fn start(app: &Arc<App>) -> Result<(), StartError> {
-    let weak = Arc::downgrade(app);
-    app.tracker.renew_by(move |pass, now| {
-        let app = weak.upgrade()?;
-        app.conf.renew_in_time(&app.config.conf, pass, now)
-    });
-    let weak = Arc::downgrade(app);
-    app.conf
-        .count_viewers_by(move |tenant, channel| weak.upgrade().map_or(0, |app| app.tracker.viewers(tenant, channel)));
+pub(crate) async fn start(app: &App) -> Result<(), StartError> {
     let key = random_key().map_err(StartError::Random)?;
     app.db(move |store| store.ensure_pass_key(&key)).await?;
     refresh(app).await?;
@@ -272,11 +248,8 @@ pub(crate) async fn refresh(app: &App) -> Result<(), StoreError> {
         app.conf.replace(compiled);
     }
     app.conf.set_keys(now_ms());
-    if !app.conf.compiled().keys.is_empty() {
-        app.tracker.set_passes(app.conf.passes(), app.config.conf.pass_ttl_s());
-    }
     refresh_directory(app).await;
-    let nodes = app.hub.nodes().into_iter().map(|(name, live)| view(app, name, live)).collect();
+    let nodes = app.nodes().into_iter().map(|(name, live)| view(app, name, live)).collect();
     *app.conf.nodes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(nodes);
     Ok(())
 }

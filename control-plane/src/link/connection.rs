@@ -107,7 +107,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
             check_id(&node).map_err(|message| End::Hello(format!("node name {node:?} {message} (node.name)")))?;
             let connected_ms = now_ms();
             let (software, public_url) = (cut(software), public_url.map(cut));
-            (node, Live { boot, software, public_url, connected_ms, snapshot, refused: None, health: None })
+            (node, Live { boot, software, public_url, connected_ms, snapshot, ..Live::default() })
         }
         Some(_) => return Err(End::Hello("its first message is not a hello".to_owned())),
     };
@@ -123,9 +123,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
     };
     app.peers.disconnected(Instant::now(), connection);
     if let Some(live) = app.hub.leave(&node, connection) {
-        let name = node.clone();
-        // A failure is counted and logged, and costs only the time of the good-bye.
-        let _ = app.db(move |store| store.node_gone(&name, live.snapshot)).await;
+        app.left(&node, &live).await;
     }
     tracing::info!(node, "data plane disconnected");
     result
@@ -217,11 +215,7 @@ async fn record(
     mut batches: mpsc::Receiver<Batch>,
     outgoing: mpsc::Sender<ControlMessage>,
 ) -> Result<(), End> {
-    let (name, seen) = (node.to_owned(), live.clone());
-    // A failure is counted and logged; the node is served all the same.
-    let _ = app
-        .db(move |store| store.node_seen(&name, seen.boot, &seen.software, seen.public_url.as_deref(), seen.snapshot))
-        .await;
+    app.joined(node, live).await;
     let mut taken = Vec::new();
     while batches.recv_many(&mut taken, LEDGER_COMMIT).await > 0 {
         let commit = Arc::new(std::mem::take(&mut taken));

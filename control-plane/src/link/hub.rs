@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use shoal_link::frame::{self, FrameError};
 use shoal_link::message::{Command, Reply};
 use shoal_link::{ControlMessage, Snapshot};
@@ -41,8 +42,9 @@ impl Published {
     }
 }
 
-/// A connected node.
-#[derive(Debug, Clone)]
+/// A connected node. Other instances read it as JSON, and may be of another release.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Live {
     /// This run of its process.
     pub boot: u64,
@@ -58,10 +60,14 @@ pub struct Live {
     pub refused: Option<Refused>,
     /// Its last word on how it is.
     pub health: Option<Health>,
+    /// The connection's number in the store, once it is written down there.
+    #[serde(skip)]
+    pub joined: Option<u64>,
 }
 
 /// A snapshot that a node would not apply.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Refused {
     /// Its version.
     pub version: u64,
@@ -70,7 +76,8 @@ pub struct Refused {
 }
 
 /// How a node is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Health {
     /// Unix milliseconds of its arrival.
     pub at_ms: u64,
@@ -241,6 +248,15 @@ impl Hub {
         let member = nodes.remove(node)?;
         self.metrics.nodes(nodes.len());
         Some(member.live)
+    }
+
+    /// The store has a number for the connection that `live` tells of, if that is still there.
+    pub(crate) fn joined(&self, node: &str, live: &Live, number: u64) {
+        if let Some(member) = self.lock().get_mut(node)
+            && (member.live.boot, member.live.connected_ms) == (live.boot, live.connected_ms)
+        {
+            member.live.joined = Some(number);
+        }
     }
 
     pub(super) fn applied(&self, node: &str, connection: u64, version: u64) {

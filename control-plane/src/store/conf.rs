@@ -8,11 +8,11 @@ use super::{Store, StoreError, now_ms};
 use crate::pass::KEY_BYTES;
 
 /// Most things that are switched off at a time.
-const MAX_SWITCHES: u64 = 100_000;
+pub(super) const MAX_SWITCHES: u64 = 100_000;
 /// Most documents of parameters that are remembered.
 const MAX_PARAMETERS: u64 = 100_000;
 /// The setting that each change of apps, rules, switches and pass keys moves.
-const VERSION: &str = "conf_version";
+pub(super) const VERSION: &str = "conf_version";
 
 /// All that conf decides by, as of one moment.
 #[derive(Debug, Clone, PartialEq)]

@@ -3,6 +3,7 @@
 //! All SQL is in this module, behind functions whose arguments and results name no engine; both engines pass the same tests.
 //! How to write a table's functions is told in [`engine`]. They block: call them from a blocking task.
 
+mod backup;
 mod blocks;
 mod channels;
 mod conf;
@@ -14,6 +15,7 @@ mod error;
 mod ledger;
 mod migrate;
 mod nodes;
+mod orders;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,13 +26,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use backup::{BackupError, Summary};
 pub use conf::{ConfDocuments, PassKey};
 pub use config::Database;
 pub use documents::{ChangeError, Document, Stored, Taken};
 use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
 pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
-pub use nodes::NodeRow;
+pub use nodes::{NodeRow, NodeSeen};
+pub use orders::{News, Order};
 
 /// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";
@@ -50,16 +54,26 @@ impl Store {
 
     /// SQLite in `state_dir`.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let db = Sqlite::open(&state_dir.join(FILE_NAME))?;
-        let engine = Engine::Sqlite(db);
-        engine.write(Isolation::Alone, &mut migrate::migrate)?;
-        Ok(Self { engine: Arc::new(engine) })
+        Self::migrated(Engine::Sqlite(Sqlite::open(&state_dir.join(FILE_NAME))?))
     }
 
     fn connect(config: &Database) -> Result<Self, StoreError> {
-        let db = Postgres::open(config)?;
-        db.migrate(&mut migrate::migrate)?;
-        Ok(Self { engine: Arc::new(Engine::Postgres(db)) })
+        Self::migrated(Engine::Postgres(Postgres::open(config, engine::INSTANCE)?))
+    }
+
+    fn migrated(engine: Engine) -> Result<Self, StoreError> {
+        engine.maintain(&mut migrate::migrate)?;
+        Ok(Self { engine: Arc::new(engine) })
+    }
+
+    /// As it is, whatever release it is of.
+    fn existing(config: &Database, state_dir: &Path) -> Result<Self, StoreError> {
+        let engine = if config.url.is_empty() {
+            Engine::Sqlite(Sqlite::open(&state_dir.join(FILE_NAME))?)
+        } else {
+            Engine::Postgres(Postgres::open(config, engine::MAINTENANCE)?)
+        };
+        Ok(Self { engine: Arc::new(engine) })
     }
 
     /// Checks what is configured without connecting.
@@ -70,6 +84,11 @@ impl Store {
     /// Which database it is: SQLite's file, or the server's URL without the password.
     pub fn name(&self) -> &str {
         self.engine.name()
+    }
+
+    /// Whether other instances may use it at the same time.
+    pub fn is_shared(&self) -> bool {
+        matches!(*self.engine, Engine::Postgres(_))
     }
 
     /// Proves that the database answers.
