@@ -32,8 +32,8 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use audit::{AUDIT_DAYS, AuditQuery, AuditRow, MAX_AUDIT};
-pub use conf::{ConfDocuments, PassKey};
 pub use backup::{BackupError, Summary};
+pub use conf::{ConfDocuments, PassKey};
 pub use config::Database;
 pub use documents::{ChangeError, Document, Stored, Taken};
 use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
