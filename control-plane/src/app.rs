@@ -14,6 +14,7 @@ use crate::link::{Hub, Live, PlaybackFeed};
 use crate::metrics::Metrics;
 use crate::pass::PassKeys;
 use crate::peers::Peers;
+use crate::report::Reports;
 use crate::server::StartError;
 use crate::store::{AccessError, ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
@@ -33,6 +34,8 @@ pub struct App {
     pub conf: Conf,
     /// The other instances.
     pub instances: Instances,
+    /// What viewers report.
+    pub reports: Reports,
     /// Where addresses are.
     pub places: Places,
     /// Who is in which swarm.
@@ -51,7 +54,13 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
+    pub fn new(
+        store: Store,
+        reports: Reports,
+        metrics: Arc<Metrics>,
+        token: Token,
+        config: Config,
+    ) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
         let playback = PlaybackFeed::new(Arc::clone(&metrics));
@@ -65,6 +74,7 @@ impl App {
             peers,
             playback,
             conf,
+            reports,
             places,
             tracker,
             instances,

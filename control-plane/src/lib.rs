@@ -13,6 +13,7 @@
 //! | [`recon`] | CDNs' logs, and what was delivered against what was counted |
 //! | [`conf`] | what SDKs are told: rules, apps, passes |
 //! | [`geo`] | where an address is |
+//! | [`report`] | what viewers' SDKs and players report: spool, sums, raw records |
 //! | [`tls`] | the public API's certificate |
 //! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
@@ -48,6 +49,7 @@ pub mod pass;
 pub mod peers;
 pub mod public;
 pub mod recon;
+pub mod report;
 mod rest;
 pub mod server;
 pub mod store;

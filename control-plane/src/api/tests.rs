@@ -20,6 +20,7 @@ use super::*;
 use crate::config::Config;
 use crate::link;
 use crate::metrics::Metrics;
+use crate::report::Reports;
 use crate::store::Store;
 use crate::store::tests::TempDir;
 use crate::token::Token;
@@ -44,7 +45,10 @@ impl Api {
         let dir = TempDir::new();
         let store = Store::open(dir.path()).unwrap();
         let token = Token::parse(TOKEN).unwrap();
-        let app = App::new(store.clone(), Arc::new(Metrics::new().unwrap()), token, Config::default()).unwrap();
+        let config = Config::default();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let reports = Reports::open(&config.reports, dir.path(), &store, metrics.registry()).unwrap();
+        let app = App::new(store.clone(), reports, metrics, token, config).unwrap();
         app.set_linked(true);
         Self { router: router(Arc::clone(&app)), app, store, _dir: dir }
     }

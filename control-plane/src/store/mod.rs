@@ -3,8 +3,8 @@
 //! All SQL is in this module, behind functions whose arguments and results name no engine; both engines pass the same tests.
 //! How to write a table's functions is told in [`engine`]. They block: call them from a blocking task.
 
-mod backup;
 mod audit;
+mod backup;
 mod blocks;
 mod channels;
 mod conf;
@@ -18,6 +18,8 @@ mod migrate;
 mod nodes;
 mod orders;
 mod reconciliation;
+mod rollup_query;
+mod rollups;
 mod sessions;
 mod tenants;
 #[cfg(test)]
@@ -47,6 +49,8 @@ pub use tokens::{MAX_TOKENS, TokenRow};
 pub use users::{AccessError, MAX_USERS, UserRow};
 
 use crate::access::audit::Slot;
+pub use rollup_query::{ReportGroup, ReportQuery, ReportRow, ReportStep, ReportedUsage};
+pub(crate) use rollups::{Ages, RollUp};
 
 /// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";

@@ -8,6 +8,7 @@ mod ledger;
 mod link;
 mod peers;
 mod process;
+mod reports;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]

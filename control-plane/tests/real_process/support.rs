@@ -61,6 +61,8 @@ impl Drop for Dir {
 pub(crate) struct Control {
     child: Child,
     pub(crate) api: SocketAddr,
+    /// Where the public API listens.
+    pub(crate) public: SocketAddr,
     pub(crate) token: String,
 }
 
@@ -76,18 +78,19 @@ impl Control {
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
-        let api = loop {
+        let address = |event: &Value, name: &str| event["fields"][name].as_str().unwrap().parse().unwrap();
+        let (api, public) = loop {
             let Some(Ok(line)) = lines.next() else { panic!("it ended before it was ready:\n{said}") };
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
             if event["fields"]["message"] == "ready" {
-                break event["fields"]["address"].as_str().unwrap().parse().unwrap();
+                break (address(&event, "address"), address(&event, "public"));
             }
             said.push_str(&line);
         };
         // What it says later is shown when the test fails.
         thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("control: {line}")));
         let token = fs::read_to_string(dir.path().join("state/token")).unwrap().trim().to_owned();
-        Self { child, api, token }
+        Self { child, api, public, token }
     }
 
     pub(crate) fn pid(&self) -> i32 {

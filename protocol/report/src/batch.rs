@@ -15,8 +15,8 @@ pub const VERSION: u64 = 1;
 pub const MAX_REPORTS: usize = 256;
 /// The highest sequence number.
 pub const MAX_SEQ: u64 = (1 << 53) - 1;
-/// Most bytes of traffic that one report may hold: 1 TiB.
-pub const MAX_BYTES: u64 = 1 << 40;
+/// Most bytes of traffic that one report may hold: 64 GiB.
+pub const MAX_BYTES: u64 = 1 << 36;
 /// Most of anything that is counted, in one report.
 pub const MAX_COUNT: u64 = 1_000_000;
 /// Most milliseconds of anything that is timed, in one report: a day.
@@ -90,11 +90,11 @@ pub struct Report {
     #[serde(default)]
     pub asset: String,
     /// Bytes of media from our edges.
-    #[schemars(range(max = 1_099_511_627_776_u64))]
+    #[schemars(range(max = 68_719_476_736_u64))]
     #[serde(default)]
     pub edge_bytes: u64,
     /// Bytes of media from a CDN of somebody else, past our edges. Where `direct` is given and this is not, its sum.
-    #[schemars(range(max = 1_099_511_627_776_u64))]
+    #[schemars(range(max = 68_719_476_736_u64))]
     #[serde(default)]
     pub direct_bytes: u64,
     /// Those bytes by the provider's name.
@@ -102,11 +102,11 @@ pub struct Report {
     #[serde(default)]
     pub direct: Vec<Provider>,
     /// Bytes of media from peers.
-    #[schemars(range(max = 1_099_511_627_776_u64))]
+    #[schemars(range(max = 68_719_476_736_u64))]
     #[serde(default)]
     pub p2p_in_bytes: u64,
     /// Bytes of media to peers.
-    #[schemars(range(max = 1_099_511_627_776_u64))]
+    #[schemars(range(max = 68_719_476_736_u64))]
     #[serde(default)]
     pub p2p_out_bytes: u64,
     /// Connections to peers that were made.

@@ -27,7 +27,8 @@ fn tracked(swarms: &[SwarmView]) -> Markup {
     let mix = |counts: &[Counted]| {
         let there = counts.iter().filter(|count| count.peers > 0);
         let name = |count: &Counted| if count.name.is_empty() { "unknown".to_owned() } else { count.name.clone() };
-        let text: Vec<String> = there.map(|count| format!("{} {}", name(count), format::count(count.peers.into()))).collect();
+        let text: Vec<String> =
+            there.map(|count| format!("{} {}", name(count), format::count(count.peers.into()))).collect();
         if text.is_empty() { "–".to_owned() } else { text.join(", ") }
     };
     let rows = html! {
