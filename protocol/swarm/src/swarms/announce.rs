@@ -116,7 +116,7 @@ impl Swarms {
         let peer = &mut self.peers[at];
         peer.set_address(announce.address, announce.port);
         peer.set_place((announce.place)(announce.address));
-        peer.set_complete(announce.complete.unwrap_or(false));
+        peer.set_complete(complete(announce).unwrap_or(false));
         describe(peer, announce);
         let hash = self.peer_hash(swarm, &announce.peer_id);
         let hasher = self.hasher();
@@ -135,7 +135,7 @@ impl Swarms {
     fn update(&mut self, at: u32, announce: &Announce<'_>) {
         let peer = &self.peers[at];
         let moved = peer.address() != announce.address;
-        let complete = announce.complete.unwrap_or(peer.is_complete());
+        let complete = complete(announce).unwrap_or(peer.is_complete());
         let mask = mask(peer, announce);
         if moved || mask != peer.mask || complete != peer.is_complete() {
             self.unlink(at);
@@ -210,6 +210,11 @@ impl Swarms {
         let second = now_ms / 1000;
         self.joins = if self.joins.0 == second { (second, self.joins.1.saturating_add(1)) } else { (second, 1) };
     }
+}
+
+/// Whether a peer has all there is, if it says so; some say only that it has happened.
+fn complete(announce: &Announce<'_>) -> Option<bool> {
+    announce.complete.or((announce.event == Event::Completed).then_some(true))
 }
 
 /// What does not decide where a peer stands, or is known to be as it was.
