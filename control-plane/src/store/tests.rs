@@ -4,6 +4,7 @@
 //! to be like these.
 
 mod engines;
+mod reconciliation;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

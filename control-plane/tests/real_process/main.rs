@@ -7,5 +7,6 @@ mod ledger;
 mod link;
 mod peers;
 mod process;
+mod recon;
 mod support;
 mod tenants;

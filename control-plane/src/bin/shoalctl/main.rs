@@ -8,6 +8,7 @@ mod cache;
 mod client;
 mod input;
 mod peers;
+mod recon;
 mod run;
 mod table;
 mod tenants;

@@ -46,6 +46,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Nodes => run.nodes(),
         Command::Drain { node } => run.command(&format!("/nodes/{}/drain", encode(node)), None),
         Command::Ledger(ledger) => run.ledger(ledger),
+        Command::Recon(command) => run.recon(command),
         Command::Snapshot => run.snapshot(),
         Command::Metrics => {
             print!("{}", run.client.text("/metrics")?);
