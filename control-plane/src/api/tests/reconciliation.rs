@@ -15,7 +15,7 @@ const REQUESTS: usize = 5;
 /// Of heads, for each request.
 const HEAD: u64 = 300;
 
-struct Request {
+struct Fetch {
     session: usize,
     /// Of the session, from 0.
     at: usize,
@@ -24,7 +24,7 @@ struct Request {
     bytes: u64,
 }
 
-fn requests() -> Vec<Request> {
+fn requests() -> Vec<Fetch> {
     // splitmix64, so that the world is the same everywhere.
     let mut state = 7_u64;
     let mut random = move |below: u64| {
@@ -35,7 +35,7 @@ fn requests() -> Vec<Request> {
     let mut requests = Vec::new();
     for session in 0..SESSIONS {
         for at in 0..REQUESTS {
-            requests.push(Request { session, at, second: random(3600), bytes: 1_000_000 + random(1_000_000) });
+            requests.push(Fetch { session, at, second: random(3600), bytes: 1_000_000 + random(1_000_000) });
         }
     }
     // The hour's first and last second are of it.
@@ -83,7 +83,7 @@ fn log(form: Form) -> String {
             "#Version: 1.0\n#Fields: date time c-ip cs-host cs-uri-stem cs-uri-query sc-status sc-bytes x-cache\n",
         );
     }
-    for Request { session, at, second, bytes } in requests() {
+    for Fetch { session, at, second, bytes } in requests() {
         // What a viewer asked, and what one of our nodes did.
         log.push_str(&line(form, second, "198.51.100.9", &format!("/live/{session}/{at}.ts?s=v{session}"), bytes));
         log.push_str(&line(form, second, "192.0.2.5", &format!("/live/{session}/{at}.m4s"), bytes));
@@ -170,7 +170,7 @@ impl Api {
             body_bytes: bytes,
             wire_bytes: bytes + HEAD,
         };
-        let entries = requests().iter().flat_map(|request| {
+        let entries = requests().into_iter().flat_map(|request| {
             let client = entry(format!("v{}", request.session), Kind::Client, "", request.bytes);
             [client, entry(String::new(), Kind::Upstream, "cdn", request.bytes)]
         });
