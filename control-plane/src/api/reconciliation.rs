@@ -549,3 +549,30 @@ mod http_body {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::TempDir;
+
+    #[test]
+    fn a_log_that_breaks_off_leaves_nothing() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let reading = Reading { format: Format::Tencent, host: None, zone: None, measure: None };
+        let line = "20180501100000 192.0.2.1 h /a 518 22 2 206 NULL 12 \"UA\" \"-\" GET HTTP/1.1 hit\n";
+        let run = |end: bool| {
+            let (sender, receiver) = mpsc::channel(4);
+            sender.try_send(Piece::Bytes(line.into())).unwrap();
+            if end {
+                sender.try_send(Piece::End).unwrap();
+            }
+            drop(sender);
+            import(&store, "cdn", reading.clone(), receiver)
+        };
+        assert!(matches!(run(false), Err(ImportError::BrokenOff)));
+        assert!(store.recon_imports(None, 10).unwrap().is_empty());
+        let (report, stored) = run(true).unwrap();
+        assert!(stored && report.unmapped == 1 && store.recon_imports(None, 10).unwrap() == [report]);
+    }
+}

@@ -4,6 +4,7 @@ mod access;
 mod blocks;
 mod conf;
 mod peers;
+mod reconciliation;
 mod tenants;
 
 use std::collections::BTreeSet;
@@ -171,6 +172,16 @@ fn the_document_describes_every_route() {
         "GET /api/v1/cache/object",
         "POST /api/v1/cache/explain",
         "GET /api/v1/ledger",
+        "POST /api/v1/reconciliation/logs",
+        "GET /api/v1/reconciliation/logs",
+        "DELETE /api/v1/reconciliation/logs/{provider}/{digest}",
+        "GET /api/v1/reconciliation/providers",
+        "PUT /api/v1/reconciliation/providers/{id}",
+        "DELETE /api/v1/reconciliation/providers/{id}",
+        "GET /api/v1/reconciliation/settings/{tenant}",
+        "PUT /api/v1/reconciliation/settings/{tenant}",
+        "GET /api/v1/reconciliation",
+        "GET /api/v1/reconciliation/{channel}/{hour}/sessions",
         "GET /api/v1/snapshot",
         "GET /api/v1/tokens",
         "POST /api/v1/tokens",

@@ -9,6 +9,7 @@ mod link;
 mod peers;
 mod process;
 mod reports;
+mod recon;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]
