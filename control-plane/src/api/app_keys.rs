@@ -23,7 +23,8 @@ pub(super) fn add(routes: Routes) -> Routes {
     let conflict = (409, "The app has such a key, or asks for signatures and this is its last one.");
     routes
         .add(
-            Operation::new(Method::GET, "/api/v1/apps/{id}/keys", "listAppKeys", "Lists the ids of an app's keys.").role(Role::Admin)
+            Operation::new(Method::GET, "/api/v1/apps/{id}/keys", "listAppKeys", "Lists the ids of an app's keys.")
+                .role(Role::Admin)
                 .gives::<KeyList>(200, "The keys.")
                 .fails(&[missing]),
             list,
@@ -34,7 +35,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/apps/{id}/keys",
                 "addAppKey",
                 "Adds a key that is accepted; it is the first one only if there is none.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -46,7 +48,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/apps/{id}/keys/rotate",
                 "rotateAppKeys",
                 "Adds a key as the first one; the older ones are still accepted.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -58,7 +61,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/apps/{id}/keys/{key}",
                 "removeAppKey",
                 "Removes a key: what it signs is refused from now on.",
-            ).role(Role::Admin)
+            )
+            .role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing, conflict]),
             remove,

@@ -140,7 +140,8 @@ pub struct ExplainReport {
 pub(super) fn add(routes: Routes) -> Routes {
     routes
         .add(
-            Operation::new(Method::POST, "/api/v1/check", "checkUrl", "Why would this URL be accepted or refused?").reads()
+            Operation::new(Method::POST, "/api/v1/check", "checkUrl", "Why would this URL be accepted or refused?")
+                .reads()
                 .body::<CheckRequest>()
                 .gives::<CheckReport>(200, "Rule by rule, and profile by profile."),
             check,
@@ -151,7 +152,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/conf/explain",
                 "explainConf",
                 "What would conf answer, and which rule decides?",
-            ).reads()
+            )
+            .reads()
             .body::<ExplainRequest>()
             .gives::<ExplainReport>(200, "Rule by rule."),
             explain,

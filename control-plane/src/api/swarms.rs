@@ -159,7 +159,8 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/swarms/{id}/peers",
                 "listSwarmPeers",
                 "Lists the peers of a swarm, with their addresses: personal data.",
-            ).role(Role::Operator)
+            )
+            .role(Role::Operator)
             .query::<PeerParams>()
             .gives::<SwarmPeerPage>(200, "One page.")
             .fails(&[(404, "There is no such swarm.")]),

@@ -111,12 +111,27 @@ async fn roles_are_given_as_the_table_says() {
     {
         assert_eq!(role(id), Role::Operator, "{id}");
     }
-    for id in ["addKey", "listKeys", "rotateSecrets", "createToken", "listUsers", "changeUser", "listAudit", "rotatePassKeys", "addAppKey"] {
+    for id in [
+        "addKey",
+        "listKeys",
+        "rotateSecrets",
+        "createToken",
+        "listUsers",
+        "changeUser",
+        "listAudit",
+        "rotatePassKeys",
+        "addAppKey",
+    ] {
         assert_eq!(role(id), Role::Admin, "{id}");
     }
     let reading = ["cacheExplain", "checkUrl", "explainConf"];
     for operation in &operations {
-        assert_eq!(operation.changes, operation.method != "GET" && !reading.contains(&&*operation.id), "{}", operation.id);
+        assert_eq!(
+            operation.changes,
+            operation.method != "GET" && !reading.contains(&&*operation.id),
+            "{}",
+            operation.id
+        );
     }
 }
 

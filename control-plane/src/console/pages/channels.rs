@@ -54,7 +54,15 @@ async fn list(
             }
         }
     };
-    let head = [("", "Channel"), ("", "State"), ("number", "Viewers"), ("", "Tenant"), ("", "Prefix"), ("number", "Origins"), ("", "Access")];
+    let head = [
+        ("", "Channel"),
+        ("", "State"),
+        ("number", "Viewers"),
+        ("", "Tenant"),
+        ("", "Prefix"),
+        ("number", "Origins"),
+        ("", "Access"),
+    ];
     let content = html! {
         div.panel {
             @if channels.is_empty() {
