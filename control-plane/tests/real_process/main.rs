@@ -6,6 +6,7 @@ mod ctl;
 mod ledger;
 mod link;
 mod peers;
+mod people;
 mod process;
 mod support;
 mod tenants;
