@@ -1,5 +1,6 @@
 //! What requests and connections share.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,10 +9,12 @@ use crate::access::audit::{self, Entry};
 use crate::conf::{self, Conf};
 use crate::config::Config;
 use crate::geo::Places;
-use crate::link::Hub;
+use crate::instances::{self, Instances};
+use crate::link::{Hub, Live, PlaybackFeed};
 use crate::metrics::Metrics;
 use crate::pass::PassKeys;
 use crate::peers::Peers;
+use crate::report::Reports;
 use crate::server::StartError;
 use crate::store::{AccessError, ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
@@ -25,8 +28,14 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What nodes tell of playback.
+    pub playback: PlaybackFeed,
     /// What SDKs are told.
     pub conf: Conf,
+    /// The other instances.
+    pub instances: Instances,
+    /// What viewers report.
+    pub reports: Reports,
     /// Where addresses are.
     pub places: Places,
     /// Who is in which swarm.
@@ -45,19 +54,30 @@ pub struct App {
 
 impl App {
     /// Puts the parts together.
-    pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
+    pub fn new(
+        store: Store,
+        reports: Reports,
+        metrics: Arc<Metrics>,
+        token: Token,
+        config: Config,
+    ) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
+        let playback = PlaybackFeed::new(Arc::clone(&metrics));
         let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
         let tracker = Tracker::new(&config.tracker, metrics.registry())?;
+        let instances = Instances::new().map_err(StartError::Random)?;
         Ok(Arc::new(Self {
             store,
             hub,
             peers,
+            playback,
             conf,
+            reports,
             places,
             tracker,
+            instances,
             config,
             metrics,
             token,
@@ -121,6 +141,35 @@ impl App {
     /// The keys of viewers' passes.
     pub fn passes(&self) -> PassKeys {
         self.conf.passes()
+    }
+
+    /// Whether other instances may use the same database.
+    pub fn shared(&self) -> bool {
+        self.store.is_shared()
+    }
+
+    /// Every node that is connected, to this instance or to another, by name.
+    pub fn nodes(&self) -> BTreeMap<String, Live> {
+        let mut nodes = self.hub.nodes();
+        for (node, elsewhere) in &*self.instances.others() {
+            nodes.entry(node.clone()).or_insert_with(|| elsewhere.live.clone());
+        }
+        nodes
+    }
+
+    /// Writes down that a node connected. A failure is counted and logged; the node is served all the same.
+    pub(crate) async fn joined(&self, node: &str, live: &Live) {
+        let (instance, seen) = (self.instances.id.clone(), instances::seen(node, live));
+        if let Ok(number) = self.db(move |store| store.node_joined(&instance, &seen)).await {
+            self.hub.joined(node, live, number);
+        }
+    }
+
+    /// Writes down that a node has gone. A failure is counted and logged, and costs only the time of the good-bye.
+    pub(crate) async fn left(&self, node: &str, live: &Live) {
+        let Some(number) = live.joined else { return };
+        let (name, instance, snapshot) = (node.to_owned(), self.instances.id.clone(), live.snapshot);
+        let _ = self.db(move |store| store.node_gone(&name, &instance, number, snapshot)).await;
     }
 
     /// Says that the link listens, or no longer does.

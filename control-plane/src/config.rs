@@ -10,6 +10,7 @@ use crate::access::AccessConfig;
 use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
+use crate::report::Reporting;
 use crate::store::Database;
 use crate::tracker::Tracking;
 
@@ -40,6 +41,8 @@ pub struct Config {
     pub access: AccessConfig,
     /// Passes and signed requests of SDKs.
     pub conf: ConfSettings,
+    /// What viewers report.
+    pub reports: Reporting,
     /// Where viewers and nodes are.
     pub geo: Geo,
     /// Where what must be remembered is.
@@ -95,6 +98,7 @@ impl Default for Config {
             public: Public::default(),
             access: AccessConfig::default(),
             conf: ConfSettings::default(),
+            reports: Reporting::default(),
             geo: Geo::default(),
             store: Database::default(),
             tracker: Tracking::default(),

@@ -351,7 +351,7 @@ async fn explain(
         region,
         address: *client,
         viewer: request.viewer.as_deref().or(request.session.as_deref()),
-        viewers: viewers.or_else(|| app.conf.viewers(&channel.tenant, &channel.id)),
+        viewers: viewers.or_else(|| Some(app.tracker.viewers(&channel.tenant, &channel.id))),
         now: Some(at),
     }));
     report.accepted = report.code.is_none();

@@ -17,6 +17,7 @@ use super::documents::must_find;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::link::Answer;
+use crate::orders;
 use crate::rest::input::{Body, Params};
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
@@ -247,7 +248,7 @@ pub(super) async fn ask(
             }
         }
     }
-    Ok(app.hub.command(nodes.as_deref(), &command, Duration::from_millis(wait.into())).await)
+    Ok(orders::command(app, nodes.as_deref(), &command, Duration::from_millis(wait.into())).await?)
 }
 
 pub(super) async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {
@@ -286,10 +287,7 @@ pub(super) async fn object_of(app: &App, url: &str) -> Result<(String, String), 
         .ok_or_else(|| wrong("belongs to no channel; GET /api/v1/channels lists their hosts and prefixes"))?
         .document;
     let mut object = path.get(channel.prefix.len()..).unwrap_or_default().to_owned();
-    let allowed = query.split('&').filter(|pair| {
-        let name = pair.split('=').next().unwrap_or_default();
-        channel.cache.query_allow.iter().any(|allowed| allowed == name || allowed == "*")
-    });
+    let allowed = query.split('&').filter(|pair| channel.cache.keeps(pair.split('=').next().unwrap_or_default()));
     for (at, pair) in allowed.enumerate() {
         object.push(if at == 0 { '?' } else { '&' });
         object.push_str(pair);

@@ -202,6 +202,6 @@ fn check_base(base: &str) -> Result<String, Problem> {
 
 /// The public URL of the first connected node that has one at which the channel answers.
 fn public_url(app: &App, channel: &Channel) -> Option<String> {
-    let urls = app.hub.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok());
+    let urls = app.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok());
     urls.into_iter().find(|url| answers_at(channel, url))
 }

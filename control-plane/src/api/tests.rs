@@ -2,6 +2,7 @@
 
 mod access;
 mod blocks;
+mod conf;
 mod peers;
 mod tenants;
 
@@ -19,6 +20,7 @@ use super::*;
 use crate::config::Config;
 use crate::link;
 use crate::metrics::Metrics;
+use crate::report::Reports;
 use crate::store::Store;
 use crate::store::tests::TempDir;
 use crate::token::Token;
@@ -43,7 +45,10 @@ impl Api {
         let dir = TempDir::new();
         let store = Store::open(dir.path()).unwrap();
         let token = Token::parse(TOKEN).unwrap();
-        let app = App::new(store.clone(), Arc::new(Metrics::new().unwrap()), token, Config::default()).unwrap();
+        let config = Config::default();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let reports = Reports::open(&config.reports, dir.path(), &store, metrics.registry()).unwrap();
+        let app = App::new(store.clone(), reports, metrics, token, config).unwrap();
         app.set_linked(true);
         Self { router: router(Arc::clone(&app)), app, store, _dir: dir }
     }
@@ -173,6 +178,29 @@ fn the_document_describes_every_route() {
         "DELETE /api/v1/users/{name}",
         "GET /api/v1/audit",
         "GET /api/v1/openapi.json",
+        "GET /api/v1/apps",
+        "POST /api/v1/apps",
+        "GET /api/v1/apps/{id}",
+        "PUT /api/v1/apps/{id}",
+        "PATCH /api/v1/apps/{id}",
+        "DELETE /api/v1/apps/{id}",
+        "GET /api/v1/rules",
+        "POST /api/v1/rules",
+        "GET /api/v1/rules/{id}",
+        "PUT /api/v1/rules/{id}",
+        "PATCH /api/v1/rules/{id}",
+        "DELETE /api/v1/rules/{id}",
+        "GET /api/v1/apps/{id}/keys",
+        "POST /api/v1/apps/{id}/keys",
+        "POST /api/v1/apps/{id}/keys/rotate",
+        "DELETE /api/v1/apps/{id}/keys/{key}",
+        "GET /api/v1/switches",
+        "POST /api/v1/switches",
+        "GET /api/v1/pass-keys",
+        "POST /api/v1/pass-keys/rotate",
+        "GET /api/v1/refusals",
+        "POST /api/v1/check",
+        "POST /api/v1/conf/explain",
     ]
     .map(str::to_owned)
     .into();
@@ -528,7 +556,8 @@ async fn commands_without_nodes_and_bad_ones() {
     api.call("POST", "/api/v1/nodes/n9/drain", Value::Null).await.is_problem(404, &["n9"]);
     api.call("POST", "/api/v1/purge?wait_ms=60001", json!({"scope": "all"})).await.is_problem(400, &["wait_ms"]);
     // A node that was here and is not now is told apart from one that never was.
-    api.store.node_seen("n1", 1, "test", None, None).unwrap();
+    let seen = crate::store::NodeSeen { node: "n1".to_owned(), ..Default::default() };
+    api.store.node_joined("other", &seen).unwrap();
     let answer = api.call("POST", "/api/v1/nodes/n1/drain", Value::Null).await;
     assert_eq!(
         (&answer.json["ok"], &answer.json["results"][0]["error"]),

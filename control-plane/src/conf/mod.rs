@@ -24,7 +24,7 @@ mod renew;
 pub(crate) mod request;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use schemars::JsonSchema;
@@ -81,9 +81,6 @@ impl ConfSettings {
     }
 }
 
-/// How many watch a channel: tenant and channel.
-type Viewers = Box<dyn Fn(&str, &str) -> u64 + Send + Sync>;
-
 /// All that conf knows.
 pub struct Conf {
     compiled: RwLock<Arc<Compiled>>,
@@ -91,7 +88,6 @@ pub struct Conf {
     nodes: RwLock<Arc<Vec<NodeView>>>,
     keys: RwLock<PassKeys>,
     nonces: Mutex<Nonces>,
-    viewers: OnceLock<Viewers>,
     known_parameters: Mutex<HashSet<String>>,
     /// What was refused lately.
     pub refusals: Refusals,
@@ -135,7 +131,6 @@ impl Conf {
             nodes: RwLock::default(),
             keys: RwLock::new(PassKeys::new(Vec::new())),
             nonces: Mutex::new(Nonces::new(settings.nonces_per_app as usize)),
-            viewers: OnceLock::new(),
             known_parameters: Mutex::default(),
             refusals: Refusals::default(),
         }
@@ -161,17 +156,6 @@ impl Conf {
         self.keys.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Says who counts viewers; without one, rules for a number of viewers do not hold. Only the first call counts.
-    pub fn count_viewers_by(&self, viewers: impl Fn(&str, &str) -> u64 + Send + Sync + 'static) {
-        // A second one would be a defect of the start, and the first goes on.
-        let _ = self.viewers.set(Box::new(viewers));
-    }
-
-    /// How many watch a channel, as far as anybody counts them.
-    pub(crate) fn viewers(&self, tenant: &str, channel: &str) -> Option<u64> {
-        self.viewers.get().map(|count| count(tenant, channel))
-    }
-
     fn take_nonce(&self, app: &str, nonce: &str, until: u64, now: u64) -> Result<(), Code> {
         self.nonces.lock().unwrap_or_else(PoisonError::into_inner).take(app, nonce, until, now)
     }
@@ -185,6 +169,33 @@ impl Conf {
         if compiled.version > current.version {
             *current = Arc::new(compiled);
         }
+    }
+
+    /// As if store and snapshot said so: the app `player` of the tenant `acme` and channels of it, with these keys of passes.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, keys: PassKeys, channels: &[&str]) {
+        use serde_json::json;
+
+        let app = serde_json::from_value(json!({"id": "player", "tenant": "acme"})).unwrap();
+        let documents =
+            ConfDocuments { version: 0, apps: vec![app], rules: Vec::new(), off: Vec::new(), keys: Vec::new() };
+        self.replace(Compiled::new(&documents));
+        let channel = |id: &&str| {
+            let origins = json!([{"id": "o", "url": "http://origin.test/"}]);
+            let channel = json!({"id": id, "tenant": "acme", "prefix": format!("/{id}/"), "origins": origins});
+            serde_json::from_value(channel).unwrap()
+        };
+        let channels = channels.iter().map(channel).collect();
+        let snapshot = shoal_link::Snapshot { version: 1, channels, ..Default::default() };
+        let directory = Directory::new(Arc::new(Published::new(snapshot).unwrap()));
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
+    /// In place of those that are connected.
+    #[cfg(test)]
+    pub(crate) fn set_nodes(&self, nodes: Vec<NodeView>) {
+        *self.nodes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(nodes);
     }
 
     /// Which key signs changes with time, so this is done each second.
@@ -259,7 +270,7 @@ pub(crate) async fn refresh(app: &App) -> Result<(), StoreError> {
     }
     app.conf.set_keys(now_ms());
     refresh_directory(app).await;
-    let nodes = app.hub.nodes().into_iter().map(|(name, live)| view(app, name, live)).collect();
+    let nodes = app.nodes().into_iter().map(|(name, live)| view(app, name, live)).collect();
     *app.conf.nodes.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(nodes);
     Ok(())
 }
@@ -291,23 +302,31 @@ pub(crate) async fn follow(app: Arc<App>, mut stop: watch::Receiver<bool>) {
 
 /// A node as conf sees it.
 fn view(app: &App, name: String, live: Live) -> NodeView {
-    let urls: Vec<String> = live.public_url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+    let mut urls: Vec<String> = Vec::new();
+    for url in live.public_url.iter().chain(&live.endpoints.https) {
+        let url = url.trim_end_matches('/').to_owned();
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+    }
     let address = urls.iter().find_map(|url| {
         let (authority, _) = request::split_url(url)?;
         let bare = shoal_link::access::names::bare_host(authority);
         bare.trim_start_matches('[').trim_end_matches(']').parse().ok()
     });
     let place = address.map(|address| app.places.place(address)).unwrap_or_default();
+    // What the node says of itself goes before what its address says.
+    let region = live.region.unwrap_or_else(|| place.region.to_string());
     NodeView {
         name,
-        region: place.region.to_string(),
-        country: place.country.to_string(),
+        country: region.split('-').next().unwrap_or_default().to_owned(),
+        region,
         point: place.point,
         urls,
-        punch: Vec::new(),
-        relay: Vec::new(),
-        busy_permille: live.health.map_or(0, |health| health.busy_permille),
-        draining: live.health.is_some_and(|health| health.draining),
+        punch: live.endpoints.udp.iter().map(ToString::to_string).collect(),
+        relay: live.endpoints.turn_urls(),
+        busy_permille: live.health.as_ref().map_or(0, |seen| seen.health.busy_permille),
+        draining: live.health.as_ref().is_some_and(|seen| seen.health.draining),
         alive: true,
     }
 }

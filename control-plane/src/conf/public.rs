@@ -205,7 +205,7 @@ async fn serve(app: &App, asker: &Asker, request: &ConfRequest) -> Result<Respon
         region: &place.region,
         address: Some(asker.client),
         viewer: Some(request.viewer.as_deref().filter(|viewer| !viewer.is_empty()).unwrap_or(&session)),
-        viewers: app.conf.viewers(&channel.tenant, &channel.id),
+        viewers: Some(app.tracker.viewers(&channel.tenant, &channel.id)),
         now: Some(now),
     });
     let nodes = app.conf.nodes();
@@ -272,7 +272,7 @@ async fn public(
         region: "",
         address: None,
         viewer: None,
-        viewers: app.conf.viewers(&channel.tenant, &channel.id),
+        viewers: Some(app.tracker.viewers(&channel.tenant, &channel.id)),
         now: Some(now),
     };
     let nodes = app.conf.nodes();

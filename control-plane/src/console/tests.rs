@@ -17,6 +17,7 @@ use crate::api;
 use crate::app::App;
 use crate::config::Config;
 use crate::metrics::Metrics;
+use crate::report::Reports;
 use crate::rest::client::Remote;
 use crate::store::tests::TempDir;
 use crate::store::{AuditQuery, AuditRow, Store, now_ms};
@@ -52,7 +53,9 @@ impl Console {
         let store = Store::open(dir.path()).unwrap();
         let config = Config { access, ..Config::default() };
         let token = Token::parse(TOKEN).unwrap();
-        let app = App::new(store.clone(), Arc::new(Metrics::new().unwrap()), token, config).unwrap();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let reports = Reports::open(&config.reports, dir.path(), &store, metrics.registry()).unwrap();
+        let app = App::new(store.clone(), reports, metrics, token, config).unwrap();
         let hash = password::hash(PASSWORD.to_owned()).await.unwrap();
         for role in Role::ALL {
             store.create_user(role.name(), role, &hash).unwrap();

@@ -106,7 +106,8 @@ pub(super) async fn overview(app: &App) -> Result<Overview, Problem> {
     let newest = app.hub.newest();
     let on = newest.snapshot.channels.iter().filter(|channel| channel.enabled).count();
     let (viewers, live) = live(app, &newest.snapshot.channels);
-    let connections = nodes.items.iter().filter_map(|node| node.health.as_ref()).map(|health| health.connections).sum();
+    let connections =
+        nodes.items.iter().filter_map(|node| node.health.as_ref()).map(|health| health.health.connections).sum();
     Ok(Overview {
         channels_on: on,
         channels_off: newest.snapshot.channels.len() - on,
@@ -197,11 +198,12 @@ fn alerts(nodes: &NodeList) -> Vec<Alert> {
             alerts.push(Alert { bad: false, text: format!("Node {name} is not connected."), href: href.clone() });
         }
         if let Some(health) = &node.health {
-            if health.draining {
+            if health.health.draining {
                 alerts.push(Alert { bad: false, text: format!("Node {name} drains."), href: href.clone() });
             }
-            if health.busy_permille >= BUSY_PERMILLE {
-                let text = format!("Node {name} is busy: {:.0} % of a shard.", f64::from(health.busy_permille) / 10.0);
+            if health.health.busy_permille >= BUSY_PERMILLE {
+                let text =
+                    format!("Node {name} is busy: {:.0} % of a shard.", f64::from(health.health.busy_permille) / 10.0);
                 alerts.push(Alert { bad: true, text, href });
             }
         }

@@ -57,6 +57,11 @@ impl<S: Send + Sync> FromRequest<S> for Document {
 /// The body, if it is declared as JSON and arrives in time.
 pub(crate) async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     check_media_type(request.headers())?;
+    bytes(request, state).await
+}
+
+/// A body of any sort, if it arrives in time.
+pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, state))
         .await
         .map_err(|_| {

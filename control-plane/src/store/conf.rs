@@ -8,11 +8,11 @@ use super::{Store, StoreError, now_ms};
 use crate::pass::KEY_BYTES;
 
 /// Most things that are switched off at a time.
-pub const MAX_SWITCHES: u64 = 100_000;
+pub(super) const MAX_SWITCHES: u64 = 100_000;
 /// Most documents of parameters that are remembered.
 const MAX_PARAMETERS: u64 = 100_000;
 /// The setting that each change of apps, rules, switches and pass keys moves.
-const VERSION: &str = "conf_version";
+pub(super) const VERSION: &str = "conf_version";
 
 /// All that conf decides by, as of one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -134,7 +134,7 @@ impl Store {
         self.read(switches)
     }
 
-    /// Switches something off, or on again; false: there are [`MAX_SWITCHES`] already.
+    /// Switches something off, or on again; false: there are too many already.
     pub fn switch(&self, switch: &Switch, on: bool) -> Result<bool, ChangeError> {
         let (channel, asset) = (switch.channel.clone().unwrap_or_default(), switch.asset.clone().unwrap_or_default());
         self.write(|tx| {

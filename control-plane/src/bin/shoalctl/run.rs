@@ -331,7 +331,7 @@ fn node_table(list: &NodeList) -> String {
         ("URL", Align::Left),
     ]);
     for node in &list.items {
-        let health = node.health.as_ref();
+        let health = node.health.as_ref().map(|seen| &seen.health);
         let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
         table.row(vec![
             node.node.clone(),
@@ -357,7 +357,7 @@ fn node_table(list: &NodeList) -> String {
 fn state(node: &NodeStatus) -> &'static str {
     match (node.connected, &node.health) {
         (false, _) => "away",
-        (true, Some(health)) if health.draining => "draining",
+        (true, Some(seen)) if seen.health.draining => "draining",
         (true, _) => "up",
     }
 }

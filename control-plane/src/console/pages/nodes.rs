@@ -55,15 +55,15 @@ fn rows(session: &Session, nodes: &NodeList) -> Markup {
             tr {
                 th scope="row" { (node.node) @if let Some(url) = &node.public_url { br; small.soft { (url) } } }
                 td { (state(node)) }
-                td.number { (health.map_or("–".to_owned(), |health| format::count(health.connections))) }
+                td.number { (health.map_or("–".to_owned(), |health| format::count(health.health.connections))) }
                 td.number { (health.map_or("–".to_owned(), busy)) }
-                td.number { (health.map_or("–".to_owned(), |health| format::bytes(health.cache_bytes as f64))) }
+                td.number { (health.map_or("–".to_owned(), |health| format::bytes(health.health.cache_bytes as f64))) }
                 td.short { (snapshot(node, nodes.snapshot)) }
                 td.short { (node.software) }
                 td.short { (format::moment(node.last_seen_ms, now)) }
                 @if session.may(Role::Operator) {
                     td {
-                        @if node.connected && !health.is_some_and(|health| health.draining) {
+                        @if node.connected && !health.is_some_and(|health| health.health.draining) {
                             a.button.plain.danger.small href=(format!("/console/nodes/{}/drain", encode(&node.node))) {
                                 "Drain…" span.hidden { " " (node.node) }
                             }
@@ -90,7 +90,7 @@ fn rows(session: &Session, nodes: &NodeList) -> Markup {
 }
 
 fn state(node: &NodeStatus) -> Markup {
-    let draining = node.health.as_ref().is_some_and(|health| health.draining);
+    let draining = node.health.as_ref().is_some_and(|health| health.health.draining);
     html! {
         @if !node.connected { span.mark.bad { "away" } }
         @else if draining { span.mark.warn { "draining" } }
@@ -102,7 +102,7 @@ fn state(node: &NodeStatus) -> Markup {
 }
 
 fn busy(health: &NodeHealth) -> String {
-    format::percent(f64::from(health.busy_permille) / 1000.0)
+    format::percent(f64::from(health.health.busy_permille) / 1000.0)
 }
 
 fn snapshot(node: &NodeStatus, newest: u64) -> Markup {
@@ -127,7 +127,7 @@ async fn confirm(
         StatusCode::OK,
         &html! {
             p { "It takes no more viewers, finishes what runs, and exits. Only its service manager starts it again." }
-            @if let Some(health) = &node.health { p { "It has " (format::count(health.connections)) " connection(s) now." } }
+            @if let Some(health) = &node.health { p { "It has " (format::count(health.health.connections)) " connection(s) now." } }
         },
     ))
 }

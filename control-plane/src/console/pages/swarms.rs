@@ -67,9 +67,9 @@ async fn list(
     let query = query(raw);
     let known = api::swarm_page(&app, Some(ROWS), query.given("swarm"), None, None).await?;
     let (channels, next) = views::channels(&app, query.get("after").to_owned(), ROWS).await?;
-    let swarms: Vec<Swarm> = channels.iter().map(|channel| views::swarm(&app, channel)).collect();
+    let punching: Vec<Swarm> = channels.iter().map(|channel| views::swarm(&app, channel)).collect();
     let rows = html! {
-        @for (channel, swarm) in channels.iter().zip(&swarms) {
+        @for (channel, swarm) in channels.iter().zip(&punching) {
             tr {
                 th scope="row" { a href=(format!("/console/swarms/{}", encode(&channel.id))) { (channel.id) } }
                 td.number { (peers(swarm)) }
