@@ -1,6 +1,6 @@
 //! An announce comes in.
 
-use super::peer::Peer;
+use super::peer::{Peer, RINGS};
 use super::slab::NONE;
 use super::{Announce, Answer, Channel, Done, EXPIRE_ON_THE_WAY, Key, Refusal, Swarm, Swarms};
 use crate::ids::PeerId;
@@ -103,6 +103,9 @@ impl Swarms {
             }
         };
         let at = self.peers.insert(Peer::new(announce.peer_id, announce.session, swarm));
+        if at == self.links.used() {
+            self.links.insert([(NONE, NONE); RINGS]);
+        }
         if !self.join_session(at) {
             // The viewer has peers, and so has the channel, but perhaps not this swarm.
             self.peers[at].swarm = NONE;
@@ -213,11 +216,12 @@ impl Swarms {
 fn describe(peer: &mut Peer, announce: &Announce<'_>) {
     let mask = mask(peer, announce);
     peer.mask = mask;
-    // WebRTC alone says nothing of a port: what another door said of it stays.
-    if announce.connection == 0 {
+    // WebRTC alone says nothing of a port: what another door said of it stays. Another instance says all.
+    if announce.connection == 0 || announce.remote {
         peer.set_address(announce.address, announce.port);
         peer.node = announce.node;
-    } else {
+    }
+    if announce.connection != 0 || announce.remote {
         peer.connection = announce.connection;
     }
     if let Some(nat) = announce.nat {
@@ -236,15 +240,15 @@ fn mask(peer: &Peer, announce: &Announce<'_>) -> Mask {
     let known = peer.mask.transports();
     let said = announce.transports;
     let transports = match announce.connection {
+        _ if announce.remote => said,
         0 if peer.connection != 0 => said.with(Transport::Webrtc),
         0 => said.without(Transport::Webrtc),
-        _ if announce.remote => said,
         _ => known.with(Transport::Webrtc),
     };
     // Straight from address to address, somebody learns an address.
     let transports = if announce.relay_only { transports.without(Transport::Tcp) } else { transports };
     // Nobody can connect to a port that is none.
-    let port = if announce.connection == 0 { announce.port } else { peer.port() };
+    let port = if announce.connection == 0 || announce.remote { announce.port } else { peer.port() };
     let transports = if port == 0 { transports.without(Transport::Tcp) } else { transports };
     Mask::new(transports, announce.address)
 }
