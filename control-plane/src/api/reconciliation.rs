@@ -13,13 +13,13 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::app::App;
 use crate::field::FieldError;
-use crate::recon::compare::{Comparison, SessionDifference, explain};
+use crate::recon::compare::{Comparison, Figures, SessionDifference, explain};
 use crate::recon::import::{ImportError, ImportReport, Importer, Reading};
 use crate::recon::{Pair, Provider, Settings};
 use crate::rest::input::{Body, Params};
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
-use crate::store::{FiguresQuery, MAX_FIGURES, Store, StoredImport, now_ms};
+use crate::store::{FiguresQuery, MAX_FIGURES, Store, StoreError, StoredImport, now_ms};
 use crate::validate::check_id;
 use shoal_report::logs::{Format, LogFormat, Measure};
 
@@ -467,22 +467,29 @@ async fn compare(
     let now = now_ms() / 1000;
     let (from_hour, to_hour) = hours(&params, now).map_err(Problem::parameter)?;
     let query = FiguresQuery { from_hour, to_hour, tenant: params.tenant, channel: params.channel };
-    let (figures, settings) =
-        app.db(move |store| Ok((store.recon_figures(&query)?, store.recon_all_settings()?))).await?;
-    let mut truncated = figures.len() >= MAX_FIGURES;
-    let of = |tenant: &str| settings.get(tenant).copied().unwrap_or_default();
-    let mut items: Vec<Comparison> = figures
-        .into_iter()
-        .filter(|figures| params.pair.is_none_or(|pair| figures.pair == pair))
-        .map(|figures| {
-            let settings = of(&figures.tenant);
-            figures.compare(&settings, now)
-        })
-        .filter(|comparison| !params.alerts || comparison.alert)
-        .collect();
+    let (mut items, mut truncated) = comparisons(&app, query, now).await?;
+    items.retain(|comparison| params.pair.is_none_or(|pair| comparison.pair == pair));
+    items.retain(|comparison| !params.alerts || comparison.alert);
     truncated |= items.len() > MAX_ITEMS;
     items.truncate(MAX_ITEMS);
     Ok(Json(ReconciliationReport { items, truncated }))
+}
+
+/// Compares, and says whether there are more figures than were read; also for the console. `now` in Unix seconds.
+pub(crate) async fn comparisons(
+    app: &App,
+    query: FiguresQuery,
+    now: u64,
+) -> Result<(Vec<Comparison>, bool), StoreError> {
+    let (figures, settings) =
+        app.db(move |store| Ok((store.recon_figures(&query)?, store.recon_all_settings()?))).await?;
+    let truncated = figures.len() >= MAX_FIGURES;
+    let of = |tenant: &str| settings.get(tenant).copied().unwrap_or_default();
+    let compare = |figures: Figures| {
+        let settings = of(&figures.tenant);
+        figures.compare(&settings, now)
+    };
+    Ok((figures.into_iter().map(compare).collect(), truncated))
 }
 
 fn hours(params: &CompareParams, now: u64) -> Result<(u64, u64), FieldError> {

@@ -312,7 +312,7 @@ async fn the_log_in_tells_nobody_who_is_there_and_slows_down() {
         StatusCode::FORBIDDEN
     );
     let mut answers = Vec::new();
-    for name in ["admin", "nobody"] {
+    for name in ["operator", "nobody"] {
         stranger.get("/console/login").await;
         let status = stranger.post("/console/login", &[("name", name), ("password", "wrong")]).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);

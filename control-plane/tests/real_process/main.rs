@@ -7,6 +7,7 @@ mod instances;
 mod ledger;
 mod link;
 mod peers;
+mod people;
 mod process;
 mod reports;
 mod recon;
