@@ -4,16 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::access::Access;
+use crate::access::audit::{self, Entry};
 use crate::conf::{self, Conf};
 use crate::config::Config;
 use crate::geo::Places;
 use crate::instances::{self, Instances};
-use crate::link::{Hub, Live};
+use crate::link::{Hub, Live, PlaybackFeed};
 use crate::metrics::Metrics;
 use crate::pass::PassKeys;
 use crate::peers::Peers;
+use crate::report::Reports;
 use crate::server::StartError;
-use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
+use crate::store::{AccessError, ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
 use crate::tracker::Tracker;
 
@@ -25,10 +28,14 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What nodes tell of playback.
+    pub playback: PlaybackFeed,
     /// What SDKs are told.
     pub conf: Conf,
     /// The other instances.
     pub instances: Instances,
+    /// What viewers report.
+    pub reports: Reports,
     /// Where addresses are.
     pub places: Places,
     /// Who is in which swarm.
@@ -37,17 +44,26 @@ pub struct App {
     pub config: Config,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Who may use the admin API.
+    /// The operator's own token.
     pub token: Token,
+    /// Attempts to use the admin API and the console.
+    pub access: Access,
     /// Whether the link listens.
     linked: AtomicBool,
 }
 
 impl App {
     /// Puts the parts together.
-    pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
+    pub fn new(
+        store: Store,
+        reports: Reports,
+        metrics: Arc<Metrics>,
+        token: Token,
+        config: Config,
+    ) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
+        let playback = PlaybackFeed::new(Arc::clone(&metrics));
         let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
         let tracker = Tracker::new(&config.tracker, metrics.registry())?;
@@ -56,13 +72,16 @@ impl App {
             store,
             hub,
             peers,
+            playback,
             conf,
+            reports,
             places,
             tracker,
             instances,
             config,
             metrics,
             token,
+            access: Access::new(),
             linked: AtomicBool::new(false),
         }))
     }
@@ -94,6 +113,29 @@ impl App {
             Err(_) => {}
         }
         result
+    }
+
+    /// Runs a change of users or tokens off the async threads.
+    pub(crate) async fn change_access<T, F>(&self, work: F) -> Result<T, AccessError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> Result<T, AccessError> + Send + 'static,
+    {
+        let result = self.blocking(work).await.map_err(AccessError::from).and_then(|result| result);
+        if let Err(AccessError::Store(error)) = &result {
+            self.count(error);
+        }
+        result
+    }
+
+    /// Writes an entry of the audit log by itself. What fails is the caller's to count.
+    pub(crate) async fn note(&self, entry: Entry) -> Result<(), StoreError> {
+        self.blocking(move |store| store.add_audit(&entry)).await.and_then(|result| result)
+    }
+
+    /// A failure that is no database's, told as one: the request may be tried again.
+    pub(crate) fn store_error(&self, message: String) -> StoreError {
+        StoreError { kind: StoreErrorKind::Io, path: self.store.name().to_owned(), message }
     }
 
     /// The keys of viewers' passes.
@@ -145,7 +187,10 @@ impl App {
         T: Send + 'static,
         F: FnOnce(&Store) -> T + Send + 'static,
     {
-        let store = self.store.clone();
+        let store = match audit::current() {
+            Some(slot) => self.store.audited(slot),
+            None => self.store.clone(),
+        };
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(|error| StoreError {
             kind: StoreErrorKind::Io,
             path: self.store.name().to_owned(),

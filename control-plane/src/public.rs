@@ -19,6 +19,7 @@ use tower_http::cors::{Any, CorsLayer};
 use crate::api::measure;
 use crate::app::App;
 use crate::conf::public as conf;
+use crate::report;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
 use crate::rest::openapi::{Operation, Routes};
@@ -103,6 +104,7 @@ fn routes() -> Routes {
             .gives::<Value>(200, "An OpenAPI 3.1 document."),
         describe,
     );
+    let routes = report::ingest::add(routes);
     let routes = tracker::add(routes);
     conf::add(routes)
 }

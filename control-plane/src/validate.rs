@@ -90,7 +90,8 @@ pub fn check_id(id: &str) -> Result<(), &'static str> {
 type Errors = Vec<FieldError>;
 
 fn check_channel(channel: &Channel, errors: &mut Errors) {
-    let Channel { id, tenant, hosts, prefix, origins, cache, forward, limits, cors, access, enabled: _ } = channel;
+    let Channel { id, tenant, hosts, prefix, origins, cache, forward, limits, cors, access, telemetry: _, enabled: _ } =
+        channel;
     if let Err(message) = check_id(id) {
         errors.push(FieldError::new("id", id.as_str(), message));
     }

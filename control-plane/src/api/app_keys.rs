@@ -12,6 +12,7 @@ use shoal_ticket::Key;
 use super::documents::{check, modify, must_find};
 use super::keys::KeyList;
 use super::secrets::{KeyName, NewKey};
+use crate::access::Role;
 use crate::app::App as Shared;
 use crate::rest::input::Body;
 use crate::rest::openapi::{Operation, Routes};
@@ -23,6 +24,7 @@ pub(super) fn add(routes: Routes) -> Routes {
     routes
         .add(
             Operation::new(Method::GET, "/api/v1/apps/{id}/keys", "listAppKeys", "Lists the ids of an app's keys.")
+                .role(Role::Admin)
                 .gives::<KeyList>(200, "The keys.")
                 .fails(&[missing]),
             list,
@@ -34,6 +36,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "addAppKey",
                 "Adds a key that is accepted; it is the first one only if there is none.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -46,6 +49,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "rotateAppKeys",
                 "Adds a key as the first one; the older ones are still accepted.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -58,6 +62,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "removeAppKey",
                 "Removes a key: what it signs is refused from now on.",
             )
+            .role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing, conflict]),
             remove,

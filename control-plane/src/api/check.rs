@@ -141,6 +141,7 @@ pub(super) fn add(routes: Routes) -> Routes {
     routes
         .add(
             Operation::new(Method::POST, "/api/v1/check", "checkUrl", "Why would this URL be accepted or refused?")
+                .reads()
                 .body::<CheckRequest>()
                 .gives::<CheckReport>(200, "Rule by rule, and profile by profile."),
             check,
@@ -152,6 +153,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "explainConf",
                 "What would conf answer, and which rule decides?",
             )
+            .reads()
             .body::<ExplainRequest>()
             .gives::<ExplainReport>(200, "Rule by rule."),
             explain,

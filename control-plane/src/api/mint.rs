@@ -12,6 +12,7 @@ use shoal_link::Channel;
 use shoal_ticket::{Profile, SignError, SignRequest, sign_url};
 
 use super::documents::must_find;
+use crate::access::audit;
 use crate::app::App;
 use crate::conf::answer::answers_at;
 use crate::rest::input::Body;
@@ -98,7 +99,13 @@ async fn mint(
     Path(id): Path<String>,
     Body(request): Body<MintRequest>,
 ) -> Result<Json<MintedUrls>, Problem> {
-    let channel = must_find::<Channel>(&app, &id).await?.document;
+    mint_urls(&app, &id, request).await.map(Json)
+}
+
+/// Signs URLs; also for the console.
+pub(crate) async fn mint_urls(app: &App, id: &str, request: MintRequest) -> Result<MintedUrls, Problem> {
+    audit::target("channel", id);
+    let channel = must_find::<Channel>(app, id).await?.document;
     let Some(policy) = &channel.access.ticket else {
         let detail = format!("channel `{id}` asks for no ticket: its plain URLs work; set access.ticket to protect it");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -165,7 +172,7 @@ async fn mint(
         let message = format!("is no profile that channel `{id}` accepts; these are: {}", known.join(", "));
         return Err(Problem::field("profile", request.profile.unwrap_or_default(), message));
     }
-    Ok(Json(MintedUrls { channel: id.clone(), expires, session: session.to_owned(), urls }))
+    Ok(MintedUrls { channel: id.to_owned(), expires, session: session.to_owned(), urls })
 }
 
 fn sign_problem(error: &SignError) -> Problem {

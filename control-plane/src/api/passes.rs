@@ -8,6 +8,7 @@ use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::Role;
 use crate::app::App;
 use crate::conf::{key_overlap_ms, random_key};
 use crate::rest::openapi::{Operation, Routes};
@@ -35,7 +36,7 @@ pub struct PassKeyName {
 pub(super) fn add(routes: Routes) -> Routes {
     routes
         .add(
-            Operation::new(Method::GET, "/api/v1/pass-keys", "listPassKeys", "Lists the keys of viewers' passes.")
+            Operation::new(Method::GET, "/api/v1/pass-keys", "listPassKeys", "Lists the keys of viewers' passes.").role(Role::Admin)
                 .gives::<PassKeyList>(200, "The keys, without their secrets."),
             list,
         )
@@ -45,7 +46,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "/api/v1/pass-keys/rotate",
                 "rotatePassKeys",
                 "Makes a key that signs passes from now on. The older ones are accepted until their last pass has expired.",
-            )
+            ).role(Role::Admin)
             .gives::<PassKeyName>(201, "The new key, without its secret."),
             rotate,
         )

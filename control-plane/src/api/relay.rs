@@ -13,6 +13,7 @@ use shoal_link::tenant::RelaySecret;
 use super::documents::{check, modify, must_find};
 use super::mint::MAX_TTL_S;
 use super::secrets::{KeyName, NewKey};
+use crate::access::Role;
 use crate::app::App;
 use crate::conf::credentials;
 use crate::rest::input::Body;
@@ -66,6 +67,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "listSecrets",
                 "Lists the ids of a tenant's secrets.",
             )
+            .role(Role::Admin)
             .gives::<SecretList>(200, "The secrets.")
             .fails(&[missing]),
             list,
@@ -77,6 +79,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "addSecret",
                 "Adds a secret that is accepted; it signs only if it is the first one.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -89,6 +92,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "rotateSecrets",
                 "Adds a secret and signs with it from now on; the older ones are still accepted.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -101,6 +105,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "removeSecret",
                 "Removes a secret: no allocation is made with what it signed. Without any, nothing is relayed.",
             )
+            .role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing]),
             remove,

@@ -302,23 +302,31 @@ pub(crate) async fn follow(app: Arc<App>, mut stop: watch::Receiver<bool>) {
 
 /// A node as conf sees it.
 fn view(app: &App, name: String, live: Live) -> NodeView {
-    let urls: Vec<String> = live.public_url.iter().map(|url| url.trim_end_matches('/').to_owned()).collect();
+    let mut urls: Vec<String> = Vec::new();
+    for url in live.public_url.iter().chain(&live.endpoints.https) {
+        let url = url.trim_end_matches('/').to_owned();
+        if !urls.contains(&url) {
+            urls.push(url);
+        }
+    }
     let address = urls.iter().find_map(|url| {
         let (authority, _) = request::split_url(url)?;
         let bare = shoal_link::access::names::bare_host(authority);
         bare.trim_start_matches('[').trim_end_matches(']').parse().ok()
     });
     let place = address.map(|address| app.places.place(address)).unwrap_or_default();
+    // What the node says of itself goes before what its address says.
+    let region = live.region.unwrap_or_else(|| place.region.to_string());
     NodeView {
         name,
-        region: place.region.to_string(),
-        country: place.country.to_string(),
+        country: region.split('-').next().unwrap_or_default().to_owned(),
+        region,
         point: place.point,
         urls,
-        punch: Vec::new(),
-        relay: Vec::new(),
-        busy_permille: live.health.map_or(0, |health| health.busy_permille),
-        draining: live.health.is_some_and(|health| health.draining),
+        punch: live.endpoints.udp.iter().map(ToString::to_string).collect(),
+        relay: live.endpoints.turn_urls(),
+        busy_permille: live.health.as_ref().map_or(0, |seen| seen.health.busy_permille),
+        draining: live.health.as_ref().is_some_and(|seen| seen.health.draining),
         alive: true,
     }
 }

@@ -173,7 +173,8 @@ pub(super) fn next_version(tx: &mut Tx<'_>, name: &str) -> Result<u64, StoreErro
     version_of(tx, row.as_ref())
 }
 
-fn version(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+/// The newest snapshot's version.
+pub(super) fn version(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
     let row = tx.query_one("SELECT value FROM settings WHERE name = 'snapshot_version'", &[])?;
     version_of(tx, row.as_ref())
 }

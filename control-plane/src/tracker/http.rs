@@ -39,6 +39,12 @@ pub(crate) fn add(routes: Routes) -> Routes {
             .open()
             .gives_as::<String>(200, CLASSIC, "Bencoded; what is refused has a `failure reason`.")
             .gives_nothing(101, "The request was to upgrade to a WebSocket: the WebTorrent protocol begins.")
+            .fails(&[
+                (400, "The upgrade is malformed."),
+                (404, "This path is for WebSockets alone."),
+                (426, "The connection cannot be upgraded: use HTTP/1.1."),
+                (503, "There are as many WebSockets as there may be."),
+            ])
     };
     let scrape = |path, id, summary| {
         Operation::new(Method::GET, path, id, summary).open().gives_as::<String>(

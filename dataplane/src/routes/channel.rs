@@ -42,6 +42,8 @@ pub struct Channel {
     pub access: Arc<Access>,
     /// Cross-origin rules.
     pub cors: Arc<Cors>,
+    /// Whether what players say with their requests (CMCD) is summed.
+    pub cmcd: bool,
     /// Every origin, as configured.
     pub origins: Vec<Arc<OriginState>>,
 }
@@ -78,6 +80,7 @@ impl Channel {
             verifier,
             access: common.access(raw).map_err(of)?,
             cors: common.cors(raw).map_err(of)?,
+            cmcd: raw.telemetry.cmcd,
             origins: compile_origins(raw, before).map_err(of)?,
         })
     }

@@ -251,7 +251,8 @@ fn run(seed: u64) {
                 peer.transports = peer.transports.without(Transport::Tcp);
             }
             peer.nat = announce.nat.unwrap_or(peer.nat);
-            peer.complete = announce.complete.unwrap_or(peer.complete);
+            let completed = (event == Event::Completed).then_some(true);
+            peer.complete = announce.complete.or(completed).unwrap_or(peer.complete);
             peer.relay_only = announce.relay_only;
             peer.seen = now;
             for failed in &failed {

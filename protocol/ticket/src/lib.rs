@@ -28,7 +28,7 @@ pub use path::{PathShape, PathSignature, path_signature};
 pub use policy::{FieldOrder, Key, Profile, TicketPolicy, TimeFormat, TimeMeaning};
 pub use short::{KeyId, Session, ShortText};
 pub use sign::{SignRequest, sign_url};
-pub use ticket::{Claims, MAX_CHANNEL, MAX_KEY_ID, MAX_PREFIX, MAX_SESSION, MAX_TICKET, mint};
+pub use ticket::{Claims, MAX_CHANNEL, MAX_KEY_ID, MAX_PREFIX, MAX_SESSION, MAX_TICKET, mint, session_of};
 pub use verifier::{
     MAX_KEYS, MAX_PROFILES, MAX_SKEW_S, MIN_SECRET, MIN_SECRET_THIRD_PARTY, Memory, PARAMETER, Pass, Presented,
     Verifier,

@@ -166,8 +166,10 @@ async fn nothing_is_sent_again_while_what_the_viewer_has_lasts() {
 async fn rules_and_switches_hold_at_once_here_and_are_found_by_another_instance() {
     let api = ready().await;
     let metrics = Arc::new(Metrics::new().unwrap());
-    let app = App::new(api.store.clone(), metrics, Token::parse(TOKEN).unwrap(), Config::default()).unwrap();
-    let other = Api { router: router(Arc::clone(&app)), app, store: api.store.clone(), _dir: TempDir::new() };
+    let (dir, config) = (TempDir::new(), Config::default());
+    let reports = Reports::open(&config.reports, dir.path(), &api.store, metrics.registry()).unwrap();
+    let app = App::new(api.store.clone(), reports, metrics, Token::parse(TOKEN).unwrap(), config).unwrap();
+    let other = Api { router: router(Arc::clone(&app)), app, store: api.store.clone(), _dir: dir };
     conf::start(&other.app).await.unwrap();
     settle(&other).await;
 
