@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use clap::Parser;
 use listenfd::ListenFd;
 use shoal_control::config::{Config, LogFormat};
-use shoal_control::server::Server;
+use shoal_control::server::{self, Server};
+use shoal_control::store::Store;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -28,6 +29,13 @@ struct Arguments {
     /// Check the configuration and exit.
     #[arg(long)]
     check: bool,
+    /// Write all that the database has to a file and exit; instances may be running.
+    #[arg(long, value_name = "FILE")]
+    backup: Option<PathBuf>,
+    /// Put what a backup has in place of all that the database has and exit; no instance may be running. SQLite's go into
+    /// PostgreSQL, and back.
+    #[arg(long, value_name = "FILE", conflicts_with = "backup")]
+    restore: Option<PathBuf>,
     /// Print a configuration file with every key at its default and exit.
     #[arg(long)]
     print_sample_config: bool,
@@ -60,9 +68,21 @@ fn run(arguments: &Arguments) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log.level).with_context(|| {
         format!("log.level `{}`: use error, warn, info, debug, trace or a filter of them", config.log.level)
     })?;
-    shoal_control::store::Store::check(&config.store)?;
+    Store::check(&config.store)?;
     if arguments.check {
         println!("the configuration is valid");
+        return Ok(());
+    }
+    let state_dir = state_dir(&config);
+    if let Some(file) = &arguments.backup {
+        let done = Store::backup(&config.store, &state_dir, file)?;
+        println!("{} rows of {} tables are in {}", done.rows, done.tables, file.display());
+        return Ok(());
+    }
+    if let Some(file) = &arguments.restore {
+        let _lock = server::lock(&state_dir)?;
+        let done = Store::restore(&config.store, &state_dir, file)?;
+        println!("{} rows of {} tables were restored", done.rows, done.tables);
         return Ok(());
     }
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
@@ -72,25 +92,22 @@ fn run(arguments: &Arguments) -> Result<()> {
     }
     let inherited = inherited()?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    let result = runtime.block_on(serve(&config, inherited));
+    let result = runtime.block_on(serve(&config, &state_dir, inherited));
     runtime.shutdown_timeout(LAST_WAIT);
     result
 }
 
-async fn serve(config: &Config, inherited: Option<TcpListener>) -> Result<()> {
-    // systemd separates several folders by colons; ours is the first.
-    let systemd = std::env::var_os("STATE_DIRECTORY").and_then(|paths| std::env::split_paths(&paths).next());
-    let state_dir = config.state_dir(systemd);
+async fn serve(config: &Config, state_dir: &Path, inherited: Option<TcpListener>) -> Result<()> {
     // Before anything listens: whoever sees the process may signal it.
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
-    let server = Server::start(config, &state_dir, inherited).await?;
+    let server = Server::start(config, state_dir, inherited).await?;
     let address = server.address().context("the admin API's own address")?;
     tracing::info!(
         %address,
         public = %server.public_address().context("the public API's own address")?,
         link_socket = %config.link_socket.display(),
-        token_file = %config.token_file(&state_dir).display(),
+        token_file = %config.token_file(state_dir).display(),
         "ready"
     );
     notify(sd_notify::NotifyState::Ready);
@@ -103,6 +120,12 @@ async fn serve(config: &Config, inherited: Option<TcpListener>) -> Result<()> {
     };
     server.run(stop).await;
     Ok(())
+}
+
+fn state_dir(config: &Config) -> PathBuf {
+    // systemd separates several folders by colons; ours is the first.
+    let systemd = std::env::var_os("STATE_DIRECTORY").and_then(|paths| std::env::split_paths(&paths).next());
+    config.state_dir(systemd)
 }
 
 /// A socket from the service manager (LISTEN_FDS), if it gave one.

@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::frames::{Frames, ReadError};
-use super::hub::{Health, Live, Published};
+use super::hub::{Live, Published};
+use super::told;
 use crate::app::App;
 use crate::store::now_ms;
 use crate::validate::{MAX_ID, check_id};
@@ -98,7 +99,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
         .map_err(|_| End::Hello(format!("no hello within {} s", HELLO_WAIT.as_secs())))??;
     let (node, live) = match first {
         None => return Ok(()),
-        Some(DataMessage::Hello { protocol, node, boot, software, snapshot, public_url }) => {
+        Some(DataMessage::Hello { protocol, node, boot, software, snapshot, public_url, region, endpoints }) => {
             // The answer tells the other side which protocol would do, also when its own will not.
             send(&mut write, &ControlMessage::Hello { protocol: PROTOCOL }).await?;
             if protocol != PROTOCOL {
@@ -107,7 +108,8 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
             check_id(&node).map_err(|message| End::Hello(format!("node name {node:?} {message} (node.name)")))?;
             let connected_ms = now_ms();
             let (software, public_url) = (cut(software), public_url.map(cut));
-            (node, Live { boot, software, public_url, connected_ms, snapshot, refused: None, health: None })
+            let (region, endpoints) = (region.map(told::short), told::endpoints(*endpoints));
+            (node, Live { boot, software, public_url, region, endpoints, connected_ms, snapshot, ..Live::default() })
         }
         Some(_) => return Err(End::Hello("its first message is not a hello".to_owned())),
     };
@@ -123,9 +125,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
     };
     app.peers.disconnected(Instant::now(), connection);
     if let Some(live) = app.hub.leave(&node, connection) {
-        let name = node.clone();
-        // A failure is counted and logged, and costs only the time of the good-bye.
-        let _ = app.db(move |store| store.node_gone(&name, live.snapshot)).await;
+        app.left(&node, &live).await;
     }
     tracing::info!(node, "data plane disconnected");
     result
@@ -155,10 +155,8 @@ async fn receive(
                 app.hub.refused(node, connection, version, reason);
             }
             DataMessage::Done { id, result } => app.hub.done(node, connection, id, result.map_err(cut)),
-            DataMessage::Health { connections, cache_bytes, busy_permille, draining } => {
-                let health = Health { at_ms: 0, connections, cache_bytes, busy_permille, draining };
-                app.hub.health(node, connection, health);
-            }
+            DataMessage::Health(health) => app.hub.health(node, connection, told::health(*health)),
+            DataMessage::Playback(sums) => app.playback.take_in(node, sums),
             DataMessage::Observed(observations) => {
                 for some in observations.chunks(OBSERVED_AT_ONCE) {
                     app.peers.observe(Instant::now(), node, connection, some);
@@ -217,11 +215,7 @@ async fn record(
     mut batches: mpsc::Receiver<Batch>,
     outgoing: mpsc::Sender<ControlMessage>,
 ) -> Result<(), End> {
-    let (name, seen) = (node.to_owned(), live.clone());
-    // A failure is counted and logged; the node is served all the same.
-    let _ = app
-        .db(move |store| store.node_seen(&name, seen.boot, &seen.software, seen.public_url.as_deref(), seen.snapshot))
-        .await;
+    app.joined(node, live).await;
     let mut taken = Vec::new();
     while batches.recv_many(&mut taken, LEDGER_COMMIT).await > 0 {
         let commit = Arc::new(std::mem::take(&mut taken));
@@ -249,7 +243,7 @@ async fn record(
 }
 
 /// Bounds a text from the other side.
-fn cut(mut text: String) -> String {
+pub(super) fn cut(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(MAX_TEXT));
     text
 }

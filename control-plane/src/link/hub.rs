@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use shoal_link::frame::{self, FrameError};
 use shoal_link::message::{Command, Reply};
+use shoal_link::node::{Endpoints, Health};
 use shoal_link::{ControlMessage, Snapshot};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -41,8 +43,9 @@ impl Published {
     }
 }
 
-/// A connected node.
-#[derive(Debug, Clone)]
+/// A connected node. Other instances read it as JSON, and may be of another release.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Live {
     /// This run of its process.
     pub boot: u64,
@@ -50,6 +53,10 @@ pub struct Live {
     pub software: String,
     /// Where viewers reach it.
     pub public_url: Option<String>,
+    /// Where it stands, as it says.
+    pub region: Option<String>,
+    /// Where viewers reach it otherwise.
+    pub endpoints: Endpoints,
     /// Unix milliseconds of the connection's start.
     pub connected_ms: u64,
     /// Version that it serves.
@@ -57,11 +64,15 @@ pub struct Live {
     /// The last snapshot that it refused, until it applies one.
     pub refused: Option<Refused>,
     /// Its last word on how it is.
-    pub health: Option<Health>,
+    pub health: Option<Seen>,
+    /// The connection's number in the store, once it is written down there.
+    #[serde(skip)]
+    pub joined: Option<u64>,
 }
 
 /// A snapshot that a node would not apply.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Refused {
     /// Its version.
     pub version: u64,
@@ -69,19 +80,14 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// How a node is.
-#[derive(Debug, Clone, Copy)]
-pub struct Health {
+/// How a node was.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Seen {
     /// Unix milliseconds of its arrival.
     pub at_ms: u64,
-    /// Open client connections.
-    pub connections: u64,
-    /// Bytes in the RAM tier.
-    pub cache_bytes: u64,
-    /// Busy fraction of the busiest shard, 0 to 1000.
-    pub busy_permille: u16,
-    /// It takes no more viewers.
-    pub draining: bool,
+    /// Its own words.
+    pub health: Health,
 }
 
 /// What a node answered to a command.
@@ -243,6 +249,15 @@ impl Hub {
         Some(member.live)
     }
 
+    /// The store has a number for the connection that `live` tells of, if that is still there.
+    pub(crate) fn joined(&self, node: &str, live: &Live, number: u64) {
+        if let Some(member) = self.lock().get_mut(node)
+            && (member.live.boot, member.live.connected_ms) == (live.boot, live.connected_ms)
+        {
+            member.live.joined = Some(number);
+        }
+    }
+
     pub(super) fn applied(&self, node: &str, connection: u64, version: u64) {
         self.update(node, connection, |member| {
             member.live.snapshot = Some(version);
@@ -255,9 +270,9 @@ impl Hub {
         self.update(node, connection, |member| member.live.refused = Some(Refused { version, reason }));
     }
 
-    pub(super) fn health(&self, node: &str, connection: u64, mut health: Health) {
-        health.at_ms = now_ms();
-        self.update(node, connection, |member| member.live.health = Some(health));
+    pub(super) fn health(&self, node: &str, connection: u64, health: Health) {
+        let seen = Seen { at_ms: now_ms(), health };
+        self.update(node, connection, |member| member.live.health = Some(seen));
     }
 
     pub(super) fn done(&self, node: &str, connection: u64, id: u64, result: Outcome) {

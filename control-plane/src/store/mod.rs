@@ -3,8 +3,11 @@
 //! All SQL is in this module, behind functions whose arguments and results name no engine; both engines pass the same tests.
 //! How to write a table's functions is told in [`engine`]. They block: call them from a blocking task.
 
+mod audit;
+mod backup;
 mod blocks;
 mod channels;
+mod conf;
 mod config;
 mod dialect;
 mod documents;
@@ -13,22 +16,41 @@ mod error;
 mod ledger;
 mod migrate;
 mod nodes;
+mod orders;
+mod reconciliation;
+mod rollup_query;
+mod rollups;
+mod sessions;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tokens;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use audit::{AUDIT_DAYS, AuditQuery, AuditRow, MAX_AUDIT};
+pub use backup::{BackupError, Summary};
+pub use conf::{ConfDocuments, PassKey};
 pub use config::Database;
 pub use documents::{ChangeError, Document, Stored, Taken};
 use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
 pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
-pub use nodes::NodeRow;
+pub use nodes::{NodeRow, NodeSeen};
+pub use orders::{News, Order};
+pub use reconciliation::{FiguresQuery, MAX_FIGURES, Seen, Stored as StoredImport};
+pub use sessions::{MAX_SESSIONS, SessionRow};
+pub use tokens::{MAX_TOKENS, TokenRow};
+pub use users::{AccessError, MAX_USERS, UserRow};
+
+use crate::access::audit::Slot;
+pub use rollup_query::{ReportGroup, ReportQuery, ReportRow, ReportStep, ReportedUsage};
+pub(crate) use rollups::{Ages, RollUp};
 
 /// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";
@@ -37,6 +59,8 @@ pub const FILE_NAME: &str = "control.sqlite3";
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
+    /// On whose behalf it changes: see [`Store::audited`].
+    audit: Option<Arc<Slot>>,
 }
 
 impl Store {
@@ -48,16 +72,26 @@ impl Store {
 
     /// SQLite in `state_dir`.
     pub fn open(state_dir: &Path) -> Result<Self, StoreError> {
-        let db = Sqlite::open(&state_dir.join(FILE_NAME))?;
-        let engine = Engine::Sqlite(db);
-        engine.write(Isolation::Alone, &mut migrate::migrate)?;
-        Ok(Self { engine: Arc::new(engine) })
+        Self::migrated(Engine::Sqlite(Sqlite::open(&state_dir.join(FILE_NAME))?))
     }
 
     fn connect(config: &Database) -> Result<Self, StoreError> {
-        let db = Postgres::open(config)?;
-        db.migrate(&mut migrate::migrate)?;
-        Ok(Self { engine: Arc::new(Engine::Postgres(db)) })
+        Self::migrated(Engine::Postgres(Postgres::open(config, engine::INSTANCE)?))
+    }
+
+    fn migrated(engine: Engine) -> Result<Self, StoreError> {
+        engine.maintain(&mut migrate::migrate)?;
+        Ok(Self { engine: Arc::new(engine), audit: None })
+    }
+
+    /// As it is, whatever release it is of.
+    fn existing(config: &Database, state_dir: &Path) -> Result<Self, StoreError> {
+        let engine = if config.url.is_empty() {
+            Engine::Sqlite(Sqlite::open(&state_dir.join(FILE_NAME))?)
+        } else {
+            Engine::Postgres(Postgres::open(config, engine::MAINTENANCE)?)
+        };
+        Ok(Self { engine: Arc::new(engine), audit: None })
     }
 
     /// Checks what is configured without connecting.
@@ -70,6 +104,11 @@ impl Store {
         self.engine.name()
     }
 
+    /// Whether other instances may use it at the same time.
+    pub fn is_shared(&self) -> bool {
+        matches!(*self.engine, Engine::Postgres(_))
+    }
+
     /// Proves that the database answers.
     pub fn ping(&self) -> Result<(), StoreError> {
         self.read(|tx| tx.query_one("SELECT count(*) FROM settings", &[])).map(|_| ())
@@ -77,13 +116,13 @@ impl Store {
 
     /// Runs `work` in a transaction as if it were alone, rolled back when it fails. It may run more than once.
     pub fn write<T, E: From<StoreError>>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.engine.write(Isolation::Alone, &mut work)
+        self.noted(Isolation::Alone, &mut work)
     }
 
     /// Runs `work`, which adds to sums that others add to as well, in a transaction that is rolled back when it fails. It may run
     /// more than once, and sees between its statements what others commit.
     pub fn merge<T, E: From<StoreError>>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.engine.write(Isolation::Merge, &mut work)
+        self.noted(Isolation::Merge, &mut work)
     }
 
     /// Reads; each statement sees the last commit.

@@ -3,7 +3,11 @@
 //! A test is a function of a [`TestDb`], and named in [`on_each_engine`] at the end of its file. Others' tests of their tables are
 //! to be like these.
 
+mod access;
+mod backups;
+mod conf;
 mod engines;
+mod reconciliation;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -73,11 +77,14 @@ impl TestDb {
     }
 
     pub(crate) fn try_open(&self) -> Result<Store, StoreError> {
-        let folder = match self {
+        Store::start(&self.config(), self.folder())
+    }
+
+    fn folder(&self) -> &Path {
+        match self {
             Self::Sqlite(dir) => dir.path(),
             Self::Postgres(_) => Path::new("/nowhere"),
-        };
-        Store::start(&self.config(), folder)
+        }
     }
 }
 
@@ -401,14 +408,47 @@ fn what_is_relayed_is_summed_by_tenant_and_user(db: &TestDb) {
 
 fn nodes_are_remembered(db: &TestDb) {
     let store = db.open();
-    store.node_seen("edge", 1, "shoal 1", Some("http://edge.test"), None).unwrap();
-    store.node_gone("edge", Some(5)).unwrap();
-    store.node_seen("edge", u64::MAX, "shoal 2", None, Some(6)).unwrap();
+    let seen = |boot, software: &str, snapshot, live: &str| NodeSeen {
+        node: "edge".to_owned(),
+        boot,
+        software: software.to_owned(),
+        public_url: Some("http://edge.test".to_owned()),
+        snapshot,
+        live: live.to_owned(),
+    };
+    assert_eq!(store.node_joined("i1", &seen(1, "shoal 1", None, "{}")).unwrap(), 1);
+    store.node_gone("edge", "i1", 1, Some(5)).unwrap();
+    let node = store.nodes().unwrap().remove(0);
+    assert_eq!((node.snapshot, node.live, node.public_url.as_deref()), (Some(5), None, Some("http://edge.test")));
+    let again = NodeSeen { public_url: None, ..seen(u64::MAX, "shoal 2", Some(6), "{\"a\":1}") };
+    assert_eq!(store.node_joined("i1", &again).unwrap(), 2);
     drop(store);
     let nodes = db.open().nodes().unwrap();
     assert_eq!(nodes.len(), 1);
     assert_eq!((nodes[0].boot, &*nodes[0].software, nodes[0].snapshot), (u64::MAX, "shoal 2", Some(6)));
+    assert_eq!((&*nodes[0].instance, nodes[0].live.as_deref()), ("i1", Some("{\"a\":1}")));
     assert!(nodes[0].first_seen_ms <= nodes[0].last_seen_ms && nodes[0].public_url.is_none());
+}
+
+fn a_node_is_where_it_connected_last(db: &TestDb) {
+    let store = db.open();
+    let seen = |live: &str| NodeSeen { node: "edge".to_owned(), live: live.to_owned(), ..NodeSeen::default() };
+    let at = || {
+        let node = store.nodes().unwrap().remove(0);
+        (node.instance, node.live)
+    };
+    let first = store.node_joined("a", &seen("1")).unwrap();
+    let second = store.node_joined("b", &seen("2")).unwrap();
+    // The first instance has not noticed yet, and then it does.
+    store.nodes_alive("a", &[(seen("3"), first)]).unwrap();
+    assert_eq!(at(), ("b".to_owned(), Some("2".to_owned())));
+    store.node_gone("edge", "a", first, Some(9)).unwrap();
+    store.nodes_alive("b", &[(seen("4"), second)]).unwrap();
+    assert_eq!(at(), ("b".to_owned(), Some("4".to_owned())));
+    // Back and forth.
+    let third = store.node_joined("a", &seen("5")).unwrap();
+    store.nodes_alive("a", &[(seen("6"), first)]).unwrap();
+    assert_eq!((third, at()), (3, ("a".to_owned(), Some("5".to_owned()))));
 }
 
 #[test]
@@ -486,5 +526,6 @@ on_each_engine!(
     sums_are_grouped_and_filtered,
     what_is_relayed_is_summed_by_tenant_and_user,
     nodes_are_remembered,
+    a_node_is_where_it_connected_last,
     a_later_release_s_database_is_left_alone,
 );

@@ -28,7 +28,7 @@ use std::cell::RefCell;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::extract::ws::Utf8Bytes;
@@ -119,7 +119,6 @@ pub struct Tracker {
     start: Instant,
     hasher: RandomState,
     connections: Connections,
-    passes: RwLock<Passes>,
     regions: Names,
     providers: Names,
     nodes: Names,
@@ -127,11 +126,6 @@ pub struct Tracker {
     stop: watch::Sender<bool>,
     open: Option<Viewer>,
     replica: Option<Replica>,
-}
-
-struct Passes {
-    keys: PassKeys,
-    life_s: u64,
 }
 
 thread_local! {
@@ -162,7 +156,6 @@ impl Tracker {
             swarms: AtomicUsize::new(0),
             start: Instant::now(),
             connections: Connections::new(config.connections as usize, config.queue as usize, first + 1),
-            passes: RwLock::new(Passes { keys: PassKeys::new(Vec::new()), life_s: 0 }),
             regions: Names::default(),
             providers: Names::default(),
             nodes: Names::default(),
@@ -173,11 +166,6 @@ impl Tracker {
             replica,
             config: config.clone(),
         })
-    }
-
-    /// Sets the keys of passes, and for how many seconds a renewed one is good.
-    pub fn set_passes(&self, keys: PassKeys, life_s: u64) {
-        *self.passes.write().unwrap_or_else(PoisonError::into_inner) = Passes { keys, life_s };
     }
 
     /// Viewers of a channel: those of several swarms count once.
@@ -235,8 +223,8 @@ impl Tracker {
     }
 
     /// Whose pass it is, at `now` in Unix seconds.
-    fn viewer(&self, pass: &str, now: u64) -> Result<Viewer, Denied> {
-        let pass = self.passes.read().unwrap_or_else(PoisonError::into_inner).keys.verify(pass, now)?;
+    fn viewer(&self, keys: &PassKeys, pass: &str, now: u64) -> Result<Viewer, Denied> {
+        let pass = keys.verify(pass, now)?;
         Ok(Viewer {
             tenant: Arc::clone(&pass.tenant),
             channel: Arc::clone(&pass.channel),
@@ -249,16 +237,6 @@ impl Tracker {
     /// Who announces without a pass.
     fn anybody(&self) -> Result<Viewer, Denied> {
         self.open.clone().ok_or(Denied::Closed)
-    }
-
-    /// A pass that lasts longer, when less than half of this one's time is left.
-    fn renew(&self, viewer: &Viewer, now: u64) -> Option<String> {
-        let pass = viewer.pass.as_ref()?;
-        let passes = self.passes.read().unwrap_or_else(PoisonError::into_inner);
-        if pass.expires.saturating_sub(now) >= passes.life_s / 2 {
-            return None;
-        }
-        passes.keys.mint(&Pass { expires: now + passes.life_s, ..pass.clone() })
     }
 
     /// The viewer that a peer counts to. `salt` tells apart what has the same id.

@@ -3,9 +3,15 @@
 #![expect(clippy::unwrap_used, reason = "what is not there fails the test, here as in its helpers")]
 
 mod ctl;
+mod instances;
 mod ledger;
 mod link;
 mod peers;
+mod people;
 mod process;
+mod reports;
+mod recon;
 mod support;
 mod tenants;
+#[path = "../../src/store/testing.rs"]
+mod testing;

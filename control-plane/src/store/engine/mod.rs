@@ -65,6 +65,9 @@ use super::StoreError;
 
 /// Rows of a statement of [`Tx::batch`]; a few sizes only, for each is a statement to prepare.
 const BATCHES: [usize; 4] = [256, 32, 4, 1];
+/// What connections call themselves: those of an instance, and those of a backup or restore.
+pub(super) const INSTANCE: &str = "shoal-control";
+pub(super) const MAINTENANCE: &str = "shoal-control maintenance";
 /// Parameters of one statement; PostgreSQL's limit is 65,535.
 const PARAMETERS: usize = 32_000;
 
@@ -100,6 +103,17 @@ impl Engine {
         match self {
             Self::Sqlite(db) => db.write(work),
             Self::Postgres(db) => db.write(isolation, work),
+        }
+    }
+
+    /// A transaction that changes the schema, and whose statements may take long.
+    pub(super) fn maintain<T, E: From<StoreError>>(
+        &self,
+        work: &mut dyn FnMut(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        match self {
+            Self::Sqlite(db) => db.write(work),
+            Self::Postgres(db) => db.maintain(work),
         }
     }
 

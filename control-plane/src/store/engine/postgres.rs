@@ -64,8 +64,8 @@ struct Lease<'a> {
 
 impl Postgres {
     /// Connects once, to see that it can.
-    pub(crate) fn open(config: &Database) -> Result<Self, StoreError> {
-        let target = Target::new(config)?;
+    pub(crate) fn open(config: &Database, application: &str) -> Result<Self, StoreError> {
+        let target = Target::new(config, application)?;
         let pool =
             |most, statement_timeout| Pool { most, statement_timeout, state: Mutex::default(), freed: Condvar::new() };
         let db =
@@ -87,7 +87,7 @@ impl Postgres {
 
     /// Checks the settings without connecting.
     pub(crate) fn check(config: &Database) -> Result<(), StoreError> {
-        Target::new(config).map(|_| ())
+        Target::new(config, "").map(|_| ())
     }
 
     pub(super) fn write<T, E: From<StoreError>>(
@@ -116,10 +116,10 @@ impl Postgres {
     }
 
     /// Has migrations run: statements may take long there.
-    pub(crate) fn migrate<T>(
+    pub(super) fn maintain<T, E: From<StoreError>>(
         &self,
-        work: &mut dyn FnMut(&mut Tx<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+        work: &mut dyn FnMut(&mut Tx<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
         self.run(&self.long, Some("BEGIN ISOLATION LEVEL READ COMMITTED"), work)
     }
 

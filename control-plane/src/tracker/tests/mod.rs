@@ -15,6 +15,7 @@ use crate::config::Config;
 use crate::metrics::Metrics;
 use crate::pass::KEY_BYTES;
 use crate::public;
+use crate::report::Reports;
 use crate::rest::client::Remote;
 use crate::store::tests::TempDir;
 use crate::store::{Store, now_ms};
@@ -35,9 +36,12 @@ impl Public {
         let store = Store::open(dir.path()).unwrap();
         let token = Token::parse("the-operators-token").unwrap();
         let mut config = Config::default();
+        config.conf.pass_ttl_s = 600;
         change(&mut config);
-        let app = App::new(store, Arc::new(Metrics::new().unwrap()), token, config).unwrap();
-        app.tracker.set_passes(keys(), 600);
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let reports = Reports::open(&config.reports, dir.path(), &store, metrics.registry()).unwrap();
+        let app = App::new(store, reports, metrics, token, config).unwrap();
+        app.conf.pretend(keys(), &["room1"]);
         Self { router: public::router(Arc::clone(&app)), app, _dir: dir }
     }
 

@@ -32,7 +32,8 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(settings: &Database) -> Result<Self, StoreError> {
+    /// `application` is what the server calls the connections.
+    pub(super) fn new(settings: &Database, application: &str) -> Result<Self, StoreError> {
         let url = &settings.url;
         if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
             return Err(wrong("store.url", "it must begin with postgres://, or be empty for SQLite".to_owned()));
@@ -66,7 +67,7 @@ impl Target {
             }
         };
         config
-            .application_name("shoal-control")
+            .application_name(application)
             .connect_timeout(CONNECT_WAIT)
             .tcp_user_timeout(SILENCE)
             .keepalives_idle(KEEPALIVE)
@@ -121,7 +122,7 @@ mod tests {
     use super::*;
 
     fn refused(database: Database) -> String {
-        let error = Target::new(&database).err().unwrap_or_else(|| panic!("{} is taken", database.url));
+        let error = Target::new(&database, "test").err().unwrap_or_else(|| panic!("{} is taken", database.url));
         assert_eq!(error.kind, StoreErrorKind::Settings);
         error.to_string()
     }
@@ -130,7 +131,7 @@ mod tests {
     fn a_password_never_shows() {
         let url = "postgres://shoal:sesame%20open@db.test:5433/control";
         let database = Database { url: url.to_owned(), ..Database::default() };
-        assert_eq!(&*Target::new(&database).unwrap().name, "postgres://shoal@db.test:5433/control");
+        assert_eq!(&*Target::new(&database, "test").unwrap().name, "postgres://shoal@db.test:5433/control");
         assert!(!format!("{database:?}").contains("sesame"));
         for url in [
             "postgres://shoal:sesame@db.test/control?sesame=x",
