@@ -222,7 +222,7 @@ impl Conf {
 fn signing_order(keys: &[PassKey], now_ms: u64) -> Vec<(u32, [u8; KEY_BYTES])> {
     let accepted = || keys.iter().filter(|key| key.drop_ms.is_none_or(|drop| drop > now_ms));
     let settled = accepted().find(|key| key.created_ms + KEY_SETTLE_MS <= now_ms);
-    let signing = settled.or_else(|| accepted().last()).map(|key| key.number);
+    let signing = settled.or_else(|| accepted().next_back()).map(|key| key.number);
     let mut order: Vec<_> = accepted().map(|key| (key.number, key.secret)).collect();
     order.sort_by_key(|(number, _)| Some(*number) != signing);
     order
