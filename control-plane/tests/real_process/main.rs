@@ -11,4 +11,5 @@ mod process;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]
+#[expect(dead_code, reason = "the library's own tests use all of it")]
 mod testing;
