@@ -4,14 +4,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::access::Access;
+use crate::access::audit::{self, Entry};
+use crate::conf::{self, Conf};
 use crate::config::Config;
 use crate::geo::Places;
 use crate::instances::{self, Instances};
-use crate::link::{Hub, Live};
+use crate::link::{Hub, Live, PlaybackFeed};
 use crate::metrics::Metrics;
+use crate::pass::PassKeys;
 use crate::peers::Peers;
+use crate::report::Reports;
 use crate::server::StartError;
-use crate::store::{ChangeError, Store, StoreError, StoreErrorKind};
+use crate::store::{AccessError, ChangeError, Store, StoreError, StoreErrorKind};
 use crate::token::Token;
 use crate::tracker::Tracker;
 
@@ -23,8 +28,14 @@ pub struct App {
     pub hub: Hub,
     /// The peers registered at them.
     pub peers: Peers,
+    /// What nodes tell of playback.
+    pub playback: PlaybackFeed,
+    /// What SDKs are told.
+    pub conf: Conf,
     /// The other instances.
     pub instances: Instances,
+    /// What viewers report.
+    pub reports: Reports,
     /// Where addresses are.
     pub places: Places,
     /// Who is in which swarm.
@@ -33,30 +44,44 @@ pub struct App {
     pub config: Config,
     /// What is counted.
     pub metrics: Arc<Metrics>,
-    /// Who may use the admin API.
+    /// The operator's own token.
     pub token: Token,
+    /// Attempts to use the admin API and the console.
+    pub access: Access,
     /// Whether the link listens.
     linked: AtomicBool,
 }
 
 impl App {
     /// Puts the parts together.
-    pub fn new(store: Store, metrics: Arc<Metrics>, token: Token, config: Config) -> Result<Arc<Self>, StartError> {
+    pub fn new(
+        store: Store,
+        reports: Reports,
+        metrics: Arc<Metrics>,
+        token: Token,
+        config: Config,
+    ) -> Result<Arc<Self>, StartError> {
         let hub = Hub::new(Arc::clone(&metrics));
         let peers = Peers::new(Arc::clone(&metrics));
+        let playback = PlaybackFeed::new(Arc::clone(&metrics));
+        let conf = Conf::new(&config.conf);
         let places = Places::open(&config.geo)?;
-        let instances = Instances::new().map_err(StartError::Random)?;
         let tracker = Tracker::new(&config.tracker, metrics.registry())?;
+        let instances = Instances::new().map_err(StartError::Random)?;
         Ok(Arc::new(Self {
             store,
             hub,
             peers,
-            instances,
+            playback,
+            conf,
+            reports,
             places,
             tracker,
+            instances,
             config,
             metrics,
             token,
+            access: Access::new(),
             linked: AtomicBool::new(false),
         }))
     }
@@ -79,11 +104,43 @@ impl App {
     {
         let result = self.blocking(work).await.map_err(ChangeError::from).and_then(|result| result);
         match &result {
-            Ok(_) => self.hub.changed(),
+            Ok(_) => {
+                self.hub.changed();
+                // What was changed holds here before it is answered. The change is made, whatever this says; it was counted.
+                let _ = conf::refresh(self).await;
+            }
             Err(ChangeError::Store(error)) => self.count(error),
             Err(_) => {}
         }
         result
+    }
+
+    /// Runs a change of users or tokens off the async threads.
+    pub(crate) async fn change_access<T, F>(&self, work: F) -> Result<T, AccessError>
+    where
+        T: Send + 'static,
+        F: FnOnce(&Store) -> Result<T, AccessError> + Send + 'static,
+    {
+        let result = self.blocking(work).await.map_err(AccessError::from).and_then(|result| result);
+        if let Err(AccessError::Store(error)) = &result {
+            self.count(error);
+        }
+        result
+    }
+
+    /// Writes an entry of the audit log by itself. What fails is the caller's to count.
+    pub(crate) async fn note(&self, entry: Entry) -> Result<(), StoreError> {
+        self.blocking(move |store| store.add_audit(&entry)).await.and_then(|result| result)
+    }
+
+    /// A failure that is no database's, told as one: the request may be tried again.
+    pub(crate) fn store_error(&self, message: String) -> StoreError {
+        StoreError { kind: StoreErrorKind::Io, path: self.store.name().to_owned(), message }
+    }
+
+    /// The keys of viewers' passes.
+    pub fn passes(&self) -> PassKeys {
+        self.conf.passes()
     }
 
     /// Whether other instances may use the same database.
@@ -130,7 +187,10 @@ impl App {
         T: Send + 'static,
         F: FnOnce(&Store) -> T + Send + 'static,
     {
-        let store = self.store.clone();
+        let store = match audit::current() {
+            Some(slot) => self.store.audited(slot),
+            None => self.store.clone(),
+        };
         tokio::task::spawn_blocking(move || work(&store)).await.map_err(|error| StoreError {
             kind: StoreErrorKind::Io,
             path: self.store.name().to_owned(),

@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::access::AccessConfig;
+use crate::conf::ConfSettings;
 use crate::geo::Geo;
 use crate::public::Public;
+use crate::report::Reporting;
 use crate::store::Database;
 use crate::tracker::Tracking;
 
@@ -34,6 +37,12 @@ pub struct Config {
     pub token_file: PathBuf,
     /// The API for players, SDKs and CDNs.
     pub public: Public,
+    /// Who may use the console, and for how long.
+    pub access: AccessConfig,
+    /// Passes and signed requests of SDKs.
+    pub conf: ConfSettings,
+    /// What viewers report.
+    pub reports: Reporting,
     /// Where viewers and nodes are.
     pub geo: Geo,
     /// Where what must be remembered is.
@@ -87,6 +96,9 @@ impl Default for Config {
             link_socket: PathBuf::from("/run/shoal/control.sock"),
             token_file: PathBuf::new(),
             public: Public::default(),
+            access: AccessConfig::default(),
+            conf: ConfSettings::default(),
+            reports: Reporting::default(),
             geo: Geo::default(),
             store: Database::default(),
             tracker: Tracking::default(),

@@ -5,10 +5,15 @@
 //! | [`config`] | the keys of the configuration file |
 //! | [`server`] | start and stop: store, token, admin API, link |
 //! | [`app`] | what requests and connections share |
+//! | [`access`] | who may do what: roles, users, tokens, sessions, the log of changes |
 //! | [`api`] | the admin REST API under `/api/v1`, its OpenAPI document, `/metrics`, `/healthz`, `/readyz` |
+//! | `console` | web pages for people, under `/console` on the admin listener |
 //! | [`public`] | conf, tracker and reports, under `/v1` on a listener of their own |
 //! | [`pass`] | what a viewer shows to tracker and reports |
+//! | [`recon`] | CDNs' logs, and what was delivered against what was counted |
+//! | [`conf`] | what SDKs are told: rules, apps, passes |
 //! | [`geo`] | where an address is |
+//! | [`report`] | what viewers' SDKs and players report: spool, sums, raw records |
 //! | [`tls`] | the public API's certificate |
 //! | `rest` | what both APIs have in common: routes that describe themselves, typed input, errors |
 //! | [`validate`], [`field`] | raw channels and tenants become valid ones; what is wrong with a field |
@@ -19,7 +24,7 @@
 //! | [`peers`] | which peers are registered at which node, for the tracker; in memory |
 //! | [`tracker`] | announces by HTTP and WebSocket, and the swarms behind them |
 //! | [`metrics`] | the table of metrics |
-//! | [`token`] | the operator's token |
+//! | [`token`] | the operator's own token, in a file |
 //!
 //! A channel's or tenant's way: request → [`api`] → [`validate::Valid`] → [`store`] (document and snapshot version in one
 //! commit) → [`link::Hub`] publishes the newest snapshot → every connection sends it when its node has another.
@@ -27,9 +32,12 @@
 
 #![forbid(unsafe_code)]
 
+pub mod access;
 pub mod api;
 pub mod app;
+pub mod conf;
 pub mod config;
+mod console;
 pub mod field;
 pub mod geo;
 mod http;
@@ -40,6 +48,8 @@ mod orders;
 pub mod pass;
 pub mod peers;
 pub mod public;
+pub mod recon;
+pub mod report;
 mod rest;
 pub mod server;
 pub mod store;

@@ -1,11 +1,16 @@
 //! Every metric of this process, declared once.
 
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    Encoder, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder,
+    core::Collector,
 };
+use shoal_conf::Code;
 use shoal_link::Snapshot;
 
 use crate::peers::Told;
+use crate::recon::Pair;
+use crate::recon::compare::Comparison;
+use crate::recon::watch::MAX_SERIES;
 use crate::store::{Applied, KINDS, StoreError, StoreErrorKind, kind_name};
 
 /// Name, help and labels of a metric.
@@ -50,6 +55,17 @@ declare! {
         "What nodes told of registrations: registered, ended, late (by an older connection) or refused.";
     PEERS_DROPPED = "shoal_control_peer_registrations_dropped_total", [],
         "Registrations forgotten for newer ones, at the limit.";
+    RECON_DIFFERENCE = "shoal_control_reconciliation_difference_ratio", ["pair", "provider", "channel"],
+        "What was counted less what was delivered, as a part of the latter, in the last settled hour; the channels with the most bytes.";
+    RECON_ALERTS = "shoal_control_reconciliation_alerts", ["pair"],
+        "Channels and hours of the last day whose difference is beyond the tenant's limit.";
+    PLAYBACK = "shoal_control_playback_sums_total", ["result"],
+        "Sums of one viewer's CMCD that nodes told: taken, dropped because too many wait, or refused.";
+    ATTEMPTS_FAILED = "shoal_control_login_failures_total", ["kind"],
+        "Attempts to use the admin API or the console that failed, by what was shown; limited: turned away unchecked after others.";
+    AUDIT_FAILED = "shoal_control_audit_failures_total", [], "Entries of the audit log that could not be written.";
+    CONF_REFUSED = "shoal_control_refusals_total", ["reason"],
+        "Requests to conf that were refused, by reason.";
     DB_ERRORS = "shoal_control_db_errors_total", ["kind"], "Database operations that failed, by sort of failure.";
     BUILD = "shoal_control_build_info", ["version"], "Always 1; the label is the release.";
 }
@@ -75,6 +91,12 @@ pub struct Metrics {
     peers: IntGaugeVec,
     peers_told: IntCounterVec,
     peers_dropped: IntCounterVec,
+    recon_difference: GaugeVec,
+    recon_alerts: IntGaugeVec,
+    playback: IntCounterVec,
+    attempts_failed: IntCounterVec,
+    audit_failed: IntCounterVec,
+    conf_refused: IntCounterVec,
     db_errors: IntCounterVec,
 }
 
@@ -104,6 +126,15 @@ impl Metrics {
             peers: gauge(&registry, &PEERS)?,
             peers_told: counter(&registry, &PEERS_TOLD)?,
             peers_dropped: counter(&registry, &PEERS_DROPPED)?,
+            recon_difference: register(
+                &registry,
+                GaugeVec::new(Opts::new(RECON_DIFFERENCE.name, RECON_DIFFERENCE.help), RECON_DIFFERENCE.labels)?,
+            )?,
+            recon_alerts: gauge(&registry, &RECON_ALERTS)?,
+            playback: counter(&registry, &PLAYBACK)?,
+            attempts_failed: counter(&registry, &ATTEMPTS_FAILED)?,
+            audit_failed: counter(&registry, &AUDIT_FAILED)?,
+            conf_refused: counter(&registry, &CONF_REFUSED)?,
             db_errors: counter(&registry, &DB_ERRORS)?,
             registry,
         };
@@ -118,8 +149,17 @@ impl Metrics {
         }
         metrics.peers(0);
         metrics.peers_dropped(0);
+        metrics.playback(0, 0, 0);
+        metrics.reconciliation(&[], 0);
         for told in Told::ALL {
             metrics.peers_told.with_label_values(&[told.label()]);
+        }
+        for kind in ["token", "user", "limited"] {
+            metrics.attempts_failed.with_label_values(&[kind]);
+        }
+        metrics.audit_failed.with_label_values::<&str>(&[]);
+        for code in Code::ALL {
+            metrics.conf_refused.with_label_values(&[code.as_str()]);
         }
         for kind in StoreErrorKind::ALL {
             metrics.db_errors.with_label_values(&[kind.label()]);
@@ -190,6 +230,43 @@ impl Metrics {
         self.peers_dropped.with_label_values::<&str>(&[]).inc_by(registrations);
     }
 
+    /// Comparisons of the last day; `newest` is the start of its last hour, in Unix seconds.
+    pub fn reconciliation(&self, comparisons: &[Comparison], newest: u64) {
+        for pair in Pair::ALL {
+            let alerts = comparisons.iter().filter(|one| one.pair == pair && one.alert).count();
+            self.recon_alerts.with_label_values(&[pair.name()]).set(alerts as i64);
+        }
+        let mut last: Vec<&Comparison> = comparisons.iter().filter(|one| one.hour == newest).collect();
+        last.sort_by_key(|one| std::cmp::Reverse(one.delivered_bytes.max(one.counted_bytes)));
+        self.recon_difference.reset();
+        for one in last.into_iter().take(MAX_SERIES) {
+            let labels = [one.pair.name(), &one.provider, &one.channel];
+            self.recon_difference.with_label_values(&labels).set(one.difference_percent / 100.0);
+        }
+    }
+
+    /// A node told of playback.
+    pub fn playback(&self, taken: usize, dropped: usize, refused: usize) {
+        for (result, viewers) in [("taken", taken), ("dropped", dropped), ("refused", refused)] {
+            self.playback.with_label_values(&[result]).inc_by(viewers as u64);
+        }
+    }
+
+    /// An attempt to get in failed.
+    pub fn attempt_failed(&self, kind: &str) {
+        self.attempts_failed.with_label_values(&[kind]).inc();
+    }
+
+    /// An entry of the audit log could not be written.
+    pub fn audit_failed(&self) {
+        self.audit_failed.with_label_values::<&str>(&[]).inc();
+    }
+
+    /// Conf refused a request.
+    pub fn conf_refused(&self, code: Code) {
+        self.conf_refused.with_label_values(&[code.as_str()]).inc();
+    }
+
     /// The database failed.
     pub fn db_error(&self, error: &StoreError) {
         self.db_errors.with_label_values(&[error.kind.label()]).inc();
@@ -219,15 +296,32 @@ fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recon::Settings;
+    use crate::recon::compare::Figures;
 
     #[test]
     fn the_table_is_what_is_exported() {
         let metrics = Metrics::new().unwrap();
         metrics.request("GET", "/healthz", 200, 0.001);
+        let figures = Figures {
+            pair: Pair::Edge,
+            hour: 100,
+            tenant: "t".to_owned(),
+            channel: "c".to_owned(),
+            provider: String::new(),
+            delivered: 1 << 30,
+            counted: 1 << 29,
+        };
+        metrics.reconciliation(&[figures.compare(&Settings::default(), 1 << 40)], 360_000);
         let text = String::from_utf8(metrics.export().unwrap()).unwrap();
         for declared in TABLE {
             assert!(text.contains(&format!("# HELP {} {}\n", declared.name, declared.help)), "{}", declared.name);
         }
+        let series = "shoal_control_reconciliation_difference_ratio{channel=\"c\",pair=\"edge\",provider=\"\"} -0.5";
+        assert!(
+            text.contains(series) && text.contains("shoal_control_reconciliation_alerts{pair=\"edge\"} 1"),
+            "{text}"
+        );
         assert_eq!(text.matches("# HELP ").count(), TABLE.len());
     }
 }

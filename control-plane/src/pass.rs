@@ -85,12 +85,12 @@ impl PassError {
 
 /// The keys of passes; the first signs, all are accepted.
 #[derive(Clone)]
-pub struct PassKeys(Vec<(u32, [u8; KEY_BYTES])>);
+pub struct PassKeys(Arc<[(u32, [u8; KEY_BYTES])]>);
 
 impl PassKeys {
     /// Keys with their numbers; at least one, or no pass can be made or verified.
     pub fn new(keys: Vec<(u32, [u8; KEY_BYTES])>) -> Self {
-        Self(keys)
+        Self(keys.into())
     }
 
     /// The text of a pass; none without a key, or when a field is longer than [`MAX_FIELD`].

@@ -18,6 +18,8 @@ use tower_http::cors::{Any, CorsLayer};
 
 use crate::api::measure;
 use crate::app::App;
+use crate::conf::public as conf;
+use crate::report;
 use crate::rest;
 use crate::rest::input::MAX_BODY;
 use crate::rest::openapi::{Operation, Routes};
@@ -63,6 +65,13 @@ impl Default for Public {
     }
 }
 
+impl Public {
+    /// Of URLs that lead here directly.
+    pub(crate) fn scheme(&self) -> &'static str {
+        if self.tls.is_on() { "https" } else { "http" }
+    }
+}
+
 /// The whole service.
 pub(crate) fn router(app: Arc<App>) -> Router {
     let cors = CorsLayer::new()
@@ -95,7 +104,9 @@ fn routes() -> Routes {
             .gives::<Value>(200, "An OpenAPI 3.1 document."),
         describe,
     );
-    tracker::add(routes)
+    let routes = report::ingest::add(routes);
+    let routes = tracker::add(routes);
+    conf::add(routes)
 }
 
 async fn describe() -> Response {

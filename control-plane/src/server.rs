@@ -15,6 +15,7 @@ use tokio::task::JoinSet;
 
 use crate::api;
 use crate::app::App;
+use crate::conf;
 use crate::config::Config;
 use crate::geo::GeoError;
 use crate::http;
@@ -22,10 +23,12 @@ use crate::instances;
 use crate::link::{self, BindError, Listener};
 use crate::metrics::Metrics;
 use crate::public;
+use crate::recon;
+use crate::report::{self, OpenError, Reports};
 use crate::store::{Store, StoreError};
 use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
-use crate::tracker;
+use crate::tracker::{self, TrackerError};
 
 /// Most data planes connected at a time.
 const MAX_LINKS: usize = 4096;
@@ -45,8 +48,8 @@ pub enum StartError {
     /// A part of the start broke.
     #[error("opening the database ended early: {0}; this is a defect of this release")]
     Task(String),
-    /// No random numbers for the instance's id.
-    #[error("/dev/urandom: {0}; make it readable")]
+    /// The source of random numbers.
+    #[error("/dev/urandom: {0}; check that it is there, and readable")]
     Random(io::Error),
     /// The token.
     #[error(transparent)]
@@ -73,9 +76,15 @@ pub enum StartError {
     /// The public API's certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The tracker.
+    #[error(transparent)]
+    Tracker(#[from] TrackerError),
     /// A file with places.
     #[error(transparent)]
     Geo(#[from] GeoError),
+    /// What viewers report.
+    #[error(transparent)]
+    Reports(#[from] OpenError),
     /// Another control plane has the folder.
     #[error("state_dir {}: another shoal-control uses it; stop that one, or set another state_dir", .0.display())]
     StateInUse(PathBuf),
@@ -132,9 +141,17 @@ impl Server {
         let address = config.public.listen;
         let failed = |source| StartError::ListenPublic { address, source };
         let public = TcpListener::bind(address).await.map_err(failed)?;
-        let app = App::new(store, Arc::new(Metrics::new()?), token, config.clone())?;
+        let metrics = Arc::new(Metrics::new()?);
+        let opening = (config.reports.clone(), state_dir.to_owned(), store.clone(), Arc::clone(&metrics));
+        let opened = tokio::task::spawn_blocking(move || {
+            let (reporting, folder, store, metrics) = opening;
+            Reports::open(&reporting, &folder, &store, metrics.registry())
+        });
+        let reports = opened.await.map_err(|error| StartError::Task(error.to_string()))??;
+        let app = App::new(store, reports, metrics, token, config.clone())?;
         // Before the link listens: the first node gets its snapshot at once.
         link::publish_now(&app).await?;
+        conf::start(&app).await?;
         let link = Listener::bind(&config.link_socket)?;
         app.set_linked(true);
         Ok(Self { app, admin, public, certificate, link, _lock: lock })
@@ -156,7 +173,11 @@ impl Server {
         let (stopping, stopped) = watch::channel(false);
         let mut tasks = JoinSet::new();
         tasks.spawn(link::publish(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(recon::watch::run(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(conf::follow(Arc::clone(&app), stopped.clone()));
         tasks.spawn(instances::follow(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(report::follow(Arc::clone(&app), stopped.clone()));
+        tasks.spawn(report::listen(Arc::clone(&app), stopped.clone()));
         tasks.spawn(accept_links(Arc::clone(&app), link, stopped.clone()));
         tasks.spawn(tracker::run(Arc::clone(&app), stopped.clone()));
         tasks.spawn(http::serve(admin, None, api::router(Arc::clone(&app)), MAX_ADMIN_CONNECTIONS, stopped.clone()));

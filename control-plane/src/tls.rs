@@ -89,6 +89,13 @@ pub(crate) struct Certificate {
 /// When the files were changed, as far as that can be told.
 type Stamps = [Option<SystemTime>; 2];
 
+impl Tls {
+    /// Whether there is one.
+    pub(crate) fn is_on(&self) -> bool {
+        !self.certificate.as_os_str().is_empty()
+    }
+}
+
 impl Certificate {
     /// Reads the files; none when none are named.
     pub(crate) fn load(files: &Tls) -> Result<Option<Arc<Self>>, TlsError> {

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use subtle::ConstantTimeEq;
 
+use crate::access::secret;
+
 /// Random bytes of a new token; written as twice as many hexadecimal digits.
 const RANDOM_BYTES: usize = 32;
 /// Shortest token accepted: a hand-written one must not be guessed.
@@ -62,6 +64,11 @@ impl Token {
         let token = text.trim();
         let visible = token.bytes().all(|byte| byte.is_ascii_graphic());
         (token.len() >= MIN_LEN && visible).then(|| Self(token.to_owned()))
+    }
+
+    /// Its SHA-256, by which sessions of the console that began with it are known.
+    pub(crate) fn hash(&self) -> String {
+        secret::hash(&self.0)
     }
 
     /// Compares in a time that tells nothing but the length.

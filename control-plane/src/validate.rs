@@ -1,6 +1,7 @@
 //! Raw channels and tenants become valid ones here, once; nothing behind this door checks again.
 
 pub mod block;
+mod conf;
 mod tenant;
 
 use std::collections::HashSet;
@@ -13,6 +14,8 @@ use shoal_link::channel::{AddressRule, CachePolicy, CorsPolicy, ForwardPolicy, L
 use shoal_ticket::{TicketPolicy, Verifier};
 
 use crate::field::FieldError;
+
+pub(crate) use conf::named;
 
 /// Longest channel, tenant, origin and node id.
 pub const MAX_ID: usize = 64;
@@ -87,7 +90,8 @@ pub fn check_id(id: &str) -> Result<(), &'static str> {
 type Errors = Vec<FieldError>;
 
 fn check_channel(channel: &Channel, errors: &mut Errors) {
-    let Channel { id, tenant, hosts, prefix, origins, cache, forward, limits, cors, access, enabled: _ } = channel;
+    let Channel { id, tenant, hosts, prefix, origins, cache, forward, limits, cors, access, telemetry: _, enabled: _ } =
+        channel;
     if let Err(message) = check_id(id) {
         errors.push(FieldError::new("id", id.as_str(), message));
     }

@@ -15,6 +15,7 @@ use shoal_dataplane::link::client::{Client, SharedSpool};
 use shoal_dataplane::link::plane::{self, NodePlane, ToShard};
 use shoal_dataplane::link::spool::{Limits, Spool};
 use shoal_dataplane::link::store::SnapshotStore;
+use shoal_dataplane::playback::Playbacks;
 use shoal_dataplane::routes::Published;
 use shoal_dataplane::settings::Settings;
 use shoal_dataplane::shard::{self, ShardCommand, Shards, Shared};
@@ -88,6 +89,7 @@ async fn serve(settings: Arc<Settings>, loaded: Loaded) -> anyhow::Result<ExitCo
         ledger: usage,
         access_log: access_log.as_ref().map(AccessLog::sink),
         observed: link::Observed::default(),
+        playbacks: Playbacks::default(),
         known: Arc::default(),
         drain: AtomicBool::new(false),
         settings: settings.clone(),

@@ -51,6 +51,9 @@ pub struct Node {
     /// Base URL at which viewers reach this node, such as `http://edge1.example.com:8080`; told to the control plane,
     /// which builds signed URLs on it. Empty: unknown.
     pub public_url: String,
+    /// Where this node stands: free text, such as `DE-BE` (ISO 3166-2), at most 64 bytes; told to the control plane, which sends viewers
+    /// of the same region here first. Empty: unknown.
+    pub region: String,
 }
 
 /// Section `shards`.

@@ -12,6 +12,7 @@ pub mod http;
 pub mod ledger;
 pub mod link;
 pub mod listen;
+pub mod playback;
 pub mod routes;
 pub mod settings;
 pub mod shard;

@@ -2,6 +2,7 @@
 //!
 //! - [`client`]: dials, applies snapshots, carries out commands, delivers usage
 //! - [`plane`]: what its messages do to this node
+//! - `node`: where viewers reach this node, and how it is
 //! - `observed`: what was seen of peers, for the tracker
 //! - [`store`]: the last good snapshot
 //! - [`spool`]: usage that the control plane has not acknowledged
@@ -11,6 +12,7 @@ use std::time::Duration;
 pub mod client;
 mod durable;
 mod inspect;
+mod node;
 mod observed;
 pub mod plane;
 pub mod prefetch;

@@ -74,6 +74,8 @@ pub struct NodeSettings {
     pub state_dir: PathBuf,
     /// Base URL for viewers, without a trailing slash.
     pub public_url: Option<String>,
+    /// Where it stands.
+    pub region: Option<String>,
 }
 
 /// Section `shards`.

@@ -108,6 +108,7 @@ pub(crate) fn shared(folder: &Folder, shards: usize) -> Arc<Shared> {
         ledger: crate::ledger::queue(shards).0,
         access_log: None,
         observed: Default::default(),
+        playbacks: Default::default(),
         known: Default::default(),
         drain: AtomicBool::new(false),
     })

@@ -248,7 +248,7 @@ impl Control {
     /// Counts the message if it is usage; gives it back if it is neither usage nor health.
     fn take(&mut self, message: DataMessage) -> Option<DataMessage> {
         match message {
-            DataMessage::Health { .. } => None,
+            DataMessage::Health(_) => None,
             DataMessage::Ledger(batch) => {
                 let client = batch.entries.iter().filter(|entry| entry.kind == shoal_link::ledger::Kind::Client);
                 self.counted.insert((batch.boot, batch.sequence), client.map(|entry| entry.body_bytes).sum());

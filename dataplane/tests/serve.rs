@@ -62,6 +62,7 @@ impl Lab {
             ledger: sink,
             access_log: None,
             observed: Default::default(),
+            playbacks: Default::default(),
             drain: AtomicBool::new(false),
         };
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();

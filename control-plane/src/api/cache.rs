@@ -128,6 +128,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "cacheExplain",
                 "What would happen to a request, and why; it is not made.",
             )
+            .reads()
             .query::<StatParams>()
             .body::<Probe>()
             .gives::<CacheReport<Explanation>>(200, answers)

@@ -13,9 +13,10 @@ use shoal_link::Channel;
 use super::documents::{self, IF_MATCH};
 use super::secrets::Secretive;
 use crate::app::App;
-use crate::rest::input::Params;
+use crate::rest::input::{IfMatch, Params};
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
+use crate::store::Stored;
 
 /// One page of channels.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -95,6 +96,16 @@ pub(super) fn add(routes: Routes) -> Routes {
                 .fails(&[missing, stale]),
             documents::delete::<Channel>,
         )
+}
+
+/// Changes a channel, if it is at a revision that `wanted` names; for the console, where secrets stay as they are.
+pub(crate) async fn change_channel(
+    app: &App,
+    id: &str,
+    wanted: Option<&IfMatch>,
+    change: impl Fn(&Channel) -> Result<Channel, Problem>,
+) -> Result<Stored<Channel>, Problem> {
+    documents::modify(app, id, wanted, |old| documents::check(change(old)?, Some(old))).await
 }
 
 async fn list(State(app): State<Arc<App>>, Params(params): Params<ListParams>) -> Result<Json<ChannelPage>, Problem> {

@@ -14,6 +14,7 @@ use shoal_link::Channel;
 use shoal_link::message::{Command, PurgeScope, Reply};
 
 use super::documents::must_find;
+use crate::access::audit;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::link::Answer;
@@ -150,9 +151,18 @@ async fn purge(
     Params(params): Params<WaitParams>,
     Body(request): Body<PurgeRequest>,
 ) -> Result<Json<CommandReport>, Problem> {
+    purge_within(&app, request, params.wait_ms).await.map(Json)
+}
+
+/// Purges, and waits for nodes as long as is usual; for the console.
+pub(crate) async fn purge_now(app: &App, request: PurgeRequest) -> Result<CommandReport, Problem> {
+    purge_within(app, request, None).await
+}
+
+async fn purge_within(app: &App, request: PurgeRequest, wait_ms: Option<u32>) -> Result<CommandReport, Problem> {
     let (scope, nodes) = match request {
         PurgeRequest::Url { url, nodes } => {
-            let (channel, path) = object_of(&app, &url).await?;
+            let (channel, path) = object_of(app, &url).await?;
             (PurgeScope::Object { channel, path }, nodes)
         }
         PurgeRequest::Object { channel, path, nodes } => {
@@ -178,11 +188,11 @@ async fn purge(
         | PurgeScope::Prefix { channel, .. }
         | PurgeScope::Tag { channel, .. }
         | PurgeScope::Channel { channel } => {
-            must_exist(&app, channel).await?;
+            must_exist(app, channel).await?;
         }
         PurgeScope::All => {}
     }
-    run(&app, nodes, Command::Purge { scope }, params.wait_ms).await
+    run(app, nodes, Command::Purge { scope }, wait_ms).await
 }
 
 async fn drain(
@@ -190,7 +200,12 @@ async fn drain(
     Path(node): Path<String>,
     Params(params): Params<WaitParams>,
 ) -> Result<Json<CommandReport>, Problem> {
-    run(&app, Some(vec![node]), Command::Drain, params.wait_ms).await
+    run(&app, Some(vec![node]), Command::Drain, params.wait_ms).await.map(Json)
+}
+
+/// Has a node drain; for the console.
+pub(crate) async fn drain_node(app: &App, node: String) -> Result<CommandReport, Problem> {
+    run(app, Some(vec![node]), Command::Drain, None).await
 }
 
 async fn run(
@@ -198,14 +213,14 @@ async fn run(
     nodes: Option<Vec<String>>,
     command: Command,
     wait_ms: Option<u32>,
-) -> Result<Json<CommandReport>, Problem> {
+) -> Result<CommandReport, Problem> {
     let result = |Answer { node, result }: Answer| match result {
         Ok(Reply::Count(count)) => NodeResult { node, count: Some(count), error: None },
         Ok(_) => NodeResult { node, count: None, error: Some(OTHER_ANSWER.to_owned()) },
         Err(error) => NodeResult { node, count: None, error: Some(error) },
     };
     let results: Vec<NodeResult> = ask(app, nodes, command, wait_ms).await?.into_iter().map(result).collect();
-    Ok(Json(CommandReport { ok: results.iter().all(|result| result.error.is_none()), results }))
+    Ok(CommandReport { ok: results.iter().all(|result| result.error.is_none()), results })
 }
 
 /// Has the nodes named, or all connected, carry out a command.
@@ -234,7 +249,9 @@ pub(super) async fn ask(
             }
         }
     }
-    Ok(orders::command(app, nodes.as_deref(), &command, Duration::from_millis(wait.into())).await?)
+    // What nodes answer belongs into the audit log: its entry waits for that.
+    let answers = orders::command(app, nodes.as_deref(), &command, Duration::from_millis(wait.into()));
+    Ok(audit::aside(answers).await?)
 }
 
 pub(super) async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {
@@ -273,10 +290,7 @@ pub(super) async fn object_of(app: &App, url: &str) -> Result<(String, String), 
         .ok_or_else(|| wrong("belongs to no channel; GET /api/v1/channels lists their hosts and prefixes"))?
         .document;
     let mut object = path.get(channel.prefix.len()..).unwrap_or_default().to_owned();
-    let allowed = query.split('&').filter(|pair| {
-        let name = pair.split('=').next().unwrap_or_default();
-        channel.cache.query_allow.iter().any(|allowed| allowed == name || allowed == "*")
-    });
+    let allowed = query.split('&').filter(|pair| channel.cache.keeps(pair.split('=').next().unwrap_or_default()));
     for (at, pair) in allowed.enumerate() {
         object.push(if at == 0 { '?' } else { '&' });
         object.push_str(pair);

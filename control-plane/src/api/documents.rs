@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde_json::Value;
 
 use super::secrets::Secretive;
+use crate::access::{Role, audit};
 use crate::app::App;
 use crate::field::FieldError;
 use crate::rest::input::{Body, Document, IfMatch, if_match, parse};
@@ -39,6 +40,7 @@ pub(super) async fn create<T: Resource>(
 ) -> Result<Response, Problem> {
     let id = document.id().to_owned();
     let valid = check(document, None)?;
+    note(None, Some(valid.get()));
     let stored = app.change(move |store| store.create(&valid)).await.map_err(|error| changed::<T>(&id, error))?;
     Ok(created(stored))
 }
@@ -71,6 +73,7 @@ pub(super) async fn replace<T: Resource>(
                 return Err(Problem::new(StatusCode::PRECONDITION_FAILED, detail));
             }
             let valid = check(document.clone(), None)?;
+            note(None, Some(valid.get()));
             match app.change(move |store| store.create(&valid)).await {
                 Err(ChangeError::Exists) => continue,
                 result => return result.map(created).map_err(|error| changed::<T>(&id, error)),
@@ -78,6 +81,7 @@ pub(super) async fn replace<T: Resource>(
         };
         precondition(&id, wanted.as_ref(), &old)?;
         let valid = check(document.clone(), Some(&old.document))?;
+        note(Some(&old), Some(valid.get()));
         match app.change(move |store| store.replace(&valid, Some(old.revision))).await {
             Err(ChangeError::Stale { .. } | ChangeError::Missing) => {}
             result => {
@@ -119,6 +123,7 @@ pub(super) async fn delete<T: Resource>(
     for _ in 0..ATTEMPTS {
         let old = must_find::<T>(&app, &id).await?;
         precondition(&id, wanted.as_ref(), &old)?;
+        note(Some(&old), None);
         let name = id.clone();
         match app.change(move |store| store.delete::<T>(&name, Some(old.revision))).await {
             Err(ChangeError::Stale { .. }) => {}
@@ -141,6 +146,7 @@ pub(super) async fn modify<T: Resource>(
         let old = must_find::<T>(app, id).await?;
         precondition(id, wanted, &old)?;
         let valid = change(&old.document)?;
+        note(Some(&old), Some(valid.get()));
         match app.change(move |store| store.replace(&valid, Some(old.revision))).await {
             Err(ChangeError::Stale { .. }) => {}
             result => return result.map_err(|error| changed::<T>(id, error)),
@@ -157,7 +163,30 @@ pub(super) async fn must_find<T: Resource>(app: &App, id: &str) -> Result<Stored
 /// The door: everything behind it relies on a valid document.
 pub(super) fn check<T: Resource>(mut document: T, old: Option<&T>) -> Result<Valid<T>, Problem> {
     document.keep(old).map_err(Problem::fields)?;
+    may_change_secrets(&document, old)?;
     Valid::new(document).map_err(Problem::fields)
+}
+
+/// Keys and secrets are an admin's, also inside of a document that an operator may change.
+fn may_change_secrets<T: Resource>(document: &T, old: Option<&T>) -> Result<(), Problem> {
+    let weak = audit::current().and_then(|slot| slot.role()).is_some_and(|role| role < Role::Admin);
+    if !weak || document.clone().same_secrets(old) {
+        return Ok(());
+    }
+    let detail = format!("only an admin may change keys and secrets; leave those of the {} as they are (***)", T::NOUN);
+    Err(Problem::new(StatusCode::FORBIDDEN, detail))
+}
+
+/// Tells the audit log what changes, without secrets.
+fn note<T: Resource>(old: Option<&Stored<T>>, new: Option<&T>) {
+    let Some(id) = new.or(old.map(|old| &old.document)).map(|document| document.id().to_owned()) else { return };
+    if audit::current().is_none() {
+        return;
+    }
+    let plain = |document: &T| serde_json::to_value(document.clone().hide()).unwrap_or_default();
+    let before = old.map(|old| (old.revision, plain(&old.document)));
+    let after = new.map(plain);
+    audit::document(T::NOUN, &id, before.as_ref().map(|(revision, value)| (*revision, value)), after.as_ref());
 }
 
 /// How many a page may have.

@@ -12,6 +12,7 @@ use shoal_ticket::{Key, TicketPolicy};
 
 use super::documents::{check, modify, must_find};
 use super::secrets::{KeyName, NewKey};
+use crate::access::Role;
 use crate::app::App;
 use crate::rest::input::Body;
 use crate::rest::openapi::{Operation, Routes};
@@ -31,6 +32,7 @@ pub(super) fn add(routes: Routes) -> Routes {
     routes
         .add(
             Operation::new(Method::GET, "/api/v1/channels/{id}/keys", "listKeys", "Lists the ids of a channel's keys.")
+                .role(Role::Admin)
                 .gives::<KeyList>(200, "The keys.")
                 .fails(&[missing]),
             list,
@@ -42,6 +44,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "addKey",
                 "Adds a key that is accepted, and does not sign yet.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -54,6 +57,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "rotateKeys",
                 "Adds a key and signs with it from now on; the older ones are still accepted.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -66,6 +70,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "removeKey",
                 "Removes a key: what it signed is refused from now on.",
             )
+            .role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing, conflict]),
             remove,

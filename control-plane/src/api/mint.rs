@@ -12,7 +12,9 @@ use shoal_link::Channel;
 use shoal_ticket::{Profile, SignError, SignRequest, sign_url};
 
 use super::documents::must_find;
+use crate::access::audit;
 use crate::app::App;
+use crate::conf::answer::answers_at;
 use crate::rest::input::Body;
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
@@ -97,7 +99,13 @@ async fn mint(
     Path(id): Path<String>,
     Body(request): Body<MintRequest>,
 ) -> Result<Json<MintedUrls>, Problem> {
-    let channel = must_find::<Channel>(&app, &id).await?.document;
+    mint_urls(&app, &id, request).await.map(Json)
+}
+
+/// Signs URLs; also for the console.
+pub(crate) async fn mint_urls(app: &App, id: &str, request: MintRequest) -> Result<MintedUrls, Problem> {
+    audit::target("channel", id);
+    let channel = must_find::<Channel>(app, id).await?.document;
     let Some(policy) = &channel.access.ticket else {
         let detail = format!("channel `{id}` asks for no ticket: its plain URLs work; set access.ticket to protect it");
         return Err(Problem::new(StatusCode::CONFLICT, detail));
@@ -164,7 +172,7 @@ async fn mint(
         let message = format!("is no profile that channel `{id}` accepts; these are: {}", known.join(", "));
         return Err(Problem::field("profile", request.profile.unwrap_or_default(), message));
     }
-    Ok(Json(MintedUrls { channel: id.clone(), expires, session: session.to_owned(), urls }))
+    Ok(MintedUrls { channel: id.to_owned(), expires, session: session.to_owned(), urls })
 }
 
 fn sign_problem(error: &SignError) -> Problem {
@@ -194,9 +202,6 @@ fn check_base(base: &str) -> Result<String, Problem> {
 
 /// The public URL of the first connected node that has one at which the channel answers.
 fn public_url(app: &App, channel: &Channel) -> Option<String> {
-    app.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok()).find(|url| {
-        let authority = url.split_once("://").map_or("", |(_, authority)| authority);
-        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
-        channel.hosts.is_empty() || channel.hosts.iter().any(|name| name == host || name == authority)
-    })
+    let urls = app.nodes().into_values().filter_map(|live| check_base(&live.public_url?).ok());
+    urls.into_iter().find(|url| answers_at(channel, url))
 }

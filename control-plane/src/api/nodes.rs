@@ -8,9 +8,10 @@ use axum::extract::State;
 use axum::http::Method;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use shoal_link::node::{Endpoints, Health};
 
 use crate::app::App;
-use crate::link::{Health, Live};
+use crate::link::{Live, Seen};
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
 use crate::store::NodeRow;
@@ -39,6 +40,10 @@ pub struct NodeStatus {
     pub software: String,
     /// Where viewers reach it.
     pub public_url: Option<String>,
+    /// Where it stands, as it says; null while it is away.
+    pub region: Option<String>,
+    /// Where viewers reach it otherwise; null while it is away.
+    pub endpoints: Option<Endpoints>,
     /// Version of the snapshot that it serves, as far as is known.
     pub snapshot: Option<u64>,
     /// The snapshot that it would not apply, if the last one was such.
@@ -67,14 +72,9 @@ pub struct NodeRefusal {
 pub struct NodeHealth {
     /// Unix milliseconds of the report.
     pub at_ms: u64,
-    /// Open client connections.
-    pub connections: u64,
-    /// Bytes in the RAM tier.
-    pub cache_bytes: u64,
-    /// Busy fraction of the busiest shard, 0 to 1000.
-    pub busy_permille: u16,
-    /// It takes no more viewers.
-    pub draining: bool,
+    /// Its own words.
+    #[serde(flatten)]
+    pub health: Health,
 }
 
 pub(super) fn add(routes: Routes) -> Routes {
@@ -86,6 +86,11 @@ pub(super) fn add(routes: Routes) -> Routes {
 }
 
 async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
+    node_list(&app).await.map(Json)
+}
+
+/// Every node, by name; also for the console.
+pub(crate) async fn node_list(app: &App) -> Result<NodeList, Problem> {
     let rows = app.db(|store| store.nodes()).await?;
     let (mut live, others, own) = (app.hub.nodes(), app.instances.others(), &*app.instances.id);
     let mut items: BTreeMap<String, NodeStatus> = BTreeMap::new();
@@ -110,7 +115,7 @@ async fn list(State(app): State<Arc<App>>) -> Result<Json<NodeList>, Problem> {
         };
         items.insert(node, status(&row, Some((own, live))));
     }
-    Ok(Json(NodeList { snapshot: app.hub.newest().snapshot.version, items: items.into_values().collect() }))
+    Ok(NodeList { snapshot: app.hub.newest().snapshot.version, items: items.into_values().collect() })
 }
 
 fn status(row: &NodeRow, live: Option<(&str, Live)>) -> NodeStatus {
@@ -121,6 +126,8 @@ fn status(row: &NodeRow, live: Option<(&str, Live)>) -> NodeStatus {
         boot: format!("{:016x}", row.boot),
         software: row.software.clone(),
         public_url: row.public_url.clone(),
+        region: None,
+        endpoints: None,
         snapshot: row.snapshot,
         refused: None,
         health: None,
@@ -132,21 +139,13 @@ fn status(row: &NodeRow, live: Option<(&str, Live)>) -> NodeStatus {
         status.boot = format!("{:016x}", live.boot);
         status.software = live.software;
         status.public_url = live.public_url;
+        status.region = live.region;
+        status.endpoints = Some(live.endpoints);
         status.snapshot = live.snapshot;
         status.refused = live.refused.map(|refused| NodeRefusal { version: refused.version, reason: refused.reason });
         status.connected_ms = Some(live.connected_ms);
-        status.last_seen_ms = live.health.map_or(row.last_seen_ms, |health| health.at_ms);
-        status.health = live.health.map(health);
+        status.last_seen_ms = live.health.as_ref().map_or(row.last_seen_ms, |seen| seen.at_ms);
+        status.health = live.health.map(|Seen { at_ms, health }| NodeHealth { at_ms, health });
     }
     status
-}
-
-fn health(health: Health) -> NodeHealth {
-    NodeHealth {
-        at_ms: health.at_ms,
-        connections: health.connections,
-        cache_bytes: health.cache_bytes,
-        busy_permille: health.busy_permille,
-        draining: health.draining,
-    }
 }

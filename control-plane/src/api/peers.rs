@@ -13,6 +13,7 @@ use shoal_link::Channel;
 use shoal_link::observation::Behaviour;
 
 use super::documents::{self, must_find};
+use crate::access::Role;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::peers::{NoPeerId, Peer, PeerId, Registration};
@@ -76,8 +77,9 @@ pub(super) fn add(routes: Routes) -> Routes {
                 Method::GET,
                 "/api/v1/channels/{id}/peers",
                 "listPeers",
-                "Lists the peers of a channel that are registered at nodes.",
+                "Lists the peers of a channel that are registered at nodes, with their addresses: personal data.",
             )
+            .role(Role::Operator)
             .query::<ListParams>()
             .gives::<PeerPage>(200, "One page.")
             .fails(&[(404, "There is no such channel.")]),
@@ -90,6 +92,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "readPeer",
                 "Tells where a peer of a channel is registered.",
             )
+            .role(Role::Operator)
             .gives::<PeerView>(200, "The peer.")
             .fails(&[(404, "There is no such channel, or no such peer is registered in it.")]),
             read,

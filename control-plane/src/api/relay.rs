@@ -8,13 +8,14 @@ use axum::http::{Method, StatusCode};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use shoal_link::Tenant;
-use shoal_link::tenant::{DEFAULT, RelaySecret};
-use shoal_stun::credentials::{MAX_USERNAME, time_limited_password};
+use shoal_link::tenant::RelaySecret;
 
 use super::documents::{check, modify, must_find};
 use super::mint::MAX_TTL_S;
 use super::secrets::{KeyName, NewKey};
+use crate::access::Role;
 use crate::app::App;
+use crate::conf::credentials;
 use crate::rest::input::Body;
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
@@ -66,6 +67,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "listSecrets",
                 "Lists the ids of a tenant's secrets.",
             )
+            .role(Role::Admin)
             .gives::<SecretList>(200, "The secrets.")
             .fails(&[missing]),
             list,
@@ -77,6 +79,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "addSecret",
                 "Adds a secret that is accepted; it signs only if it is the first one.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Added.")
             .fails(&[missing, conflict]),
@@ -89,6 +92,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "rotateSecrets",
                 "Adds a secret and signs with it from now on; the older ones are still accepted.",
             )
+            .role(Role::Admin)
             .body::<NewKey>()
             .gives::<KeyName>(201, "Rotated.")
             .fails(&[missing, conflict]),
@@ -101,6 +105,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "removeSecret",
                 "Removes a secret: no allocation is made with what it signed. Without any, nothing is relayed.",
             )
+            .role(Role::Admin)
             .gives_nothing(204, "Removed.")
             .fails(&[missing]),
             remove,
@@ -198,58 +203,7 @@ async fn mint(
             Problem::new(StatusCode::INTERNAL_SERVER_ERROR, format!("/dev/urandom: {error}; give a user yourself"))
         })?,
     };
-    let username = username(now_ms() / 1000 + u64::from(ttl), &id, &user)
+    let (username, password) = credentials::turn(now_ms() / 1000 + u64::from(ttl), &id, &user, &signing.secret)
         .map_err(|message| Problem::field("user", user.as_str(), message))?;
-    let password = time_limited_password(signing.secret.as_bytes(), &username);
-    let password = String::from_utf8_lossy(&password).into_owned();
     Ok(Json(TurnCredential { username, password, ttl }))
-}
-
-/// The time-limited name of a tenant's user, as nodes read it.
-fn username(expires: u64, tenant: &str, user: &str) -> Result<String, String> {
-    if user.is_empty() || user.chars().any(char::is_control) {
-        return Err("must have at least one character, and no control characters".to_owned());
-    }
-    let name = if tenant == DEFAULT {
-        // What stands before a colon would be read as the tenant.
-        if user.contains(':') {
-            return Err(format!("must have no colon in the tenant `{DEFAULT}`, whose names are expiry:user"));
-        }
-        format!("{expires}:{user}")
-    } else {
-        format!("{expires}:{tenant}:{user}")
-    };
-    if name.len() > MAX_USERNAME {
-        let most = MAX_USERNAME - (name.len() - user.len());
-        return Err(format!("must have at most {most} bytes: a name of this tenant has no room for more"));
-    }
-    Ok(name)
-}
-
-#[cfg(test)]
-mod tests {
-    use shoal_stun::credentials::TimedName;
-
-    use super::*;
-
-    #[test]
-    fn nodes_read_names_as_they_were_meant() {
-        let longest = "t".repeat(64);
-        for (tenant, user) in [("acme", "u"), ("acme", "a:b c"), ("acme", "zoë"), (DEFAULT, "u"), (&longest, ":")] {
-            let name = username(1_900_000_000, tenant, user).unwrap();
-            let expected = if tenant == DEFAULT { "" } else { tenant };
-            assert_eq!(TimedName::parse(&name), Some(TimedName { expires: 1_900_000_000, tenant: expected, user }));
-        }
-    }
-
-    #[test]
-    fn names_that_nodes_would_misread_are_refused() {
-        assert!(username(1, "acme", "").is_err());
-        assert!(username(1, "acme", "a\nb").is_err() && username(1, "acme", "a\u{85}b").is_err());
-        assert!(username(1, DEFAULT, "acme:u").unwrap_err().contains("colon"));
-        let longest = "u".repeat(MAX_USERNAME - "1900000000:acme:".len());
-        assert_eq!(username(1_900_000_000, "acme", &longest).unwrap().len(), MAX_USERNAME);
-        let error = username(1_900_000_000, "acme", &format!("{longest}u")).unwrap_err();
-        assert!(error.contains(&longest.len().to_string()), "{error}");
-    }
 }

@@ -91,6 +91,15 @@ pub(super) trait Secretive: Clone {
         self
     }
 
+    /// Whether it has the same secrets under the same ids as `old`, in the same order; without one, whether it has none.
+    fn same_secrets(mut self, old: Option<&Self>) -> bool {
+        let mut old = old.cloned();
+        let own = |(_, id, secret): Place<'_>| (id.to_owned(), secret.clone());
+        let before: Vec<_> = old.iter_mut().flat_map(Self::secrets).map(own).collect();
+        let after: Vec<_> = self.secrets().into_iter().map(own).collect();
+        before == after
+    }
+
     /// Fills in the secrets of `old` where this says [`HIDDEN`].
     fn keep(&mut self, old: Option<&Self>) -> Result<(), Vec<FieldError>> {
         let mut old = old.cloned();
@@ -117,6 +126,19 @@ impl Secretive for Channel {
         keys.enumerate()
             .map(|(at, key)| (format!("access.ticket.keys[{at}].secret"), &*key.id, &mut key.secret))
             .collect()
+    }
+}
+
+impl Secretive for shoal_conf::App {
+    fn secrets(&mut self) -> Vec<Place<'_>> {
+        let keys = self.keys.iter_mut().enumerate();
+        keys.map(|(at, key)| (format!("keys[{at}].secret"), &*key.id, &mut key.secret)).collect()
+    }
+}
+
+impl Secretive for shoal_conf::Rule {
+    fn secrets(&mut self) -> Vec<Place<'_>> {
+        Vec::new()
     }
 }
 

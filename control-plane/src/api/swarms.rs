@@ -13,6 +13,7 @@ use shoal_swarm::swarms::{Key, PeerInfo, Supply, SwarmInfo};
 use shoal_swarm::{Nat, Transport};
 
 use super::documents;
+use crate::access::Role;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::rest::input::Params;
@@ -159,6 +160,7 @@ pub(super) fn add(routes: Routes) -> Routes {
                 "listSwarmPeers",
                 "Lists the peers of a swarm, with their addresses: personal data.",
             )
+            .role(Role::Operator)
             .query::<PeerParams>()
             .gives::<SwarmPeerPage>(200, "One page.")
             .fails(&[(404, "There is no such swarm.")]),
@@ -167,8 +169,20 @@ pub(super) fn add(routes: Routes) -> Routes {
 }
 
 async fn list(State(app): State<Arc<App>>, Params(params): Params<SwarmParams>) -> Result<Json<SwarmPage>, Problem> {
-    let limit = documents::page(params.limit)? as usize;
-    let mut place = match &params.after {
+    let SwarmParams { limit, after, tenant, channel } = params;
+    swarm_page(&app, limit, after.as_deref(), tenant.as_deref(), channel.as_deref()).await.map(Json)
+}
+
+/// One page of swarms; also for the console.
+pub(crate) async fn swarm_page(
+    app: &App,
+    limit: Option<u32>,
+    after: Option<&str>,
+    tenant: Option<&str>,
+    channel: Option<&str>,
+) -> Result<SwarmPage, Problem> {
+    let limit = documents::page(limit)? as usize;
+    let mut place = match after {
         None => (0, 0),
         Some(after) => {
             let numbers = after.split_once('.').and_then(|(shard, at)| Some((shard.parse().ok()?, at.parse().ok()?)));
@@ -176,7 +190,6 @@ async fn list(State(app): State<Arc<App>>, Params(params): Params<SwarmParams>) 
         }
     };
     let mut items = Vec::new();
-    let (tenant, channel) = (params.tenant.as_deref(), params.channel.as_deref());
     let next = loop {
         let (found, next) = app.tracker.swarm_from(place, tenant, channel);
         items.extend(found.map(|found| view(&app.tracker, &found)));
@@ -188,7 +201,7 @@ async fn list(State(app): State<Arc<App>>, Params(params): Params<SwarmParams>) 
         // Many swarms are looked through for few of one channel; others have their turn.
         tokio::task::yield_now().await;
     };
-    Ok(Json(SwarmPage { items, next }))
+    Ok(SwarmPage { items, next })
 }
 
 async fn read(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<SwarmView>, Problem> {

@@ -1,7 +1,10 @@
 //! The router without sockets; the real process is tested in `tests/`.
 
+mod access;
 mod blocks;
+mod conf;
 mod peers;
+mod reconciliation;
 mod tenants;
 
 use std::collections::BTreeSet;
@@ -18,6 +21,7 @@ use super::*;
 use crate::config::Config;
 use crate::link;
 use crate::metrics::Metrics;
+use crate::report::Reports;
 use crate::store::Store;
 use crate::store::tests::TempDir;
 use crate::token::Token;
@@ -42,7 +46,10 @@ impl Api {
         let dir = TempDir::new();
         let store = Store::open(dir.path()).unwrap();
         let token = Token::parse(TOKEN).unwrap();
-        let app = App::new(store.clone(), Arc::new(Metrics::new().unwrap()), token, Config::default()).unwrap();
+        let config = Config::default();
+        let metrics = Arc::new(Metrics::new().unwrap());
+        let reports = Reports::open(&config.reports, dir.path(), &store, metrics.registry()).unwrap();
+        let app = App::new(store.clone(), reports, metrics, token, config).unwrap();
         app.set_linked(true);
         Self { router: router(Arc::clone(&app)), app, store, _dir: dir }
     }
@@ -137,6 +144,9 @@ fn the_document_describes_every_route() {
         "POST /api/v1/channels/{id}/mint",
         "GET /api/v1/channels/{id}/peers",
         "GET /api/v1/channels/{id}/peers/{peer}",
+        "GET /api/v1/swarms",
+        "GET /api/v1/swarms/{id}",
+        "GET /api/v1/swarms/{id}/peers",
         "GET /api/v1/tenants",
         "POST /api/v1/tenants",
         "GET /api/v1/tenants/{id}",
@@ -162,8 +172,49 @@ fn the_document_describes_every_route() {
         "GET /api/v1/cache/object",
         "POST /api/v1/cache/explain",
         "GET /api/v1/ledger",
+        "POST /api/v1/reconciliation/logs",
+        "GET /api/v1/reconciliation/logs",
+        "DELETE /api/v1/reconciliation/logs/{provider}/{digest}",
+        "GET /api/v1/reconciliation/providers",
+        "PUT /api/v1/reconciliation/providers/{id}",
+        "DELETE /api/v1/reconciliation/providers/{id}",
+        "GET /api/v1/reconciliation/settings/{tenant}",
+        "PUT /api/v1/reconciliation/settings/{tenant}",
+        "GET /api/v1/reconciliation",
+        "GET /api/v1/reconciliation/{channel}/{hour}/sessions",
         "GET /api/v1/snapshot",
+        "GET /api/v1/tokens",
+        "POST /api/v1/tokens",
+        "DELETE /api/v1/tokens/{name}",
+        "GET /api/v1/users",
+        "POST /api/v1/users",
+        "PATCH /api/v1/users/{name}",
+        "DELETE /api/v1/users/{name}",
+        "GET /api/v1/audit",
         "GET /api/v1/openapi.json",
+        "GET /api/v1/apps",
+        "POST /api/v1/apps",
+        "GET /api/v1/apps/{id}",
+        "PUT /api/v1/apps/{id}",
+        "PATCH /api/v1/apps/{id}",
+        "DELETE /api/v1/apps/{id}",
+        "GET /api/v1/rules",
+        "POST /api/v1/rules",
+        "GET /api/v1/rules/{id}",
+        "PUT /api/v1/rules/{id}",
+        "PATCH /api/v1/rules/{id}",
+        "DELETE /api/v1/rules/{id}",
+        "GET /api/v1/apps/{id}/keys",
+        "POST /api/v1/apps/{id}/keys",
+        "POST /api/v1/apps/{id}/keys/rotate",
+        "DELETE /api/v1/apps/{id}/keys/{key}",
+        "GET /api/v1/switches",
+        "POST /api/v1/switches",
+        "GET /api/v1/pass-keys",
+        "POST /api/v1/pass-keys/rotate",
+        "GET /api/v1/refusals",
+        "POST /api/v1/check",
+        "POST /api/v1/conf/explain",
     ]
     .map(str::to_owned)
     .into();
@@ -542,6 +593,7 @@ async fn a_database_that_fails_is_a_503_with_a_remedy_and_a_count() {
     assert_eq!(api.call("GET", "/api/v1/channels/a", Value::Null).await.status, StatusCode::OK);
     let metrics = api.call("GET", "/metrics", Value::Null).await.json;
     assert!(metrics.as_str().unwrap().contains("shoal_control_db_errors_total{kind=\"full\"} 1\n"));
+    assert!(metrics.as_str().unwrap().contains("shoal_control_audit_failures_total 1\n"), "nor could that be noted");
     api.store.empty_again();
     assert_eq!(api.call("POST", "/api/v1/channels", large).await.status, StatusCode::CREATED);
 }

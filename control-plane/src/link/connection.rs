@@ -14,7 +14,8 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
 use super::frames::{Frames, ReadError};
-use super::hub::{Health, Live, Published};
+use super::hub::{Live, Published};
+use super::told;
 use crate::app::App;
 use crate::store::now_ms;
 use crate::validate::{MAX_ID, check_id};
@@ -98,7 +99,7 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
         .map_err(|_| End::Hello(format!("no hello within {} s", HELLO_WAIT.as_secs())))??;
     let (node, live) = match first {
         None => return Ok(()),
-        Some(DataMessage::Hello { protocol, node, boot, software, snapshot, public_url }) => {
+        Some(DataMessage::Hello { protocol, node, boot, software, snapshot, public_url, region, endpoints }) => {
             // The answer tells the other side which protocol would do, also when its own will not.
             send(&mut write, &ControlMessage::Hello { protocol: PROTOCOL }).await?;
             if protocol != PROTOCOL {
@@ -107,7 +108,8 @@ async fn run(app: &Arc<App>, stream: UnixStream) -> Result<(), End> {
             check_id(&node).map_err(|message| End::Hello(format!("node name {node:?} {message} (node.name)")))?;
             let connected_ms = now_ms();
             let (software, public_url) = (cut(software), public_url.map(cut));
-            (node, Live { boot, software, public_url, connected_ms, snapshot, ..Live::default() })
+            let (region, endpoints) = (region.map(told::short), told::endpoints(*endpoints));
+            (node, Live { boot, software, public_url, region, endpoints, connected_ms, snapshot, ..Live::default() })
         }
         Some(_) => return Err(End::Hello("its first message is not a hello".to_owned())),
     };
@@ -153,10 +155,8 @@ async fn receive(
                 app.hub.refused(node, connection, version, reason);
             }
             DataMessage::Done { id, result } => app.hub.done(node, connection, id, result.map_err(cut)),
-            DataMessage::Health { connections, cache_bytes, busy_permille, draining } => {
-                let health = Health { at_ms: 0, connections, cache_bytes, busy_permille, draining };
-                app.hub.health(node, connection, health);
-            }
+            DataMessage::Health(health) => app.hub.health(node, connection, told::health(*health)),
+            DataMessage::Playback(sums) => app.playback.take_in(node, sums),
             DataMessage::Observed(observations) => {
                 for some in observations.chunks(OBSERVED_AT_ONCE) {
                     app.peers.observe(Instant::now(), node, connection, some);
@@ -243,7 +243,7 @@ async fn record(
 }
 
 /// Bounds a text from the other side.
-fn cut(mut text: String) -> String {
+pub(super) fn cut(mut text: String) -> String {
     text.truncate(text.floor_char_boundary(MAX_TEXT));
     text
 }

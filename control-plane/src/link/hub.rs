@@ -9,6 +9,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use shoal_link::frame::{self, FrameError};
 use shoal_link::message::{Command, Reply};
+use shoal_link::node::{Endpoints, Health};
 use shoal_link::{ControlMessage, Snapshot};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -52,6 +53,10 @@ pub struct Live {
     pub software: String,
     /// Where viewers reach it.
     pub public_url: Option<String>,
+    /// Where it stands, as it says.
+    pub region: Option<String>,
+    /// Where viewers reach it otherwise.
+    pub endpoints: Endpoints,
     /// Unix milliseconds of the connection's start.
     pub connected_ms: u64,
     /// Version that it serves.
@@ -59,7 +64,7 @@ pub struct Live {
     /// The last snapshot that it refused, until it applies one.
     pub refused: Option<Refused>,
     /// Its last word on how it is.
-    pub health: Option<Health>,
+    pub health: Option<Seen>,
     /// The connection's number in the store, once it is written down there.
     #[serde(skip)]
     pub joined: Option<u64>,
@@ -75,20 +80,14 @@ pub struct Refused {
     pub reason: String,
 }
 
-/// How a node is.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+/// How a node was.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Health {
+pub struct Seen {
     /// Unix milliseconds of its arrival.
     pub at_ms: u64,
-    /// Open client connections.
-    pub connections: u64,
-    /// Bytes in the RAM tier.
-    pub cache_bytes: u64,
-    /// Busy fraction of the busiest shard, 0 to 1000.
-    pub busy_permille: u16,
-    /// It takes no more viewers.
-    pub draining: bool,
+    /// Its own words.
+    pub health: Health,
 }
 
 /// What a node answered to a command.
@@ -271,9 +270,9 @@ impl Hub {
         self.update(node, connection, |member| member.live.refused = Some(Refused { version, reason }));
     }
 
-    pub(super) fn health(&self, node: &str, connection: u64, mut health: Health) {
-        health.at_ms = now_ms();
-        self.update(node, connection, |member| member.live.health = Some(health));
+    pub(super) fn health(&self, node: &str, connection: u64, health: Health) {
+        let seen = Seen { at_ms: now_ms(), health };
+        self.update(node, connection, |member| member.live.health = Some(seen));
     }
 
     pub(super) fn done(&self, node: &str, connection: u64, id: u64, result: Outcome) {

@@ -4,9 +4,12 @@ mod connection;
 mod frames;
 mod hub;
 mod listener;
+mod playback;
+mod told;
 
-pub use hub::{Answer, Health, Hub, Live, Published, Refused};
+pub use hub::{Answer, Hub, Live, Published, Refused, Seen};
 pub use listener::{BindError, Listener};
+pub use playback::{PlaybackFeed, Told};
 
 pub use connection::serve;
 

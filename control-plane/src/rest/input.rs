@@ -13,6 +13,7 @@ use serde_json::Value;
 use shoal_config::ConfigError;
 
 use super::problem::Problem;
+use crate::access::audit;
 use crate::field::FieldError;
 
 /// Most bytes of a body.
@@ -47,13 +48,20 @@ impl<S: Send + Sync> FromRequest<S> for Document {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
         let bytes = json_bytes(request, state).await?;
-        json(&bytes).map(Self)
+        let value = json(&bytes)?;
+        audit::sent(&value);
+        Ok(Self(value))
     }
 }
 
 /// The body, if it is declared as JSON and arrives in time.
 pub(crate) async fn json_bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     check_media_type(request.headers())?;
+    bytes(request, state).await
+}
+
+/// A body of any sort, if it arrives in time.
+pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, Problem> {
     tokio::time::timeout(BODY_WAIT, Bytes::from_request(request, state))
         .await
         .map_err(|_| {
@@ -94,7 +102,7 @@ fn config_problem(document: &Value, error: &ConfigError) -> Problem {
         message.push_str("; write a network such as 192.0.2.0/24 or 2001:db8::/32");
     }
     // A secret is not repeated, neither as a value nor inside the message.
-    if key.ends_with("secret") {
+    if key.ends_with("secret") || key.ends_with("password") {
         return Problem::field(key, Value::Null, "must be a string");
     }
     let found = find(document, key).cloned().unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Routes and their description, declared together: a route cannot be without its entry in the OpenAPI document.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Router;
@@ -11,6 +12,7 @@ use schemars::{JsonSchema, Schema};
 use serde_json::{Map, Value, json};
 
 use super::problem::{MEDIA_TYPE, Problem};
+use crate::access::Role;
 use crate::app::App;
 
 /// Path of the API's first version.
@@ -23,12 +25,36 @@ pub(crate) struct Operation {
     id: &'static str,
     summary: &'static str,
     protected: bool,
+    rule: Rule,
     query: Option<SchemaOf>,
     headers: Vec<(&'static str, &'static str)>,
     body: Option<Content>,
     /// A property of the body that may be left out, for the path says it.
     in_path: Option<&'static str>,
     responses: Vec<(u16, &'static str, Option<Content>)>,
+}
+
+/// Who may use a route, and whether its use is noted in the audit log.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Rule {
+    /// The operation's id.
+    pub(crate) action: &'static str,
+    /// The least role.
+    pub(crate) role: Role,
+    /// Whether it changes anything.
+    pub(crate) changes: bool,
+}
+
+/// The rules of all protected routes, by path.
+#[derive(Debug, Default)]
+pub(crate) struct Rules(HashMap<&'static str, Vec<(Method, Rule)>>);
+
+impl Rules {
+    /// The rule of a route; a HEAD is a GET.
+    pub(crate) fn find(&self, path: &str, method: &Method) -> Option<Rule> {
+        let method = if *method == Method::HEAD { &Method::GET } else { method };
+        self.0.get(path)?.iter().find(|(of, _)| of == method).map(|(_, rule)| *rule)
+    }
 }
 
 /// Media type and schema of a body.
@@ -42,7 +68,10 @@ fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Schema {
 
 impl Operation {
     pub(crate) fn new(method: Method, path: &'static str, id: &'static str, summary: &'static str) -> Self {
+        let reads = method == Method::GET;
+        let role = if reads { Role::Viewer } else { Role::Operator };
         Self {
+            rule: Rule { action: id, role, changes: !reads },
             method,
             path,
             id,
@@ -59,6 +88,18 @@ impl Operation {
     /// No token is asked for.
     pub(crate) fn open(mut self) -> Self {
         self.protected = false;
+        self
+    }
+
+    /// Asks for this role at least; by default a viewer may GET, and an operator may do the rest.
+    pub(crate) fn role(mut self, role: Role) -> Self {
+        self.rule.role = role;
+        self
+    }
+
+    /// It changes nothing, although its method is none that only reads: a viewer may use it.
+    pub(crate) fn reads(mut self) -> Self {
+        self.rule = Rule { role: Role::Viewer, changes: false, ..self.rule };
         self
     }
 
@@ -118,6 +159,8 @@ impl Operation {
 pub(crate) struct Routes {
     pub(crate) protected: Router<Arc<App>>,
     pub(crate) open: Router<Arc<App>>,
+    /// Of those with a token.
+    pub(crate) rules: Rules,
     /// Those that count for themselves: nothing is wrapped around them.
     pub(crate) bare: Router<Arc<App>>,
     generator: SchemaGenerator,
@@ -133,6 +176,7 @@ impl Routes {
         Self {
             protected: Router::new(),
             open: Router::new(),
+            rules: Rules::default(),
             bare: Router::new(),
             generator: settings.into_generator(),
             paths: Map::new(),
@@ -148,6 +192,10 @@ impl Routes {
         let filter = MethodFilter::try_from(operation.method.clone()).unwrap_or(MethodFilter::GET);
         let router = if operation.protected { &mut self.protected } else { &mut self.open };
         *router = std::mem::take(router).route(operation.path, on(filter, handler));
+        if operation.protected {
+            let rules = self.rules.0.entry(operation.path).or_default();
+            rules.push((operation.method.clone(), operation.rule));
+        }
         self.describe(&operation);
         self
     }
@@ -180,7 +228,7 @@ impl Routes {
             "components": {
                 "schemas": self.generator.take_definitions(true),
                 "securitySchemes": {
-                    "token": { "type": "http", "scheme": "bearer", "description": "Content of the token file." },
+                    "token": { "type": "http", "scheme": "bearer", "description": "Content of the token file, or an API token." },
                 },
             },
         })
@@ -197,6 +245,12 @@ impl Routes {
         let mut responses = Map::new();
         let common = [
             (401, "The token is missing or wrong.", operation.protected),
+            (403, "The token's role is too weak.", operation.protected),
+            (
+                429,
+                "Too many wrong tokens came from this address; Retry-After says when to try again.",
+                operation.protected,
+            ),
             (
                 400,
                 "A header, the query or the body cannot be parsed.",
@@ -229,7 +283,12 @@ impl Routes {
             }
             described["requestBody"] = json!({"required": true, "content": {media_type: {"schema": schema}}});
         }
-        if !operation.protected {
+        if operation.protected {
+            let Rule { role, changes, .. } = operation.rule;
+            let noted = if changes { " Its use is noted in the audit log." } else { "" };
+            described["x-role"] = json!(role);
+            described["description"] = json!(format!("For the role {role} and those above it.{noted}"));
+        } else {
             described["security"] = json!([]);
         }
         let item = self.paths.entry(operation.path).or_insert_with(|| json!({}));
@@ -269,8 +328,10 @@ fn without_requirement(generator: &mut SchemaGenerator, reference: &Value, prope
 fn query_parameters(generator: &mut SchemaGenerator, schema: SchemaOf) -> Vec<Value> {
     let reference = schema(generator);
     let name = reference.get("$ref").and_then(Value::as_str).and_then(|path| path.rsplit('/').next());
-    let Some(target) = name.and_then(|name| generator.definitions_mut().remove(name)) else {
-        return Vec::new();
+    // A type that is written where it is used is the schema itself.
+    let target = match name {
+        Some(name) => generator.definitions_mut().remove(name).unwrap_or_default(),
+        None => reference.to_value(),
     };
     let required: Vec<&str> = target["required"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     target["properties"]

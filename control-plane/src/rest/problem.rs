@@ -24,6 +24,9 @@ pub struct Problem {
     pub title: String,
     /// What went wrong, and the remedy.
     pub detail: String,
+    /// A word for programs, where there is one: see the manual of conf.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
     /// Every field that is wrong, when fields are.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<FieldError>,
@@ -32,7 +35,12 @@ pub struct Problem {
 impl Problem {
     pub(crate) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         let title = status.canonical_reason().unwrap_or("Error").to_owned();
-        Self { status: status.as_u16(), title, detail: detail.into(), errors: Vec::new() }
+        Self { status: status.as_u16(), title, detail: detail.into(), code: None, errors: Vec::new() }
+    }
+
+    /// With a word for programs.
+    pub(crate) fn code(self, code: &str) -> Self {
+        Self { code: Some(code.to_owned()), ..self }
     }
 
     /// 422: what was sent has fields with wrong values.

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 use sha2::{Digest, Sha256};
 
-use super::documents::next_version;
+use super::documents::{SNAPSHOT_VERSION, next_version};
 use super::engine::{MAINTENANCE, Tx, Value, values};
-use super::{Database, Store, StoreError, migrate, now_ms};
+use super::{Database, Store, StoreError, conf, migrate, now_ms};
 
 /// Of the format.
 const FORMAT: u32 = 1;
@@ -159,8 +159,9 @@ impl Store {
             read(file, &mut opened, &mut |part| loader.take(tx, part))?;
             loader.flush(tx)?;
             migrate::apply(tx, &mut done, &migrate::numbers())?;
-            // Nodes that saw later versions are told again.
-            next_version(tx)?;
+            // Nodes and instances that saw later versions are told again.
+            next_version(tx, SNAPSHOT_VERSION)?;
+            next_version(tx, conf::VERSION)?;
             Ok::<_, BackupError>(())
         })?;
         Ok(summary)

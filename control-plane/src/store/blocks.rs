@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use shoal_link::Block;
 use shoal_link::block::BLOCKS_MAX;
 
-use super::documents::next_version;
+use super::documents::{SNAPSHOT_VERSION, next_version};
 use super::engine::{Tx, values};
 use super::{ChangeError, Store, StoreError, now_ms};
 
@@ -32,7 +32,7 @@ impl Store {
                  ON CONFLICT (network) DO UPDATE SET until_s = $3, document = $4",
                 &values![&network, ipv6, block.until, &document],
             )?;
-            next_version(tx)?;
+            next_version(tx, SNAPSHOT_VERSION)?;
             Ok(true)
         })
     }
@@ -43,7 +43,7 @@ impl Store {
             if tx.execute("DELETE FROM blocks WHERE network = $1", &values![network.to_string()])? == 0 {
                 return Err(ChangeError::Missing);
             }
-            next_version(tx)?;
+            next_version(tx, SNAPSHOT_VERSION)?;
             Ok(())
         })
     }

@@ -8,7 +8,10 @@ use super::engine::{Row, Tx, values};
 use super::{Store, StoreError, blocks, now_ms};
 use crate::validate::Valid;
 
-/// What is kept as a document: channels and tenants.
+/// The setting that tells snapshots apart.
+pub(super) const SNAPSHOT_VERSION: &str = "snapshot_version";
+
+/// What is kept as a document: channels, tenants, apps and rules.
 pub trait Document: Clone + Serialize + DeserializeOwned + Table {
     /// What one is called.
     const NOUN: &'static str;
@@ -21,6 +24,8 @@ pub trait Document: Clone + Serialize + DeserializeOwned + Table {
 pub trait Table {
     /// The table, which has the columns `id`, `revision`, `updated_ms` and `document`.
     const TABLE: &'static str;
+    /// The setting that is moved by each change.
+    const VERSION: &'static str = SNAPSHOT_VERSION;
 
     /// Writes a row, and what else is kept of the document; or says who has that already.
     fn write(&self, tx: &mut Tx<'_>, record: &Record) -> Result<(), ChangeError>;
@@ -39,7 +44,7 @@ pub struct Record {
 pub struct Stored<T> {
     /// The document.
     pub document: T,
-    /// The snapshot version that brought it in; never used twice.
+    /// The version that brought it in, of the snapshot or of conf; never used twice.
     pub revision: u64,
     /// Unix milliseconds of the change.
     pub updated_ms: u64,
@@ -130,7 +135,7 @@ impl Store {
     pub fn delete<T: Document>(&self, id: &str, expected: Option<u64>) -> Result<(), ChangeError> {
         self.write(|tx| {
             expect::<T>(tx, id, expected)?;
-            next_version(tx)?;
+            next_version(tx, T::VERSION)?;
             tx.execute(&format!("DELETE FROM {} WHERE id = $1", T::TABLE), &values![id])?;
             Ok(())
         })
@@ -140,7 +145,7 @@ impl Store {
         let document = document.get();
         let text = serde_json::to_string(document)
             .map_err(|error| self.corrupt(format!("{} {}: {error}", T::NOUN, document.id())))?;
-        let record = Record { revision: next_version(tx)?, updated_ms: now_ms(), document: text };
+        let record = Record { revision: next_version(tx, T::VERSION)?, updated_ms: now_ms(), document: text };
         document.write(tx, &record)?;
         Ok(Stored { document: document.clone(), revision: record.revision, updated_ms: record.updated_ms })
     }
@@ -151,7 +156,7 @@ impl Store {
         Ok(Stored { document: self.parse(&text)?, revision: row.get(1)?, updated_ms: row.get(2)? })
     }
 
-    fn parse<T: Document>(&self, document: &str) -> Result<T, StoreError> {
+    pub(super) fn parse<T: Document>(&self, document: &str) -> Result<T, StoreError> {
         serde_json::from_str(document).map_err(|error| self.corrupt(format!("a {}: {error}", T::NOUN)))
     }
 }
@@ -159,16 +164,17 @@ impl Store {
 /// Versions follow the clock where they can, so that they also grow when a database is lost or an old one restored: a node that
 /// saw the later ones is then still told of each change. The row is locked until the transaction ends, so that versions become
 /// visible in their order.
-pub(super) fn next_version(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+pub(super) fn next_version(tx: &mut Tx<'_>, name: &str) -> Result<u64, StoreError> {
     let row = tx.query_one(
         "UPDATE settings SET value = CASE WHEN value + 1 > $1 THEN value + 1 ELSE $1 END
-         WHERE name = 'snapshot_version' RETURNING value",
-        &values![now_ms()],
+         WHERE name = $2 RETURNING value",
+        &values![now_ms(), name],
     )?;
     version_of(tx, row.as_ref())
 }
 
-fn version(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
+/// The newest snapshot's version.
+pub(super) fn version(tx: &mut Tx<'_>) -> Result<u64, StoreError> {
     let row = tx.query_one("SELECT value FROM settings WHERE name = 'snapshot_version'", &[])?;
     version_of(tx, row.as_ref())
 }

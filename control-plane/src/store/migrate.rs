@@ -10,6 +10,10 @@ const MIGRATIONS: &[(u32, &str)] = &[
     (2, include_str!("0002_tenants.sql")),
     (3, include_str!("0003_blocks.sql")),
     (4, include_str!("0004_nodes.sql")),
+    (5, include_str!("0005_conf.sql")),
+    (6, include_str!("0006_reports.sql")),
+    (7, include_str!("0007_reconciliation.sql")),
+    (8, include_str!("0008_access.sql")),
     (9, include_str!("0009_orders.sql")),
 ];
 

@@ -3,9 +3,11 @@
 //! All SQL is in this module, behind functions whose arguments and results name no engine; both engines pass the same tests.
 //! How to write a table's functions is told in [`engine`]. They block: call them from a blocking task.
 
+mod audit;
 mod backup;
 mod blocks;
 mod channels;
+mod conf;
 mod config;
 mod dialect;
 mod documents;
@@ -15,17 +17,25 @@ mod ledger;
 mod migrate;
 mod nodes;
 mod orders;
+mod reconciliation;
+mod rollup_query;
+mod rollups;
+mod sessions;
 mod tenants;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
 pub(crate) mod tests;
+mod tokens;
+mod users;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+pub use audit::{AUDIT_DAYS, AuditQuery, AuditRow, MAX_AUDIT};
 pub use backup::{BackupError, Summary};
+pub use conf::{ConfDocuments, PassKey};
 pub use config::Database;
 pub use documents::{ChangeError, Document, Stored, Taken};
 use engine::{Engine, Isolation, Postgres, Sqlite, Tx};
@@ -33,6 +43,14 @@ pub use error::{StoreError, StoreErrorKind};
 pub use ledger::{Applied, Group, KINDS, LedgerQuery, LedgerRow, kind_name};
 pub use nodes::{NodeRow, NodeSeen};
 pub use orders::{News, Order};
+pub use reconciliation::{FiguresQuery, MAX_FIGURES, Seen, Stored as StoredImport};
+pub use sessions::{MAX_SESSIONS, SessionRow};
+pub use tokens::{MAX_TOKENS, TokenRow};
+pub use users::{AccessError, MAX_USERS, UserRow};
+
+use crate::access::audit::Slot;
+pub use rollup_query::{ReportGroup, ReportQuery, ReportRow, ReportStep, ReportedUsage};
+pub(crate) use rollups::{Ages, RollUp};
 
 /// Name of SQLite's file inside the state folder.
 pub const FILE_NAME: &str = "control.sqlite3";
@@ -41,6 +59,8 @@ pub const FILE_NAME: &str = "control.sqlite3";
 #[derive(Clone)]
 pub struct Store {
     engine: Arc<Engine>,
+    /// On whose behalf it changes: see [`Store::audited`].
+    audit: Option<Arc<Slot>>,
 }
 
 impl Store {
@@ -61,7 +81,7 @@ impl Store {
 
     fn migrated(engine: Engine) -> Result<Self, StoreError> {
         engine.maintain(&mut migrate::migrate)?;
-        Ok(Self { engine: Arc::new(engine) })
+        Ok(Self { engine: Arc::new(engine), audit: None })
     }
 
     /// As it is, whatever release it is of.
@@ -71,7 +91,7 @@ impl Store {
         } else {
             Engine::Postgres(Postgres::open(config, engine::MAINTENANCE)?)
         };
-        Ok(Self { engine: Arc::new(engine) })
+        Ok(Self { engine: Arc::new(engine), audit: None })
     }
 
     /// Checks what is configured without connecting.
@@ -96,13 +116,13 @@ impl Store {
 
     /// Runs `work` in a transaction as if it were alone, rolled back when it fails. It may run more than once.
     pub fn write<T, E: From<StoreError>>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.engine.write(Isolation::Alone, &mut work)
+        self.noted(Isolation::Alone, &mut work)
     }
 
     /// Runs `work`, which adds to sums that others add to as well, in a transaction that is rolled back when it fails. It may run
     /// more than once, and sees between its statements what others commit.
     pub fn merge<T, E: From<StoreError>>(&self, mut work: impl FnMut(&mut Tx<'_>) -> Result<T, E>) -> Result<T, E> {
-        self.engine.write(Isolation::Merge, &mut work)
+        self.noted(Isolation::Merge, &mut work)
     }
 
     /// Reads; each statement sees the last commit.

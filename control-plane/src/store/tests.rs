@@ -3,8 +3,11 @@
 //! A test is a function of a [`TestDb`], and named in [`on_each_engine`] at the end of its file. Others' tests of their tables are
 //! to be like these.
 
+mod access;
 mod backups;
+mod conf;
 mod engines;
+mod reconciliation;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use shoal_link::message::Reply;
+use shoal_link::node::Health;
 use shoal_link::{ControlMessage, DataMessage};
 
 use crate::support::{self, Control, Dir, Node, batch, until};
@@ -125,7 +126,8 @@ fn nodes_commands_and_usage() {
     let mut node = Node::join(&dir.socket(), "edge-1", 1, None);
     let version = node.snapshot().version;
     node.send(&DataMessage::Applied { version });
-    node.send(&DataMessage::Health { connections: 42, cache_bytes: 64 << 20, busy_permille: 250, draining: false });
+    let health = Health { connections: 42, cache_bytes: 64 << 20, busy_permille: 250, ..Health::default() };
+    node.send(&DataMessage::Health(Box::new(health)));
     node.send(&DataMessage::Ledger(batch(1, 1, 500)));
     let node = thread::spawn(move || {
         let (mut answered, mut counted) = (0, false);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shoal_link::message::{Command, PurgeScope, Reply};
+use shoal_link::node::{Health, XdpHealth, XdpMode};
 use shoal_link::prefetch::{PrefetchItem, PrefetchOrder};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL};
 
@@ -43,10 +44,26 @@ fn a_snapshot_comes_after_hello_and_at_each_change() {
         (&json!("origins[0].url: no"), &json!(second.version))
     );
     node.send(&DataMessage::Applied { version: third.version });
-    node.send(&DataMessage::Health { connections: 5, cache_bytes: 7, busy_permille: 250, draining: true });
+    let health = Health {
+        connections: 5,
+        draining: true,
+        bytes_sent: 1 << 40,
+        ram_hits: 3,
+        refusals: [("ticket_expired".to_owned(), 2)].into(),
+        xdp: XdpHealth { mode: XdpMode::Native, dropped: 9 },
+        ..Health::default()
+    };
+    node.send(&DataMessage::Health(Box::new(health)));
     let shown = until("health is shown", || control.node("edge").filter(|node| !node["health"].is_null()));
     assert_eq!((&shown["snapshot"], &shown["refused"]), (&json!(third.version), &Value::Null));
     assert_eq!((&shown["health"]["connections"], &shown["health"]["draining"]), (&json!(5), &json!(true)));
+    assert_eq!((&shown["health"]["bytes_sent"], &shown["health"]["ram_hits"]), (&json!(1_u64 << 40), &json!(3)));
+    assert_eq!(shown["health"]["refusals"], json!({"ticket_expired": 2}));
+    assert_eq!(shown["health"]["xdp"], json!({"mode": "native", "dropped": 9}));
+    // So is where viewers reach it.
+    let turn = json!({"realm": "shoal", "tcp_ports": [443], "tls_name": null});
+    let endpoints = json!({"https": null, "udp": ["192.0.2.1:3478"], "turn": turn});
+    assert_eq!((&shown["region"], &shown["endpoints"]), (&json!("DE-BE"), &endpoints));
     assert_eq!(control.metric("shoal_control_connected_nodes"), Some(1.0));
 
     // Gone, it is remembered, with what it served.

@@ -7,7 +7,10 @@ mod instances;
 mod ledger;
 mod link;
 mod peers;
+mod people;
 mod process;
+mod reports;
+mod recon;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]

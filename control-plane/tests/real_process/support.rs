@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use shoal_link::frame;
 use shoal_link::ledger::{Batch, Entry, Kind};
+use shoal_link::node::{Endpoints, TurnEndpoints};
 use shoal_link::{ControlMessage, DataMessage, PROTOCOL, Snapshot};
 
 /// Longest wait for anything.
@@ -60,6 +61,8 @@ impl Drop for Dir {
 pub(crate) struct Control {
     child: Child,
     pub(crate) api: SocketAddr,
+    /// Where the public API listens.
+    pub(crate) public: SocketAddr,
     pub(crate) token: String,
 }
 
@@ -75,18 +78,19 @@ impl Control {
         let mut child = command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn().unwrap();
         let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
         let mut said = String::new();
-        let api = loop {
+        let address = |event: &Value, name: &str| event["fields"][name].as_str().unwrap().parse().unwrap();
+        let (api, public) = loop {
             let Some(Ok(line)) = lines.next() else { panic!("it ended before it was ready:\n{said}") };
             let event: Value = serde_json::from_str(&line).unwrap_or_default();
             if event["fields"]["message"] == "ready" {
-                break event["fields"]["address"].as_str().unwrap().parse().unwrap();
+                break (address(&event, "address"), address(&event, "public"));
             }
             said.push_str(&line);
         };
         // What it says later is shown when the test fails.
         thread::spawn(move || lines.map_while(Result::ok).for_each(|line| println!("control: {line}")));
         let token = fs::read_to_string(dir.path().join("state/token")).unwrap().trim().to_owned();
-        Self { child, api, token }
+        Self { child, api, public, token }
     }
 
     pub(crate) fn pid(&self) -> i32 {
@@ -266,6 +270,12 @@ pub(crate) fn hello(name: &str, boot: u64, snapshot: Option<u64>) -> DataMessage
         software: "a test".to_owned(),
         snapshot,
         public_url: Some("http://edge.test:8080".to_owned()),
+        region: Some("DE-BE".to_owned()),
+        endpoints: Box::new(Endpoints {
+            https: None,
+            udp: vec!["192.0.2.1:3478".parse().unwrap()],
+            turn: Some(TurnEndpoints { realm: "shoal".to_owned(), tcp_ports: vec![443], tls_name: None }),
+        }),
     }
 }
 

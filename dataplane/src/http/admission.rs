@@ -157,8 +157,7 @@ fn admit_to(
         && !channel.cache.query_allow.is_empty()
     {
         let query = channel.verifier.as_ref().map_or(Cow::Borrowed(query), |verifier| verifier.strip_query(query));
-        let allow = &channel.cache.query_allow;
-        query::filter(&query, |name| allow.iter().any(|allow| allow == name || allow == "*"), &mut allowed);
+        query::filter(&query, |name| channel.cache.keeps(name), &mut allowed);
     }
     let key = SliceKey::new(ctx.key_seed, &channel.id, rest, &allowed);
     Ok(Admitted { channel: Arc::clone(channel), key, session, playlist_ticket })

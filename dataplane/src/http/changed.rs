@@ -19,8 +19,7 @@ pub(super) fn others(ctx: &Context, request: &OpenRequest, host: Option<&str>, r
         let (raw_path, raw_query) = target.split_once('?').unwrap_or((target, ""));
         let Ok(path) = path::normalize(raw_path) else { continue };
         let mut allowed = String::new();
-        let allow = &channel.cache.query_allow;
-        query::filter(raw_query, |name| allow.iter().any(|allow| allow == name || allow == "*"), &mut allowed);
+        query::filter(raw_query, |name| channel.cache.keeps(name), &mut allowed);
         let mut add = |rest: &str| keys.push(SliceKey::new(ctx.key_seed, &channel.id, rest, &allowed));
         if authority.is_none() || authority == host {
             channel.below(&path).into_iter().for_each(&mut add);

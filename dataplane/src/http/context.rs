@@ -15,6 +15,7 @@ use super::deadlines::Deadlines;
 use super::popular::Popular;
 use crate::clock::Clock;
 use crate::ledger::Recorder;
+use crate::playback;
 use crate::routes::{Published, Routes};
 use crate::settings::HttpSettings;
 use crate::slices::Slices;
@@ -43,6 +44,8 @@ pub struct Context {
     pub stats: Arc<ShardStats>,
     /// The shard's usage.
     pub ledger: Rc<RefCell<Recorder>>,
+    /// What players say of their playback.
+    pub playback: RefCell<playback::Table>,
     /// Where requests are logged, if anywhere.
     pub access_log: Option<AccessLogSink>,
     /// Configuration.
@@ -127,6 +130,7 @@ impl Context {
             clock: parts.clock,
             stats: parts.stats,
             ledger: parts.ledger,
+            playback: RefCell::default(),
             access_log: parts.access_log,
             settings: parts.settings,
             head_limits,

@@ -17,6 +17,7 @@ use super::admission::{self, ALLOW, Admitted, Denial};
 use super::answer::{self, AnswerHead, Framing, Plan, Selection};
 use super::body::{BodyError, BodySender};
 use super::changed;
+use super::cmcd;
 use super::connection::{After, Broken, Connection, HeadFailure};
 use super::context::Context;
 use super::pacing::Pacer;
@@ -78,6 +79,10 @@ pub async fn answer(
     ctx.stats.request(outcome.status, outcome.cache, first_byte, total);
     if let Some(admitted) = &admitted {
         ctx.popular.count(&admitted.key, body_bytes);
+        // A child's viewers are told of by the child.
+        if !connection.is_child() {
+            cmcd::note(ctx, head, admitted, body_bytes);
+        }
     }
     if let Some(log) = &ctx.access_log {
         let path = head.path;

@@ -9,6 +9,7 @@ pub mod admission;
 pub mod answer;
 pub mod body;
 mod changed;
+mod cmcd;
 pub mod connection;
 pub mod context;
 pub mod deadlines;

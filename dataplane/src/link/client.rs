@@ -25,7 +25,7 @@ use crate::telemetry::node::NodeStats;
 
 /// Between two health reports.
 const HEALTH_INTERVAL: Duration = Duration::from_secs(2);
-/// Between two looks at what was seen of peers.
+/// Between two looks at what was seen of peers and of playback.
 const OBSERVED_INTERVAL: Duration = Duration::from_millis(500);
 /// To connect, and for the control plane's hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ pub trait Plane: Send + Sync + 'static {
     /// A control plane has answered: it knows nothing of this node's peers.
     fn connected(&self);
 
-    /// What was seen of peers, if there is anything new.
+    /// What was seen of peers and of playback, if there is anything new.
     fn observed(&self) -> Option<DataMessage>;
 
     /// Puts a snapshot in force, or says which field of it cannot be.

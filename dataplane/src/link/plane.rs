@@ -11,12 +11,13 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::timeout;
 
 use super::client::Plane;
+use super::node;
 use super::prefetch::Prefetcher;
 use super::store::SnapshotStore;
 use crate::routes::{Published, Routes};
 use crate::settings::Settings;
 use crate::shard::{ShardCommand, Shared};
-use crate::telemetry::metrics::{Gauge, Node};
+use crate::telemetry::metrics::Node;
 use crate::telemetry::node::NodeStats;
 use crate::telemetry::stats::ShardStats;
 
@@ -195,17 +196,14 @@ impl Plane for NodePlane {
             software: concat!("shoal-dataplane ", env!("CARGO_PKG_VERSION")).to_owned(),
             snapshot: self.snapshot().ok(),
             public_url: node.public_url.clone(),
+            region: node.region.clone(),
+            endpoints: Box::new(node::endpoints(&self.shared.settings, &self.shared.tls.names)),
         }
     }
 
     fn health(&self) -> DataMessage {
-        let gauge = |gauge| self.shared.stats.iter().map(move |shard| shard.gauge(gauge));
-        DataMessage::Health {
-            connections: gauge(Gauge::Connections).sum(),
-            cache_bytes: gauge(Gauge::CacheBytes).sum(),
-            busy_permille: gauge(Gauge::BusyPermille).max().unwrap_or(0).min(1_000) as u16,
-            draining: self.shared.drain.load(Relaxed),
-        }
+        let draining = self.shared.drain.load(Relaxed);
+        DataMessage::Health(Box::new(node::health(&self.shared.settings, &self.shared.stats, &self.stats, draining)))
     }
 
     fn connected(&self) {
@@ -218,7 +216,10 @@ impl Plane for NodePlane {
 
     fn observed(&self) -> Option<DataMessage> {
         let seen = self.shared.observed.take();
-        (!seen.is_empty()).then_some(DataMessage::Observed(seen))
+        match seen.is_empty() {
+            false => Some(DataMessage::Observed(seen)),
+            true => self.shared.playbacks.take().map(DataMessage::Playback),
+        }
     }
 
     async fn apply(self: Arc<Self>, snapshot: Snapshot) -> Result<(), String> {

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use shoal_link::access::Access;
+use shoal_link::access::names::is_host;
 use shoal_link::channel::{CachePolicy, ForwardPolicy};
 use shoal_ticket::Verifier;
 
-use super::access::Access;
 use super::common::Common;
 use super::cors::Cors;
 use super::error::{FieldError, RoutesError};
 use super::limits::Limits;
-use super::names::is_host;
 use super::origin::OriginState;
 use super::pick::{MAX_ORIGINS, Pick};
 
@@ -42,6 +42,8 @@ pub struct Channel {
     pub access: Arc<Access>,
     /// Cross-origin rules.
     pub cors: Arc<Cors>,
+    /// Whether what players say with their requests (CMCD) is summed.
+    pub cmcd: bool,
     /// Every origin, as configured.
     pub origins: Vec<Arc<OriginState>>,
 }
@@ -78,6 +80,7 @@ impl Channel {
             verifier,
             access: common.access(raw).map_err(of)?,
             cors: common.cors(raw).map_err(of)?,
+            cmcd: raw.telemetry.cmcd,
             origins: compile_origins(raw, before).map_err(of)?,
         })
     }

@@ -4,9 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use shoal_link::Channel;
+use shoal_link::access::Access;
 use shoal_link::channel::{AddressRule, CachePolicy, CorsPolicy, ForwardPolicy, NameRule};
 
-use super::access::Access;
 use super::cors::Cors;
 use super::error::FieldError;
 

@@ -2,10 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
+use shoal_link::access::names::{host_and_port, parents};
 use shoal_link::channel::CorsPolicy;
 
 use super::error::FieldError;
-use super::names::{host_and_port, parents};
 
 /// Longest Access-Control-Request-Headers that is echoed.
 const ECHO_MAX: usize = 4096;

@@ -1,5 +1,7 @@
 //! Why a snapshot cannot be served.
 
+use shoal_link::access::AccessError;
+
 /// A field of a channel or tenant that cannot be served.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} `{id}`: {field} `{value}`: {remedy}")]
@@ -36,6 +38,12 @@ pub(super) struct FieldError {
     pub(super) field: String,
     pub(super) value: String,
     pub(super) remedy: String,
+}
+
+impl From<AccessError> for FieldError {
+    fn from(error: AccessError) -> Self {
+        Self { field: error.field, value: error.value, remedy: error.remedy.to_owned() }
+    }
 }
 
 impl FieldError {

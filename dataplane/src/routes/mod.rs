@@ -2,8 +2,6 @@
 //!
 //! Compiled once for each snapshot, then only read. What must outlive a snapshot, the health of origins, is carried over.
 
-mod access;
-mod address;
 mod blocks;
 mod channel;
 mod common;
@@ -11,7 +9,6 @@ mod cors;
 mod error;
 mod health;
 mod limits;
-mod names;
 mod origin;
 mod parents;
 mod pick;
@@ -25,23 +22,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use shoal_link::Snapshot;
+use shoal_link::access::names::bare_host;
 use shoal_ticket::{PathSignature, path_signature};
 
 use common::Common;
-use router::{Router, bare_host};
+use router::Router;
 
-pub use access::{Access, AccessRequest, Denied};
 pub use blocks::Blocks;
 pub use channel::Channel;
 pub use cors::{AllowOrigin, Cors};
 pub use error::RoutesError;
 pub use health::{BACKOFF_MAX_MS, BACKOFF_MIN_MS, FAILURES_DOWN, Health, HealthEvent, HealthState};
 pub use limits::{Limited, Limits};
-pub use names::host_and_port;
 pub use origin::{HttpTarget, OriginState, OriginTarget};
 pub use parents::{ParentFetch, ParentSettings, Parents};
 pub use pick::Pick;
 pub use published::Published;
+pub use shoal_link::access::names::host_and_port;
+pub use shoal_link::access::{Access, AccessRequest, Denied};
 pub use tenants::{RelayTenants, TenantRules};
 
 /// All channels of a snapshot.

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use shoal_link::access::names::host_and_port;
 use shoal_link::channel::Origin;
 
 use super::error::FieldError;
 use super::health::{Health, HealthEvent};
-use super::names::host_and_port;
 use super::parents::Parent;
 
 /// One origin, prepared, with its health.

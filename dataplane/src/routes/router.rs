@@ -1,6 +1,5 @@
 //! The longest prefix of whole segments, by hashing: the cost follows the depth of the prefixes, not their number.
 
-use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::{Entry, RandomState};
 use std::hash::BuildHasher;
@@ -51,7 +50,7 @@ impl<V, S: BuildHasher + Default> Router<V, S> {
         }
     }
 
-    /// The value with the longest prefix of `path`, and what follows the prefix. `host` is as [`bare_host`] gives it.
+    /// The value with the longest prefix of `path`, and what follows the prefix. `host` is as [`bare_host`](shoal_link::access::names::bare_host) gives it.
     pub(super) fn find<'p>(&self, host: Option<&str>, path: &'p str) -> Option<(&V, &'p str)> {
         if !path.starts_with('/') {
             return None;
@@ -77,22 +76,6 @@ impl<V, S: BuildHasher> Prefixes<V, S> {
 
 fn slashes(path: &str) -> impl Iterator<Item = usize> {
     path.bytes().enumerate().filter_map(|(at, byte)| (byte == b'/').then_some(at))
-}
-
-/// A host as it is looked up: lower case, without port and without the root's dot.
-pub(super) fn bare_host(host: &str) -> Cow<'_, str> {
-    let end = match host.rfind(':') {
-        // A colon inside brackets is part of an IPv6 address.
-        Some(colon) if !host.get(colon..).is_some_and(|after| after.contains(']')) => colon,
-        _ => host.len(),
-    };
-    let host = host.get(..end).unwrap_or(host);
-    let host = host.strip_suffix('.').unwrap_or(host);
-    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
-        Cow::Owned(host.to_ascii_lowercase())
-    } else {
-        Cow::Borrowed(host)
-    }
 }
 
 #[cfg(test)]
@@ -166,22 +149,6 @@ mod tests {
         assert_eq!(router.find(Some("two.example"), "/a/b/c"), Some((&1, "c")));
         assert_eq!(router.find(Some("one.example"), "/b/"), None);
         assert_eq!(router.find(None, "/a/b/c"), Some((&1, "c")));
-    }
-
-    #[test]
-    fn hosts_are_compared_without_port_and_case() {
-        for (given, bare) in [
-            ("Edge.Example:8080", "edge.example"),
-            ("edge.example.", "edge.example"),
-            ("edge.example.:80", "edge.example"),
-            ("[2001:DB8::1]:80", "[2001:db8::1]"),
-            ("[2001:db8::1]", "[2001:db8::1]"),
-            ("192.0.2.1:80", "192.0.2.1"),
-            ("", ""),
-            (":", ""),
-        ] {
-            assert_eq!(bare_host(given), bare);
-        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ fn channel(id: &str, prefix: &str) -> shoal_link::Channel {
         limits: Default::default(),
         cors: Default::default(),
         access: Default::default(),
+        telemetry: Default::default(),
         enabled: true,
     }
 }

@@ -18,6 +18,8 @@ use crate::routes::host_and_port;
 const DEFAULT_STATE_DIR: &str = "/var/lib/shoal/dataplane";
 /// Longest of any time-out: a day. More is a unit mistaken for another.
 const MAX_TIMEOUT_MS: u64 = 86_400_000;
+/// Bytes of a region's name.
+const MAX_REGION: usize = 64;
 /// A Unix socket's path must fit `sockaddr_un` with its closing NUL.
 const MAX_SOCKET_PATH: usize = 107;
 
@@ -104,7 +106,13 @@ fn node(raw: &config::Node, machine: &Machine, problems: &mut Problems) -> NodeS
         let remedy = "must be http:// or https:// with a host, and no query, such as http://edge1.example.com:8080";
         problems.add("node.public_url", format_args!("{:?}", raw.public_url), remedy);
     }
-    NodeSettings { name, state_dir, public_url: (!url.is_empty()).then(|| url.to_owned()) }
+    let region = raw.region.trim();
+    if region.len() > MAX_REGION || region.chars().any(char::is_control) {
+        let problem = format_args!("must be text of at most {MAX_REGION} bytes, such as DE-BE");
+        problems.add("node.region", format_args!("{:?}", raw.region), problem);
+    }
+    let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    NodeSettings { name, state_dir, public_url: text(url), region: text(region) }
 }
 
 fn fold_name(host: &str) -> String {

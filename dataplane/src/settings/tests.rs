@@ -35,7 +35,7 @@ fn the_defaults_are_valid_and_complete() {
     let settings = Config::default().validate_on(&machine()).unwrap();
     assert_eq!(settings.node.name, "edge_7.example-");
     assert_eq!(settings.node.state_dir, std::env::temp_dir());
-    assert_eq!(settings.node.public_url, None);
+    assert_eq!((&settings.node.public_url, &settings.node.region), (&None, &None));
     assert_eq!(settings.shards.cpus, [0, 1, 2, 5]);
     assert_eq!(settings.http.listen, ["0.0.0.0:8080".parse().unwrap(), "[::]:8080".parse::<SocketAddr>().unwrap()]);
     assert_eq!(settings.ram_bytes_per_shard(), 128 << 20);
@@ -68,6 +68,15 @@ fn frames_come_by_interfaces_that_are_named() {
 fn an_unknown_key_is_named_with_the_nearest() {
     let error = shoal_config::load::<Config>("[http]\nlisen = []\n", "edge.toml").unwrap_err().to_string();
     assert!(error.contains("edge.toml:2") && error.contains("http.lisen") && error.contains("listen"), "{error}");
+}
+
+#[test]
+fn a_region_is_short_text() {
+    let mut config = Config::default();
+    config.node.region = " DE-BE ".to_owned();
+    assert_eq!(config.validate_on(&machine()).unwrap().node.region.as_deref(), Some("DE-BE"));
+    refused("node.region = \"a\\nb\"", "DE-BE", |config| config.node.region = "a\nb".to_owned());
+    refused("node.region = ", "64 bytes", |config| config.node.region = "x".repeat(65));
 }
 
 #[test]

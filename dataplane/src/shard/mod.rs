@@ -31,6 +31,7 @@ use crate::http::addresses::AddressCounts;
 use crate::ledger::LedgerSink;
 use crate::link::Observed;
 use crate::link::prefetch::Meter;
+use crate::playback::Playbacks;
 use crate::routes::{Parents, Published};
 use crate::settings::Settings;
 use crate::telemetry::access_log::AccessLogSink;
@@ -65,6 +66,8 @@ pub struct Shared {
     pub access_log: Option<AccessLogSink>,
     /// What is seen of peers, for the control plane.
     pub observed: Observed,
+    /// What players say of their playback, for the control plane.
+    pub playbacks: Playbacks,
     /// Clients that are no forgery, for XDP.
     pub known: Arc<KnownSources>,
     /// True from SIGTERM or a drain command on.

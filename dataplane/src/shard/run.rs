@@ -24,7 +24,7 @@ use crate::disk::{Disk, DiskParts};
 use crate::http::addresses::AddressCounts;
 use crate::http::context::{Context, ContextParts};
 use crate::ledger::{FLUSH_INTERVAL, Recorder};
-use crate::link::Observed;
+use crate::playback;
 use crate::routes::Parents;
 use crate::slices::Slices;
 use crate::slices::client::{Answer, Question};
@@ -209,7 +209,7 @@ pub(super) async fn run(
         .detach();
     }
     let driver = driver.detach();
-    let served = housekeep(&ctx, &ring, &stats, udp.as_deref(), &node.shared.observed, accepting);
+    let served = housekeep(&ctx, &ring, &stats, udp.as_deref(), &node.shared, accepting);
     // The driver ends only when its ring fails, and nothing works without it.
     let failed = std::pin::pin!(driver);
     match first_of(served, failed).await {
@@ -258,12 +258,12 @@ async fn housekeep(
     ring: &Ring,
     stats: &ShardStats,
     udp: Option<&Udp>,
-    observed: &Observed,
+    shared: &Shared,
     accepting: Vec<glommio::Task<()>>,
 ) {
     let mut accepting = Some(accepting);
     let mut meter = CpuMeter::start();
-    let (mut flushed, mut drained_at) = (Instant::now(), None);
+    let (mut flushed, mut told, mut drained_at) = (Instant::now(), Instant::now(), None);
     // The node is ready once all shards' rings have gone round.
     ring.next_turn().await;
     loop {
@@ -274,7 +274,7 @@ async fn housekeep(
         meter.read(stats);
         figures(ctx, ring, stats);
         if let Some(udp) = udp {
-            let lost = observed.push(udp.tick());
+            let lost = shared.observed.push(udp.tick());
             stats.add(Counter::ObservationsUnsent, lost);
             udp.figures();
         }
@@ -283,6 +283,10 @@ async fn housekeep(
             // A full queue keeps it here, for the next time.
             let _queued = ctx.ledger.borrow_mut().flush(SystemTime::now());
             flushed = Instant::now();
+        }
+        if told.elapsed() >= playback::FLUSH_INTERVAL {
+            tell_playback(ctx, shared, stats);
+            told = Instant::now();
         }
         if ctx.draining.get() {
             // Dropping the tasks closes the listeners.
@@ -310,10 +314,18 @@ async fn housekeep(
         udp.end_offload();
         udp.record(&mut ctx.ledger.borrow_mut());
     });
+    tell_playback(ctx, shared, stats);
     // What the last transfers used must reach the spool; it is read until all shards have ended.
     while !ctx.ledger.borrow_mut().flush(SystemTime::now()) {
         sleep(Duration::from_millis(10)).await;
     }
+}
+
+fn tell_playback(ctx: &Context, shared: &Shared, stats: &ShardStats) {
+    let mut playback = ctx.playback.borrow_mut();
+    let lost = playback.flush(&shared.playbacks);
+    stats.add(Counter::PlaybackUnsent, lost);
+    stats.set_total(Counter::PlaybackLost, playback.dropped());
 }
 
 fn figures(ctx: &Context, ring: &Ring, stats: &ShardStats) {

@@ -225,6 +225,10 @@ families! {
         "Registrations and introductions refused. Each peer's first request is among them.";
     ObservationsLost: Counter Count "shoal_punch_observations_lost_total" ["where"]
         "Changes of registrations that the control plane was not told of, because it was away or behind.";
+    PlaybackRequests: Counter Count "shoal_cmcd_requests_total" []
+        "Requests of viewers that said something of their playback (CMCD).";
+    PlaybackLost: Counter Count "shoal_cmcd_lost_total" ["where"]
+        "Requests (shard) or sums of one viewer over ten seconds (link) that the control plane was not told of: too many viewers, or it was away.";
     XdpInterfaces: Gauge Count "shoal_xdp_interfaces" ["mode"]
         "Interfaces that the XDP program is attached to, by how they run it.";
     XdpPackets: Counter Count "shoal_xdp_packets_total" ["verdict"]
@@ -413,6 +417,9 @@ series! {
         PunchUnanswered: PunchIntroductions ["unanswered"] "It has not.";
         ObservationsLost: ObservationsLost ["shard"] "Too many had ended that nobody had been told of.";
         ObservationsUnsent: ObservationsLost ["link"] "Too many waited for the control plane.";
+        PlaybackRequests: PlaybackRequests [] "A request had CMCD.";
+        PlaybackLost: PlaybackLost ["shard"] "Too many viewers.";
+        PlaybackUnsent: PlaybackLost ["link"] "Too much waited for the control plane.";
         ShardCpu: ShardCpu [] "CPU time of the shard's thread, microseconds.";
         HandoverLookup: Handovers ["lookup"] "A request's question to the owner of its object.";
         HandoverReply: Handovers ["reply"] "The owner's answer.";

@@ -49,6 +49,12 @@ impl NodeStats {
         }
     }
 
+    /// Packets that XDP has dropped, for whatever reason.
+    pub fn xdp_dropped(&self) -> u64 {
+        let drops = Verdict::ALL.iter().zip(&self.xdp).filter(|(verdict, _)| verdict.is_drop());
+        drops.fold(0, |sum, (_, packets)| sum.saturating_add(packets.load(Relaxed)))
+    }
+
     /// Reads a value.
     pub fn get(&self, value: Node) -> u64 {
         self.values[value as usize].load(Relaxed)

@@ -276,6 +276,17 @@ impl ShardStats {
         self.ticks.load(Relaxed)
     }
 
+    /// Requests answered, by where their bodies came from: in the order of [`CacheResult::ALL`].
+    pub fn requests_by_cache(&self) -> [u64; CacheResult::COUNT] {
+        let mut sums = [0_u64; CacheResult::COUNT];
+        for row in &self.requests {
+            for (sum, cell) in sums.iter_mut().zip(row) {
+                *sum += cell.load(Relaxed);
+            }
+        }
+        sums
+    }
+
     /// Each (class, status, cache) that has counted anything.
     pub(crate) fn each_request(&self, mut each: impl FnMut([&str; 3], u64)) {
         for (index, row) in self.requests.iter().enumerate() {
@@ -389,6 +400,10 @@ mod tests {
         stats.each_request(|[class, status, cache], count| seen.push(format!("{class} {status} {cache} {count}")));
         let expected = ["2xx 200 miss 1", "5xx 503 miss 1", "1xx other miss 1", "4xx other miss 1", "5xx other miss 1"];
         assert_eq!(seen, expected);
+        stats.request(200, CacheResult::Disk, Duration::ZERO, Duration::ZERO);
+        let by_cache = stats.requests_by_cache();
+        assert_eq!((by_cache[CacheResult::Miss as usize], by_cache[CacheResult::Disk as usize]), (5, 1));
+        assert_eq!(by_cache.iter().sum::<u64>(), 6);
     }
 
     #[test]

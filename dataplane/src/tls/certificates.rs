@@ -116,6 +116,11 @@ impl Pair {
 }
 
 impl Certificate {
+    /// DNS names in it, lower case; `*.` in front of those that stand for one more label.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
     /// What clients will say of it at `now`, if anything.
     pub fn warning(&self, now: SystemTime) -> Option<String> {
         let now = now.duration_since(UNIX_EPOCH).unwrap_or_default();

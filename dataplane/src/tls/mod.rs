@@ -63,6 +63,8 @@ pub struct Tls {
     pub server: Option<Arc<ServerConfig>>,
     /// For clients of the relay, if it is served by TCP and there are certificates.
     pub turn: Option<Arc<ServerConfig>>,
+    /// DNS names in the certificates, as they were at the start.
+    pub names: Vec<String>,
     /// For origins; each shard takes its own by [`Tls::client`].
     client: ClientConfig,
 }
@@ -89,7 +91,11 @@ impl Tls {
         let viewers = !settings.tls.listen.is_empty();
         let relay = settings.turn_streams().next().is_some() && !settings.tls.certificates.is_empty();
         if !viewers && !relay {
-            return Ok(Loaded { tls: Tls { server: None, turn: None, client }, files: None, warnings });
+            return Ok(Loaded {
+                tls: Tls { server: None, turn: None, names: Vec::new(), client },
+                files: None,
+                warnings,
+            });
         }
         let files =
             Files::load(settings.tls.certificates.clone()).map_err(|(index, error)| TlsError::Pair { index, error })?;
@@ -109,7 +115,7 @@ impl Tls {
         };
         let server = viewers.then(|| serving(&[ALPN])).transpose()?;
         let turn = relay.then(|| serving(&TURN_ALPN)).transpose()?;
-        Ok(Loaded { tls: Tls { server, turn, client }, files: Some(files), warnings })
+        Ok(Loaded { tls: Tls { server, turn, names: files.names(), client }, files: Some(files), warnings })
     }
 
     /// For one shard's requests to origins, with a memory of its own for sessions to resume.

@@ -53,6 +53,11 @@ impl Files {
         Arc::clone(&self.served)
     }
 
+    /// DNS names of all certificates, those of the first one first.
+    pub fn names(&self) -> Vec<String> {
+        self.watched.iter().flat_map(|watched| watched.certificate.names()).cloned().collect()
+    }
+
     /// What clients will say of the certificates at `now`.
     pub fn warnings(&self, now: SystemTime) -> impl Iterator<Item = String> {
         self.watched.iter().enumerate().filter_map(move |(index, watched)| {

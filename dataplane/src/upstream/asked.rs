@@ -4,6 +4,7 @@ use shoal_http::caching::{Vary, field, normal_value};
 use shoal_http::headers::Known;
 use shoal_http::request::{Method, RequestHead};
 use shoal_link::channel::ForwardPolicy;
+use shoal_report::cmcd;
 
 /// Lines that belong to one connection, that shoal writes itself, or that carry a ticket. Sorted.
 const NEVER: [&str; 17] = [
@@ -57,8 +58,9 @@ impl Asked {
         let mut lines = Vec::new();
         for (name, value) in head.headers.iter() {
             let lower = name.to_ascii_lowercase();
-            let wanted =
-                named(&lower) || (all && !(ticketed && lower == "cookie")) || (!reads && lower == "content-type");
+            // Of `*` without CMCD: it is for the edge, and a response that varied on it would be kept once for each request.
+            let by_star = all && !(ticketed && lower == "cookie") && !cmcd::HEADERS.contains(&lower.as_str());
+            let wanted = named(&lower) || by_star || (!reads && lower == "content-type");
             let dropped = NEVER.binary_search(&lower.as_str()).is_ok()
                 || (reads && CONDITIONS.iter().any(|condition| condition.name() == lower))
                 || connection_lists(&lower);
@@ -163,6 +165,9 @@ mod tests {
         assert_eq!(lines(&listed(&["B", "range", "connection", "host", "if-none-match"])), "b: 2\r\n");
         assert_eq!(lines(&listed(&["*"])), "A: 1\r\nb: 2\r\nAccept-Encoding: gzip\r\n");
         assert_eq!(lines(&listed(&["cookie"])), "Cookie: k\r\n");
+        let cmcd = "CMCD-Object: br=1\r\ncmcd-session: sid=\"s\"\r\nA: 1\r\n";
+        assert_eq!(lines(&asked("HEAD", cmcd, &["*"], false).unwrap()), "A: 1\r\nAccept-Encoding: identity\r\n");
+        assert_eq!(lines(&asked("HEAD", cmcd, &["cmcd-object"], false).unwrap()), "CMCD-Object: br=1\r\n");
         assert_eq!(
             lines(&asked("GET", sent, &["*"], false).unwrap()),
             "A: 1\r\nb: 2\r\nCookie: k\r\nAccept-Encoding: gzip\r\n"

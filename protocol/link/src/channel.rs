@@ -55,6 +55,9 @@ pub struct Channel {
     /// Anti-leech: who may fetch.
     #[serde(default)]
     pub access: AccessPolicy,
+    /// What is learnt of playback.
+    #[serde(default)]
+    pub telemetry: TelemetryPolicy,
     /// Off: every request is answered 403 `channel is switched off`.
     #[serde(default = "yes")]
     pub enabled: bool,
@@ -107,7 +110,7 @@ pub struct CachePolicy {
     /// `Pragma: no-cache`. Off: the edge decides, and a reload costs the origin nothing.
     pub client_revalidation: bool,
     /// Query parameters that belong to the cache key and go to the origin; all others do neither. `*` for all, but for those of
-    /// tickets.
+    /// tickets and `CMCD`.
     pub query_allow: Vec<String>,
 }
 
@@ -115,7 +118,7 @@ pub struct CachePolicy {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ForwardPolicy {
-    /// Request headers that go to the origin; `*` for all end-to-end ones but tickets. A response that varies on one of them is
+    /// Request headers that go to the origin; `*` for all end-to-end ones but tickets and CMCD. A response that varies on one of them is
     /// kept once for each of its values; what is not in the list an origin cannot choose by.
     pub headers: Vec<String>,
     /// Pass POST, PUT, DELETE, PATCH and unknown methods to an origin, once; its success throws away what is kept of the URL
@@ -185,6 +188,22 @@ pub struct AccessPolicy {
     pub address: AddressRule,
 }
 
+/// What is learnt of playback from requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct TelemetryPolicy {
+    /// Read what players send with their requests as CMCD (CTA-5004): the query's `CMCD` or the headers `CMCD-Object`,
+    /// `CMCD-Request`, `CMCD-Session`, `CMCD-Status`. Sums of it go to the control plane. It is never part of a cache key, and
+    /// goes to the origin only where `cache.query_allow` or `forward.headers` name it.
+    pub cmcd: bool,
+}
+
+impl Default for TelemetryPolicy {
+    fn default() -> Self {
+        Self { cmcd: true }
+    }
+}
+
 /// Allow and deny lists of patterns. Deny wins; an empty allow list allows all.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(deny_unknown_fields, default)]
@@ -220,6 +239,18 @@ impl Default for CachePolicy {
             client_revalidation: false,
             query_allow: Vec::new(),
         }
+    }
+}
+
+/// CMCD in a query (CTA-5004).
+const CMCD_PARAMETER: &str = "CMCD";
+
+impl CachePolicy {
+    /// Whether the query parameter of this name belongs to the cache key and goes to the origin.
+    #[must_use]
+    pub fn keeps(&self, name: &str) -> bool {
+        // CMCD differs with every request: within a key it would make every request a miss.
+        self.query_allow.iter().any(|allow| allow == name || (allow == "*" && name != CMCD_PARAMETER))
     }
 }
 

@@ -6,7 +6,9 @@ use serde_json::value::RawValue;
 use crate::channel::Snapshot;
 use crate::inspect::{CacheStat, Explanation, Inspect, ObjectStat, TopReport};
 use crate::ledger::Batch;
+use crate::node::{Endpoints, Health};
 use crate::observation::Observation;
+use crate::playback::Playback;
 use crate::prefetch::{PrefetchOrder, PrefetchStat};
 
 /// From the control plane to a data plane.
@@ -144,6 +146,10 @@ pub enum DataMessage {
         snapshot: Option<u64>,
         /// Base URL at which viewers reach it, from its configuration.
         public_url: Option<String>,
+        /// Where it stands, as its configuration says: free text, such as `DE-BE` (ISO 3166-2).
+        region: Option<String>,
+        /// Where viewers reach it otherwise.
+        endpoints: Box<Endpoints>,
     },
     /// A snapshot was applied on every shard.
     Applied {
@@ -169,15 +175,9 @@ pub enum DataMessage {
     Observed(Vec<Observation>),
     /// Usage; repeated until acknowledged.
     Ledger(Batch),
+    /// What players said of their playback since the last of these, about every ten seconds. What is lost stays lost: it is for
+    /// statistics.
+    Playback(Vec<Playback>),
     /// Every few seconds.
-    Health {
-        /// Open client connections.
-        connections: u64,
-        /// Bytes held in the RAM tier.
-        cache_bytes: u64,
-        /// Busy fraction of the busiest shard, 0 to 1000.
-        busy_permille: u16,
-        /// True from SIGTERM or Drain on.
-        draining: bool,
-    },
+    Health(Box<Health>),
 }

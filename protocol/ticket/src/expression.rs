@@ -2,8 +2,6 @@
 
 use std::net::IpAddr;
 
-use md5::{Digest, Md5};
-
 use crate::path::hex_digit;
 use crate::query::param;
 
@@ -83,73 +81,73 @@ impl Expression {
         self.parts.contains(&Part::RemoteAddr)
     }
 
-    /// MD5 of the expression with its variables put in.
-    pub(crate) fn digest(&self, variables: &Variables<'_>) -> [u8; 16] {
-        let mut md5 = Md5::new();
+    /// The expression with its variables put in, piece by piece.
+    pub(crate) fn feed(&self, variables: &Variables<'_>, sink: &mut impl FnMut(&[u8])) {
         for part in &self.parts {
             match part {
-                Part::Literal(text) => md5.update(text),
-                Part::Secret => md5.update(variables.secret),
-                Part::Expires => md5.update(variables.expires),
-                Part::Uri => update_decoded(&mut md5, variables.path),
+                Part::Literal(text) => sink(text.as_bytes()),
+                Part::Secret => sink(variables.secret),
+                Part::Expires => sink(variables.expires.as_bytes()),
+                Part::Uri => feed_decoded(variables.path, sink),
                 Part::RemoteAddr => {
                     if let Some(client) = variables.client {
-                        md5.update(client.to_canonical().to_string());
+                        sink(client.to_canonical().to_string().as_bytes());
                     }
                 }
-                Part::Argument(name) => md5.update(param(variables.query, name).unwrap_or_default()),
+                Part::Argument(name) => sink(param(variables.query, name).unwrap_or_default().as_bytes()),
             }
         }
-        md5.finalize().into()
     }
 }
 
 /// nginx's `$uri` is the path with its percent-encoding undone.
-fn update_decoded(md5: &mut Md5, path: &str) {
+fn feed_decoded(path: &str, sink: &mut impl FnMut(&[u8])) {
     let mut rest = path.as_bytes();
     while let Some(at) = rest.iter().position(|byte| *byte == b'%') {
         let (plain, escape) = rest.split_at(at);
-        md5.update(plain);
+        sink(plain);
         rest = match escape {
             [_, high, low, after @ ..] => match (hex_digit(*high), hex_digit(*low)) {
                 (Some(high), Some(low)) => {
-                    md5.update([high << 4 | low]);
+                    sink(&[high << 4 | low]);
                     after
                 }
                 _ => {
-                    md5.update(b"%");
+                    sink(b"%");
                     escape.get(1..).unwrap_or_default()
                 }
             },
             _ => {
-                md5.update(escape);
+                sink(escape);
                 &[]
             }
         };
     }
-    md5.update(rest);
+    sink(rest);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn digest(text: &str, path: &str) -> [u8; 16] {
-        Expression::parse(text, "e").unwrap().digest(&Variables {
+    fn hashed(text: &str, path: &str) -> String {
+        let variables = Variables {
             secret: b"K",
             expires: "7",
             path,
             query: "a=1&e=7",
             client: Some("::ffff:192.0.2.1".parse().unwrap()),
-        })
+        };
+        let mut text_of = Vec::new();
+        Expression::parse(text, "e").unwrap().feed(&variables, &mut |piece| text_of.extend_from_slice(piece));
+        String::from_utf8(text_of).unwrap()
     }
 
     #[test]
     fn variables_are_put_in() {
-        let md5 = |text: &str| -> [u8; 16] { Md5::digest(text).into() };
-        assert_eq!(digest("$secure_link_expires$uri$remote_addr $secret", "/x"), md5("7/x192.0.2.1 K"));
-        assert_eq!(digest("${secret}x$arg_e-$arg_a-$arg_none/", "/x"), md5("Kx7-1-/"));
-        assert_eq!(digest("$secret$arg_e$uri", "/%41%2f%zz%4%"), md5("K7/A/%zz%4%"));
+        assert_eq!(hashed("$secure_link_expires$uri$remote_addr $secret", "/x"), "7/x192.0.2.1 K");
+        assert_eq!(hashed("${secret}x$arg_e-$arg_a-$arg_none/", "/x"), "Kx7-1-/");
+        assert_eq!(hashed("$secret$arg_e$uri", "/%41%2f%zz%4%"), "K7/A/%zz%4%");
     }
 
     #[test]

@@ -57,6 +57,20 @@ pub(crate) struct Signed<'a> {
     pub(crate) digest: [u8; 16],
 }
 
+/// Stands for the key in what is explained.
+pub(crate) const KEY_SIGN: &str = "{key}";
+
+/// A signature as it was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Explained {
+    /// What is hashed, with [`KEY_SIGN`] for the key; none: it cannot be read.
+    pub(crate) hashed: Option<String>,
+    /// The digest that came, in hex.
+    pub(crate) given: Option<String>,
+    /// Unix seconds.
+    pub(crate) expires: Option<u64>,
+}
+
 /// A signature as found, before any check.
 struct Found<'a> {
     digest: [u8; 16],
@@ -109,27 +123,48 @@ impl Form {
 
     /// The right digest.
     pub(crate) fn digest(&self, secret: &[u8], fields: &Fields<'_>) -> [u8; 16] {
+        let mut md5 = Md5::new();
+        self.feed(secret, fields, &mut |piece| md5.update(piece));
+        md5.finalize().into()
+    }
+
+    /// What is hashed, piece by piece.
+    fn feed(&self, secret: &[u8], fields: &Fields<'_>, sink: &mut impl FnMut(&[u8])) {
         let Fields { path, time, nonce, uid, query, client } = *fields;
         let path_bytes = path.as_bytes();
         let time_bytes = time.as_bytes();
+        let mut all = |pieces: &[&[u8]]| pieces.iter().for_each(|piece| sink(piece));
         match &self.profile {
             // Shoal's own ticket is no form of this kind, and is checked elsewhere.
-            Profile::Shoal => [0; 16],
-            Profile::TencentLive { .. } => md5(&[secret, stream_name(path).as_bytes(), time_bytes]),
+            Profile::Shoal => {}
+            Profile::TencentLive { .. } => all(&[secret, stream_name(path).as_bytes(), time_bytes]),
             Profile::TencentA { .. } | Profile::AliyunA { .. } => {
-                md5(&[path_bytes, b"-", time_bytes, b"-", nonce.as_bytes(), b"-", uid.as_bytes(), b"-", secret])
+                all(&[path_bytes, b"-", time_bytes, b"-", nonce.as_bytes(), b"-", uid.as_bytes(), b"-", secret]);
             }
             Profile::TencentB { .. }
             | Profile::AliyunB { .. }
-            | Profile::TencentC { order: FieldOrder::TimePath, .. } => md5(&[secret, time_bytes, path_bytes]),
+            | Profile::TencentC { order: FieldOrder::TimePath, .. } => all(&[secret, time_bytes, path_bytes]),
             Profile::TencentC { order: FieldOrder::PathTime, .. }
             | Profile::TencentD { .. }
-            | Profile::AliyunC { .. } => md5(&[secret, path_bytes, time_bytes]),
-            Profile::NginxSecureLink { .. } => match &self.expression {
-                Some(expression) => expression.digest(&Variables { secret, expires: time, path, query, client }),
-                None => [0; 16],
-            },
+            | Profile::AliyunC { .. } => all(&[secret, path_bytes, time_bytes]),
+            Profile::NginxSecureLink { .. } => {
+                if let Some(expression) = &self.expression {
+                    expression.feed(&Variables { secret, expires: time, path, query, client }, sink);
+                }
+            }
         }
+    }
+
+    /// What a request shows of this form, for explanations; `None` when it shows nothing of it.
+    pub(crate) fn explain(&self, place: &Place<'_>) -> Option<Explained> {
+        let Some(found) = self.find(place)? else { return Some(Explained::default()) };
+        let mut hashed = Vec::new();
+        self.feed(KEY_SIGN.as_bytes(), &found.fields, &mut |piece| hashed.extend_from_slice(piece));
+        Some(Explained {
+            hashed: Some(String::from_utf8_lossy(&hashed).into_owned()),
+            given: Some(found.digest.iter().map(|byte| format!("{byte:02x}")).collect()),
+            expires: Some(found.unix.saturating_add(self.lifetime)),
+        })
     }
 
     /// Checks a request for a signature of this form; `None` when it has none.
@@ -217,14 +252,6 @@ fn dashed<'a>(value: &'a str, fields: Fields<'a>) -> Option<Found<'a>> {
         return None;
     }
     found(hex_digest(digest), Fields { time, nonce, uid, ..fields }, parse_decimal(time))
-}
-
-fn md5(parts: &[&[u8]]) -> [u8; 16] {
-    let mut md5 = Md5::new();
-    for part in parts {
-        md5.update(part);
-    }
-    md5.finalize().into()
 }
 
 /// The stream of a live URL: the last segment without its extension (`/live/test.m3u8` is `test`).

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod error;
+mod explain;
 mod expression;
 mod form;
 #[doc(hidden)]
@@ -22,11 +23,12 @@ mod time;
 mod verifier;
 
 pub use error::{PolicyError, Refusal, SignError};
+pub use explain::Tried;
 pub use path::{PathShape, PathSignature, path_signature};
 pub use policy::{FieldOrder, Key, Profile, TicketPolicy, TimeFormat, TimeMeaning};
 pub use short::{KeyId, Session, ShortText};
 pub use sign::{SignRequest, sign_url};
-pub use ticket::{Claims, MAX_CHANNEL, MAX_KEY_ID, MAX_PREFIX, MAX_SESSION, MAX_TICKET, mint};
+pub use ticket::{Claims, MAX_CHANNEL, MAX_KEY_ID, MAX_PREFIX, MAX_SESSION, MAX_TICKET, mint, session_of};
 pub use verifier::{
     MAX_KEYS, MAX_PROFILES, MAX_SKEW_S, MIN_SECRET, MIN_SECRET_THIRD_PARTY, Memory, PARAMETER, Pass, Presented,
     Verifier,

@@ -651,3 +651,59 @@ fn corpus() {
 
 /// Mutated inputs tried on each run.
 const MUTATIONS: usize = 20_000;
+
+#[test]
+fn a_ticket_is_renewed_for_the_same_and_only_while_it_is_good() {
+    let mut policy = own();
+    let network: IpNet = "192.0.2.0/24".parse().unwrap();
+    let old = minted(&Claims { network: Some(network), ..claims() });
+    policy.keys.insert(0, key("k2", "another secret of 32 characters!"));
+    let verifier = verifier(&policy);
+    let client = address("192.0.2.1");
+    let new = verifier.renew(&old, client, NOW, NOW + 300).unwrap();
+    let later = Presented { header: Some(&new), ..ask("/demo/x", NOW + 300) };
+    let pass = verifier.verify(&later).unwrap();
+    assert_eq!((pass.expires, pass.session.unwrap().as_str(), pass.binds_client), (NOW + 300, "viewer-1", true));
+    assert!(matches!(verifier.verify(&Presented { path: "/other/x", ..later }), Err(Refusal::Path { .. })));
+    assert!(matches!(verifier.renew(&old, client, NOW + 6, NOW + 300), Err(Refusal::Expired { .. })));
+    assert!(matches!(verifier.renew(&old, address("198.51.100.1"), NOW, NOW + 9), Err(Refusal::Network { .. })));
+    assert!(matches!(verifier.renew("x", client, NOW, NOW + 9), Err(Refusal::Malformed { .. })));
+    // Signed with the newest key: the old one may go.
+    policy.keys.truncate(1);
+    assert!(Verifier::new("demo", &policy).unwrap().verify(&later).is_ok());
+}
+
+#[test]
+fn an_explanation_tells_what_is_hashed_and_neither_key_nor_right_signature() {
+    for profile in every_setting() {
+        let policy = policy(vec![profile.clone()], SECRET);
+        let verifier = verifier(&policy);
+        let url = sign_url(&policy, &profile, &sign_request("/demo/a%20b.m3u8")).unwrap();
+        let tried = verifier.explain(&ask(&url, NOW - 60));
+        let own = tried.iter().find(|tried| tried.form == profile.name()).unwrap();
+        assert_eq!((own.key.as_deref(), &own.refused), (Some("k1"), &None), "{url}");
+        let late = verifier.explain(&ask(&url, NOW + 10_000_000));
+        let late = late.iter().find(|tried| tried.form == profile.name()).unwrap();
+        assert!(matches!(late.refused, Some(Refusal::Expired { .. })) && late.key.is_some(), "{url}");
+        if profile != Profile::Shoal {
+            let hashed = own.hashed.clone().unwrap().replace("{key}", SECRET);
+            let digest = <md5::Md5 as md5::Digest>::digest(hashed);
+            let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+            assert_eq!(own.given.as_ref(), Some(&digest), "{url}");
+            assert_eq!(tried[0].refused, Some(Refusal::Missing));
+        }
+        // With another key the explanation is the same, and does not say what would be right.
+        let other = TicketPolicy { keys: vec![key("k9", &SECRET.replace('0', "x"))], ..policy.clone() };
+        let tried = Verifier::new("demo", &other).unwrap().explain(&ask(&url, NOW - 60));
+        let wrong = tried.iter().find(|tried| tried.form == profile.name()).unwrap();
+        assert_eq!(wrong.key, None);
+        assert_eq!((&wrong.given, &wrong.hashed), (&own.given, &own.hashed));
+        assert!(matches!(wrong.refused, Some(Refusal::Signature { .. } | Refusal::UnknownKey { .. })), "{wrong:?}");
+        assert!(!format!("{tried:?}").contains(&SECRET.replace('0', "x")));
+    }
+    let verifier = verifier(&policy(every_profile(), SECRET));
+    let nothing = verifier.explain(&ask("/demo/x.ts", NOW));
+    assert!(nothing.len() > 9 && nothing.iter().all(|tried| tried.refused == Some(Refusal::Missing)));
+    let malformed = verifier.explain(&ask("/demo/x.ts?ticket=x&sign=y&t=z", NOW));
+    assert!(malformed.iter().any(|tried| matches!(tried.refused, Some(Refusal::Malformed { .. }))));
+}

@@ -140,6 +140,15 @@ pub(crate) fn mint_with(key_id: &str, mac: &KeyedMac, claims: &Claims<'_>) -> Re
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
+/// The session that a ticket names, whoever made it: nothing is verified. For logs of others.
+#[must_use]
+pub fn session_of(ticket: &str) -> Option<Session> {
+    let mut buffer = [0; MAX_BYTES + 3];
+    let length = URL_SAFE_NO_PAD.decode_slice(ticket, &mut buffer).ok()?;
+    let session = buffer.get(..length).and_then(Ticket::parse)?.session;
+    (!session.as_str().is_empty()).then_some(session)
+}
+
 /// A ticket that stood every check.
 pub(crate) struct Verified {
     pub(crate) session: Option<Session>,
@@ -192,6 +201,13 @@ impl Known {
         Ok(Verified { session: self.session, expires: self.expires, binds_client: self.network.is_some() })
     }
 
+    /// What it says, but for the time.
+    pub(crate) fn claims<'a>(&'a self, channel: &'a str, expires: u64) -> Option<Claims<'a>> {
+        let path_prefix = std::str::from_utf8(&self.prefix).ok()?;
+        let session = self.session.as_ref().map_or("", Session::as_str);
+        Some(Claims { channel, path_prefix, expires, session, network: self.network })
+    }
+
     fn learn(&mut self, text: &str, ticket: &Ticket<'_>) {
         self.text.clear();
         self.text.push_str(text);
@@ -222,6 +238,16 @@ pub(crate) fn verify<'k>(
     }
     known.learn(text, &ticket);
     known.check(request)
+}
+
+/// What a ticket says, whether it is right or not.
+pub(crate) fn describe(text: &str) -> Option<(KeyId, String, u64)> {
+    let bytes = (text.len() <= MAX_TICKET).then(|| URL_SAFE_NO_PAD.decode(text).ok())??;
+    let ticket = Ticket::parse(&bytes)?;
+    let network = ticket.network.map_or_else(|| "any".to_owned(), |network| network.to_string());
+    let prefix = String::from_utf8_lossy(ticket.prefix);
+    let says = format!("paths {prefix}, session `{}`, network {network}", ticket.session);
+    Some((ticket.key_id, says, ticket.expires))
 }
 
 fn tag(mac: &KeyedMac, signed: &[u8]) -> impl std::ops::Deref<Target = [u8]> + use<> {

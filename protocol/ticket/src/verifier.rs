@@ -32,20 +32,20 @@ pub const MAX_SKEW_S: u32 = 3600;
 /// Checks requests of one channel. Made once for each policy; all that does not depend on the request is prepared.
 #[derive(Debug, Clone)]
 pub struct Verifier {
-    channel: String,
+    pub(crate) channel: String,
     /// The same in all clones, which have the same keys, and in no other.
     identity: Arc<()>,
-    keys: Vec<VerifyKey>,
-    forms: Vec<Form>,
-    skew: u64,
+    pub(crate) keys: Vec<VerifyKey>,
+    pub(crate) forms: Vec<Form>,
+    pub(crate) skew: u64,
     rewrite_playlists: bool,
 }
 
 #[derive(Clone)]
-struct VerifyKey {
-    id: KeyId,
-    secret: Box<[u8]>,
-    mac: KeyedMac,
+pub(crate) struct VerifyKey {
+    pub(crate) id: KeyId,
+    pub(crate) secret: Box<[u8]>,
+    pub(crate) mac: KeyedMac,
 }
 
 impl std::fmt::Debug for VerifyKey {
@@ -168,6 +168,22 @@ impl Verifier {
         let request = Request { path: None, client, now, skew: self.skew };
         let verified = self.verify_text(ticket, &request, &mut Memory::default())?;
         Ok((verified.session, verified.expires.saturating_add(self.skew)))
+    }
+
+    /// A ticket for the same paths, session and network as `ticket`, which must still be good for `client`, until `expires`; signed
+    /// with the first key.
+    ///
+    /// # Errors
+    /// What is wrong with the old one.
+    pub fn renew(&self, ticket: &str, client: IpAddr, now: u64, expires: u64) -> Result<String, Refusal> {
+        let mut memory = Memory::default();
+        let request = Request { path: None, client, now, skew: self.skew };
+        self.verify_text(ticket, &request, &mut memory)?;
+        let malformed = Refusal::Malformed { form: Profile::Shoal.name() };
+        let (Some(key), Some(claims)) = (self.keys.first(), memory.known.claims(&self.channel, expires)) else {
+            return Err(malformed);
+        };
+        mint_with(key.id.as_str(), &key.mac, &claims).map_err(|_| malformed)
     }
 
     /// `query` without the parameters that carry a signature in this channel.

@@ -8,6 +8,8 @@ mod cache;
 mod client;
 mod input;
 mod peers;
+mod people;
+mod recon;
 mod run;
 mod table;
 mod tenants;

@@ -46,6 +46,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Nodes => run.nodes(),
         Command::Drain { node } => run.command(&format!("/nodes/{}/drain", encode(node)), None),
         Command::Ledger(ledger) => run.ledger(ledger),
+        Command::Users(command) => run.users(command),
+        Command::Tokens(command) => run.tokens(command),
+        Command::Audit(audit) => run.audit(audit),
+        Command::Recon(command) => run.recon(command),
         Command::Snapshot => run.snapshot(),
         Command::Metrics => {
             print!("{}", run.client.text("/metrics")?);
@@ -328,7 +332,7 @@ fn node_table(list: &NodeList) -> String {
         ("URL", Align::Left),
     ]);
     for node in &list.items {
-        let health = node.health.as_ref();
+        let health = node.health.as_ref().map(|seen| &seen.health);
         let number = |value: Option<u64>| value.map(|value| value.to_string()).unwrap_or_default();
         table.row(vec![
             node.node.clone(),
@@ -354,7 +358,7 @@ fn node_table(list: &NodeList) -> String {
 fn state(node: &NodeStatus) -> &'static str {
     match (node.connected, &node.health) {
         (false, _) => "away",
-        (true, Some(health)) if health.draining => "draining",
+        (true, Some(seen)) if seen.health.draining => "draining",
         (true, _) => "up",
     }
 }

@@ -47,6 +47,18 @@ fn context(channels: Option<Value>) -> Context {
     })
 }
 
+#[test]
+fn cmcd_is_no_part_of_a_key() {
+    let ctx = context(Some(open_channel(json!({ "cache": { "query_allow": ["*"] } }))));
+    let cmcd = "CMCD=br%3D3200%2Csid%3D%22s%22";
+    assert_eq!(path(&ctx, &format!("/open/a.m4s?{cmcd}"), ""), "a.m4s");
+    assert_eq!(path(&ctx, &format!("/open/a.m4s?v=1&{cmcd}&w=2"), ""), "a.m4s?v=1&w=2");
+    // However it is spelled.
+    assert_eq!(path(&ctx, "/open/a.m4s?%43MCD=x&v=1", "CMCD-Request: bl=1\r\n"), "a.m4s?v=1");
+    let ctx = context(Some(open_channel(json!({ "cache": { "query_allow": ["CMCD"] } }))));
+    assert_eq!(path(&ctx, "/open/a.m4s?CMCD=x&v=1", ""), "a.m4s?CMCD=x");
+}
+
 fn origins() -> Value {
     json!([{ "id": "main", "url": "http://origin.test/" }])
 }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use shoal_link::ledger::{Entry, Kind};
 use shoal_link::message::{PurgeScope, Reply};
+use shoal_link::node::Health;
 use tokio::net::UnixListener;
 
 use super::*;
@@ -29,11 +30,13 @@ impl Plane for FakePlane {
             software: "test".into(),
             snapshot: *self.version.lock().unwrap(),
             public_url: None,
+            region: None,
+            endpoints: Box::default(),
         }
     }
 
     fn health(&self) -> DataMessage {
-        DataMessage::Health { connections: 1, cache_bytes: 2, busy_permille: 3, draining: false }
+        DataMessage::Health(Box::new(Health { connections: 1, cache_bytes: 2, ..Health::default() }))
     }
 
     fn connected(&self) {
@@ -150,9 +153,7 @@ impl Peer {
     async fn next(&mut self) -> DataMessage {
         loop {
             match self.any().await {
-                DataMessage::Health { connections, cache_bytes, busy_permille, draining } => {
-                    assert_eq!((connections, cache_bytes, busy_permille, draining), (1, 2, 3, false));
-                }
+                DataMessage::Health(health) => assert_eq!((health.connections, health.cache_bytes), (1, 2)),
                 DataMessage::Observed(_) => {}
                 other => return other,
             }

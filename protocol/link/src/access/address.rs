@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::channel::AddressRule;
 use ipnet::IpNet;
-use shoal_link::channel::AddressRule;
 
 /// Networks by length, so that a look-up takes one step for each length in use, however many there are of it.
 #[derive(Debug, Default)]

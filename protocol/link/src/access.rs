@@ -1,16 +1,17 @@
-//! Who may fetch: lists of sites, programs and networks.
+//! Who may fetch: lists of sites, programs and networks. Both planes match by this.
+
+mod address;
+pub mod names;
 
 use std::fmt::{Display, Formatter, Result as FmtResult};
 use std::net::IpAddr;
 
-use shoal_link::channel::{AccessPolicy, NameRule};
+use crate::channel::{AccessPolicy, NameRule};
 
-use super::address::AddressTable;
-use super::error::FieldError;
-use super::names::{HostPatterns, is_host};
-use super::router::bare_host;
+use address::AddressTable;
+use names::{HostPatterns, bare_host, is_host};
 
-/// A channel's lists, prepared. Tickets are apart: see [`Channel::verifier`](super::Channel::verifier).
+/// The lists of a channel or an app, prepared. Tickets are apart.
 #[derive(Debug)]
 pub struct Access {
     address: AddressTable,
@@ -46,6 +47,18 @@ pub enum Denied {
     UserAgentMissing,
 }
 
+/// A pattern that cannot be meant.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{field} `{value}`: {remedy}")]
+pub struct AccessError {
+    /// Its place, such as `access.referer.allow[1]`.
+    pub field: String,
+    /// The pattern.
+    pub value: String,
+    /// What is wrong with it and what to write instead.
+    pub remedy: &'static str,
+}
+
 #[derive(Debug)]
 struct RefererRule {
     allow: HostPatterns,
@@ -62,7 +75,11 @@ struct AgentRule {
 }
 
 impl Access {
-    pub(super) fn compile(policy: &AccessPolicy) -> Result<Self, FieldError> {
+    /// Prepares the lists of a policy.
+    ///
+    /// # Errors
+    /// The first pattern that can match nothing, or everything.
+    pub fn compile(policy: &AccessPolicy) -> Result<Self, AccessError> {
         Ok(Self {
             address: AddressTable::new(&policy.address),
             referer: RefererRule {
@@ -109,7 +126,7 @@ impl RefererRule {
 }
 
 impl AgentRule {
-    fn compile(rule: &NameRule) -> Result<Self, FieldError> {
+    fn compile(rule: &NameRule) -> Result<Self, AccessError> {
         Ok(Self {
             allow: lower_case("access.user_agent.allow", &rule.allow)?,
             deny: lower_case("access.user_agent.deny", &rule.deny)?,
@@ -165,21 +182,21 @@ impl Display for Denied {
 
 impl std::error::Error for Denied {}
 
-fn hosts(field: &str, patterns: &[String]) -> Result<HostPatterns, FieldError> {
+fn hosts(field: &str, patterns: &[String]) -> Result<HostPatterns, AccessError> {
     let mut hosts = HostPatterns::default();
     for (at, pattern) in patterns.iter().enumerate() {
         if !hosts.insert(pattern) {
             let remedy = "is no host pattern; write a name without scheme and port, as in example.com or *.example.com";
-            return Err(FieldError::new(format!("{field}[{at}]"), pattern, remedy));
+            return Err(AccessError { field: format!("{field}[{at}]"), value: pattern.clone(), remedy });
         }
     }
     Ok(hosts)
 }
 
-fn lower_case(field: &str, patterns: &[String]) -> Result<Vec<Box<str>>, FieldError> {
+fn lower_case(field: &str, patterns: &[String]) -> Result<Vec<Box<str>>, AccessError> {
     if let Some(at) = patterns.iter().position(String::is_empty) {
         let remedy = "would match every program; remove it, or give a part of the User-Agent";
-        return Err(FieldError::new(format!("{field}[{at}]"), "", remedy));
+        return Err(AccessError { field: format!("{field}[{at}]"), value: String::new(), remedy });
     }
     Ok(patterns.iter().map(|pattern| pattern.to_lowercase().into()).collect())
 }

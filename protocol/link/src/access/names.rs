@@ -1,5 +1,6 @@
 //! Host names: their shape, and patterns of them.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::net::Ipv6Addr;
 
@@ -37,12 +38,12 @@ impl HostPatterns {
 }
 
 /// What follows each dot of a name: its parent domains, nearest first.
-pub(super) fn parents(host: &str) -> impl Iterator<Item = &str> {
+pub fn parents(host: &str) -> impl Iterator<Item = &str> {
     host.match_indices('.').filter_map(|(dot, _)| host.get(dot + 1..))
 }
 
 /// A host in lower case without port: a name, an IPv4 address, or an IPv6 address in brackets.
-pub(super) fn is_host(host: &str) -> bool {
+pub fn is_host(host: &str) -> bool {
     if let Some(address) = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         return address.parse::<Ipv6Addr>().is_ok();
     }
@@ -65,6 +66,22 @@ pub fn host_and_port(authority: &str) -> Option<(String, Option<u16>)> {
     };
     let host = host.to_ascii_lowercase();
     is_host(&host).then_some((host, port))
+}
+
+/// A host as it is looked up: lower case, without port and without the root's dot.
+pub fn bare_host(host: &str) -> Cow<'_, str> {
+    let end = match host.rfind(':') {
+        // A colon inside brackets is part of an IPv6 address.
+        Some(colon) if !host.get(colon..).is_some_and(|after| after.contains(']')) => colon,
+        _ => host.len(),
+    };
+    let host = host.get(..end).unwrap_or(host);
+    let host = host.strip_suffix('.').unwrap_or(host);
+    if host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
 }
 
 #[cfg(test)]
@@ -111,6 +128,22 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(host_and_port(authority), parts, "{authority}");
+        }
+    }
+
+    #[test]
+    fn hosts_are_compared_without_port_and_case() {
+        for (given, bare) in [
+            ("Edge.Example:8080", "edge.example"),
+            ("edge.example.", "edge.example"),
+            ("edge.example.:80", "edge.example"),
+            ("[2001:DB8::1]:80", "[2001:db8::1]"),
+            ("[2001:db8::1]", "[2001:db8::1]"),
+            ("192.0.2.1:80", "192.0.2.1"),
+            ("", ""),
+            (":", ""),
+        ] {
+            assert_eq!(bare_host(given), bare);
         }
     }
 }
