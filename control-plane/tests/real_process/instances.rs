@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shoal_link::message::{Command as Order, Reply};
+use shoal_link::node::Health;
 use shoal_link::{ControlMessage, DataMessage};
 
 use crate::support::{Control, Dir, Node, batch, channel, until};
@@ -27,7 +28,8 @@ fn serve(socket: &Path, name: &str, connections: u64) -> thread::JoinHandle<Vec<
     let mut node = Node::join(socket, name, 5, None);
     thread::spawn(move || {
         let mut orders = Vec::new();
-        node.send(&DataMessage::Health { connections, cache_bytes: 1, busy_permille: 2, draining: false });
+        let health = Health { connections, cache_bytes: 1, busy_permille: 2, ..Health::default() };
+        node.send(&DataMessage::Health(Box::new(health)));
         while let Ok(Some(message)) = node.next_within(Duration::from_secs(60)) {
             let answered = match message {
                 ControlMessage::Snapshot(snapshot) => {

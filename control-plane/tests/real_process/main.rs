@@ -9,8 +9,8 @@ mod link;
 mod peers;
 mod people;
 mod process;
-mod reports;
 mod recon;
+mod reports;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]
