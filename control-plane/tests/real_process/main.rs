@@ -14,4 +14,5 @@ mod reports;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]
+#[expect(dead_code, reason = "the library's own tests use all of it")]
 mod testing;
