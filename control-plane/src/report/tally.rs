@@ -216,11 +216,15 @@ fn digest(entry: &Entry, kind: &str, stream: &str) -> SessionId {
     id
 }
 
+/// Step, bucket, tenant and channel.
+type ChannelBucket = (usize, u64, Arc<str>, Arc<str>);
+
 /// Rows that a bucket of a channel has, so that there are not too many. Those of other instances since are not in it: each has
 /// the limit of its own.
 #[derive(Default)]
 pub(crate) struct Known {
-    buckets: HashMap<(usize, u64, Arc<str>, Arc<str>), HashSet<u64>>,
+    /// Digests of dimensions.
+    buckets: HashMap<ChannelBucket, HashSet<u64>>,
     rows: usize,
 }
 
