@@ -9,7 +9,7 @@ use axum::http::{Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::field::FieldError;
@@ -40,8 +40,6 @@ const SESSIONS: u32 = 20;
 const IMPORTS: u32 = 1_000;
 /// Most CDNs.
 const MAX_PROVIDERS: u64 = 256;
-/// Imports at once: each may take some hundred MiB of memory.
-const AT_ONCE: usize = 1;
 /// Pieces of a body that wait to be read.
 const PIECES: usize = 16;
 /// How long a body may be silent.
@@ -279,11 +277,10 @@ async fn import_log(
     Params(params): Params<ImportParams>,
     request: Request<RawBody>,
 ) -> Result<Response, Problem> {
-    static ROOM: Semaphore = Semaphore::const_new(AT_ONCE);
     let reading = reading(&params).map_err(Problem::parameter)?;
     check_id(&params.provider)
         .map_err(|message| Problem::parameter(FieldError::new("provider", params.provider.as_str(), message)))?;
-    let Ok(_place) = ROOM.try_acquire() else {
+    let Ok(_place) = app.imports.try_acquire() else {
         let detail = "another log is imported at this moment; try again when it is done";
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
     };
