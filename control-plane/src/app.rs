@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Semaphore;
+
 use crate::access::Access;
 use crate::access::audit::{self, Entry};
 use crate::conf::{self, Conf};
@@ -14,6 +16,7 @@ use crate::link::{Hub, Live, PlaybackFeed};
 use crate::metrics::Metrics;
 use crate::pass::PassKeys;
 use crate::peers::Peers;
+use crate::recon;
 use crate::report::Reports;
 use crate::server::StartError;
 use crate::store::{AccessError, ChangeError, Store, StoreError, StoreErrorKind};
@@ -48,6 +51,8 @@ pub struct App {
     pub token: Token,
     /// Attempts to use the admin API and the console.
     pub access: Access,
+    /// Imports of CDNs' logs at once.
+    pub imports: Semaphore,
     /// Whether the link listens.
     linked: AtomicBool,
 }
@@ -82,6 +87,7 @@ impl App {
             metrics,
             token,
             access: Access::new(),
+            imports: Semaphore::new(recon::import::AT_ONCE),
             linked: AtomicBool::new(false),
         }))
     }

@@ -28,7 +28,7 @@ use crate::report::{self, OpenError, Reports};
 use crate::store::{Store, StoreError};
 use crate::tls::{Certificate, TlsError};
 use crate::token::{Token, TokenError};
-use crate::tracker;
+use crate::tracker::{self, TrackerError};
 
 /// Most data planes connected at a time.
 const MAX_LINKS: usize = 4096;
@@ -76,6 +76,9 @@ pub enum StartError {
     /// The public API's certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The tracker.
+    #[error(transparent)]
+    Tracker(#[from] TrackerError),
     /// A file with places.
     #[error(transparent)]
     Geo(#[from] GeoError),

@@ -155,6 +155,13 @@ pub(crate) fn current() -> Option<Arc<Slot>> {
     SLOT.try_with(Arc::clone).ok()
 }
 
+/// Runs `work` so that what it writes is no change of its own: not what an entry is committed with.
+pub(crate) async fn aside<T>(work: impl Future<Output = T>) -> T {
+    let Some(slot) = current() else { return work.await };
+    let state = State { written: true, ..State::default() };
+    SLOT.scope(Arc::new(Slot { entry: slot.entry.clone(), state: Mutex::new(state) }), work).await
+}
+
 /// Tells what was sent, unless more is known already.
 pub(crate) fn sent(body: &Value) {
     if let Some(slot) = current() {

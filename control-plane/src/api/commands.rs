@@ -14,6 +14,7 @@ use shoal_link::Channel;
 use shoal_link::message::{Command, PurgeScope, Reply};
 
 use super::documents::must_find;
+use crate::access::audit;
 use crate::app::App;
 use crate::field::FieldError;
 use crate::link::Answer;
@@ -248,7 +249,9 @@ pub(super) async fn ask(
             }
         }
     }
-    Ok(orders::command(app, nodes.as_deref(), &command, Duration::from_millis(wait.into())).await?)
+    // What nodes answer belongs into the audit log: its entry waits for that.
+    let answers = orders::command(app, nodes.as_deref(), &command, Duration::from_millis(wait.into()));
+    Ok(audit::aside(answers).await?)
 }
 
 pub(super) async fn must_exist(app: &App, channel: &str) -> Result<(), Problem> {

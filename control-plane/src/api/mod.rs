@@ -64,6 +64,7 @@ pub use nodes::{NodeHealth, NodeList, NodeRefusal, NodeStatus};
 pub use passes::{PassKeyList, PassKeyName};
 pub use peers::{PeerPage, PeerRegistration, PeerView};
 pub use prefetch::PrefetchRequest;
+pub(crate) use reconciliation::comparisons;
 pub use reconciliation::{BytesOf, ImportList, LogForm, ProviderList, ReconciliationReport, SessionReport};
 pub use refusals::RefusalList;
 pub use relay::{CredentialRequest, SecretList, TurnCredential};

@@ -9,17 +9,17 @@ use axum::http::{Method, Request, StatusCode};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use crate::app::App;
 use crate::field::FieldError;
-use crate::recon::compare::{Comparison, SessionDifference, explain};
+use crate::recon::compare::{Comparison, Figures, SessionDifference, explain};
 use crate::recon::import::{ImportError, ImportReport, Importer, Reading};
 use crate::recon::{Pair, Provider, Settings};
 use crate::rest::input::{Body, Params};
 use crate::rest::openapi::{Operation, Routes};
 use crate::rest::problem::Problem;
-use crate::store::{FiguresQuery, MAX_FIGURES, Store, StoredImport, now_ms};
+use crate::store::{FiguresQuery, MAX_FIGURES, Store, StoreError, StoredImport, now_ms};
 use crate::validate::check_id;
 use shoal_report::logs::{Format, LogFormat, Measure};
 
@@ -40,8 +40,6 @@ const SESSIONS: u32 = 20;
 const IMPORTS: u32 = 1_000;
 /// Most CDNs.
 const MAX_PROVIDERS: u64 = 256;
-/// Imports at once: each may take some hundred MiB of memory.
-const AT_ONCE: usize = 1;
 /// Pieces of a body that wait to be read.
 const PIECES: usize = 16;
 /// How long a body may be silent.
@@ -279,11 +277,10 @@ async fn import_log(
     Params(params): Params<ImportParams>,
     request: Request<RawBody>,
 ) -> Result<Response, Problem> {
-    static ROOM: Semaphore = Semaphore::const_new(AT_ONCE);
     let reading = reading(&params).map_err(Problem::parameter)?;
     check_id(&params.provider)
         .map_err(|message| Problem::parameter(FieldError::new("provider", params.provider.as_str(), message)))?;
-    let Ok(_place) = ROOM.try_acquire() else {
+    let Ok(_place) = app.imports.try_acquire() else {
         let detail = "another log is imported at this moment; try again when it is done";
         return Err(Problem::new(StatusCode::TOO_MANY_REQUESTS, detail));
     };
@@ -467,22 +464,29 @@ async fn compare(
     let now = now_ms() / 1000;
     let (from_hour, to_hour) = hours(&params, now).map_err(Problem::parameter)?;
     let query = FiguresQuery { from_hour, to_hour, tenant: params.tenant, channel: params.channel };
-    let (figures, settings) =
-        app.db(move |store| Ok((store.recon_figures(&query)?, store.recon_all_settings()?))).await?;
-    let mut truncated = figures.len() >= MAX_FIGURES;
-    let of = |tenant: &str| settings.get(tenant).copied().unwrap_or_default();
-    let mut items: Vec<Comparison> = figures
-        .into_iter()
-        .filter(|figures| params.pair.is_none_or(|pair| figures.pair == pair))
-        .map(|figures| {
-            let settings = of(&figures.tenant);
-            figures.compare(&settings, now)
-        })
-        .filter(|comparison| !params.alerts || comparison.alert)
-        .collect();
+    let (mut items, mut truncated) = comparisons(&app, query, now).await?;
+    items.retain(|comparison| params.pair.is_none_or(|pair| comparison.pair == pair));
+    items.retain(|comparison| !params.alerts || comparison.alert);
     truncated |= items.len() > MAX_ITEMS;
     items.truncate(MAX_ITEMS);
     Ok(Json(ReconciliationReport { items, truncated }))
+}
+
+/// Compares, and says whether there are more figures than were read; also for the console. `now` in Unix seconds.
+pub(crate) async fn comparisons(
+    app: &App,
+    query: FiguresQuery,
+    now: u64,
+) -> Result<(Vec<Comparison>, bool), StoreError> {
+    let (figures, settings) =
+        app.db(move |store| Ok((store.recon_figures(&query)?, store.recon_all_settings()?))).await?;
+    let truncated = figures.len() >= MAX_FIGURES;
+    let of = |tenant: &str| settings.get(tenant).copied().unwrap_or_default();
+    let compare = |figures: Figures| {
+        let settings = of(&figures.tenant);
+        figures.compare(&settings, now)
+    };
+    Ok((figures.into_iter().map(compare).collect(), truncated))
 }
 
 fn hours(params: &CompareParams, now: u64) -> Result<(u64, u64), FieldError> {
@@ -547,5 +551,32 @@ mod http_body {
             Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame.into_data().unwrap_or_default()))),
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(error))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::tests::TempDir;
+
+    #[test]
+    fn a_log_that_breaks_off_leaves_nothing() {
+        let dir = TempDir::new();
+        let store = Store::open(dir.path()).unwrap();
+        let reading = Reading { format: Format::Tencent, host: None, zone: None, measure: None };
+        let line = "20180501100000 192.0.2.1 h /a 518 22 2 206 NULL 12 \"UA\" \"-\" GET HTTP/1.1 hit\n";
+        let run = |end: bool| {
+            let (sender, receiver) = mpsc::channel(4);
+            sender.try_send(Piece::Bytes(line.into())).unwrap();
+            if end {
+                sender.try_send(Piece::End).unwrap();
+            }
+            drop(sender);
+            import(&store, "cdn", reading.clone(), receiver)
+        };
+        assert!(matches!(run(false), Err(ImportError::BrokenOff)));
+        assert!(store.recon_imports(None, 10).unwrap().is_empty());
+        let (report, stored) = run(true).unwrap();
+        assert!(stored && report.unmapped == 1 && store.recon_imports(None, 10).unwrap() == [report]);
     }
 }

@@ -4,6 +4,7 @@ mod access;
 mod blocks;
 mod conf;
 mod peers;
+mod reconciliation;
 mod tenants;
 
 use std::collections::BTreeSet;
@@ -143,6 +144,9 @@ fn the_document_describes_every_route() {
         "POST /api/v1/channels/{id}/mint",
         "GET /api/v1/channels/{id}/peers",
         "GET /api/v1/channels/{id}/peers/{peer}",
+        "GET /api/v1/swarms",
+        "GET /api/v1/swarms/{id}",
+        "GET /api/v1/swarms/{id}/peers",
         "GET /api/v1/tenants",
         "POST /api/v1/tenants",
         "GET /api/v1/tenants/{id}",
@@ -168,6 +172,16 @@ fn the_document_describes_every_route() {
         "GET /api/v1/cache/object",
         "POST /api/v1/cache/explain",
         "GET /api/v1/ledger",
+        "POST /api/v1/reconciliation/logs",
+        "GET /api/v1/reconciliation/logs",
+        "DELETE /api/v1/reconciliation/logs/{provider}/{digest}",
+        "GET /api/v1/reconciliation/providers",
+        "PUT /api/v1/reconciliation/providers/{id}",
+        "DELETE /api/v1/reconciliation/providers/{id}",
+        "GET /api/v1/reconciliation/settings/{tenant}",
+        "PUT /api/v1/reconciliation/settings/{tenant}",
+        "GET /api/v1/reconciliation",
+        "GET /api/v1/reconciliation/{channel}/{hour}/sessions",
         "GET /api/v1/snapshot",
         "GET /api/v1/tokens",
         "POST /api/v1/tokens",

@@ -149,8 +149,12 @@ impl ConfAnswer {
         parameters.relay_only |= tenant.is_some_and(|tenant| tenant.relay.only);
         parameters.relay_allowed &= tenant_relays;
         let (p2p, relayed) = (decision.p2p, decision.p2p && parameters.relay_allowed);
+        let secure = base.is_some_and(|base| base.starts_with("https://"));
         let slices = nodes.iter().filter_map(|node| {
-            let url = node.urls.iter().find(|url| answers_at(channel, url))?;
+            let mut urls = node.urls.iter().filter(|url| answers_at(channel, url));
+            // A page that came by TLS may ask for nothing without it.
+            let first = urls.clone().next()?;
+            let url = urls.find(|url| !secure || url.starts_with("https://")).unwrap_or(first);
             Some(Slice { node: node.name.clone(), url: format!("{url}{}", channel.prefix) })
         });
         let of_nodes = |list: fn(&NodeView) -> &Vec<String>, wanted: bool| -> Vec<String> {
@@ -247,4 +251,52 @@ pub(super) fn digest<T: Serialize>(document: &T) -> String {
     let text = serde_json::to_vec(document).unwrap_or_default();
     let hash = Sha256::digest(text);
     URL_SAFE_NO_PAD.encode(hash.get(..DIGEST_BYTES).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use shoal_conf::{Engine, Subject};
+
+    use super::*;
+
+    #[test]
+    fn slices_are_asked_by_tls_where_the_api_is() {
+        let channel: Channel = serde_json::from_value(json!({"id": "room1", "prefix": "/room1/", "hosts": ["e.test"],
+            "origins": [{"id": "o", "url": "http://origin.test/"}]}))
+        .unwrap();
+        let subject = Subject {
+            tenant: "default",
+            app: "player",
+            channel: "room1",
+            asset: None,
+            platform: None,
+            sdk: None,
+            country: "",
+            region: "",
+            address: None,
+            viewer: None,
+            viewers: None,
+            now: None,
+        };
+        let urls = ["http://other.test", "http://e.test:8080", "https://e.test"].map(str::to_owned).to_vec();
+        let node = NodeView { name: "edge".to_owned(), urls, ..NodeView::default() };
+        let slices = |base, urls: &[String]| -> Vec<String> {
+            let node = NodeView { urls: urls.to_vec(), ..node.clone() };
+            let facts = Facts {
+                app: "player",
+                channel: &channel,
+                tenant: None,
+                asset: None,
+                decision: Engine::default().decide(&subject),
+                nodes: vec![&node],
+                base: Some(base),
+            };
+            ConfAnswer::shared(&facts).endpoints.slices.into_iter().map(|slice| slice.url).collect()
+        };
+        assert_eq!(slices("http://api.test", &node.urls), ["http://e.test:8080/room1/"]);
+        assert_eq!(slices("https://api.test", &node.urls), ["https://e.test/room1/"]);
+        assert_eq!(slices("https://api.test", &node.urls[..2]), ["http://e.test:8080/room1/"]);
+        assert!(slices("https://api.test", &node.urls[..1]).is_empty(), "the channel does not answer there");
+    }
 }

@@ -171,6 +171,27 @@ impl Conf {
         }
     }
 
+    /// As if store and snapshot said so: the app `player` of the tenant `acme` and channels of it, with these keys of passes.
+    #[cfg(test)]
+    pub(crate) fn pretend(&self, keys: PassKeys, channels: &[&str]) {
+        use serde_json::json;
+
+        let app = serde_json::from_value(json!({"id": "player", "tenant": "acme"})).unwrap();
+        let documents =
+            ConfDocuments { version: 0, apps: vec![app], rules: Vec::new(), off: Vec::new(), keys: Vec::new() };
+        self.replace(Compiled::new(&documents));
+        let channel = |id: &&str| {
+            let origins = json!([{"id": "o", "url": "http://origin.test/"}]);
+            let channel = json!({"id": id, "tenant": "acme", "prefix": format!("/{id}/"), "origins": origins});
+            serde_json::from_value(channel).unwrap()
+        };
+        let channels = channels.iter().map(channel).collect();
+        let snapshot = shoal_link::Snapshot { version: 1, channels, ..Default::default() };
+        let directory = Directory::new(Arc::new(Published::new(snapshot).unwrap()));
+        *self.directory.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(directory);
+        *self.keys.write().unwrap_or_else(PoisonError::into_inner) = keys;
+    }
+
     /// In place of those that are connected.
     #[cfg(test)]
     pub(crate) fn set_nodes(&self, nodes: Vec<NodeView>) {
@@ -201,7 +222,7 @@ impl Conf {
 fn signing_order(keys: &[PassKey], now_ms: u64) -> Vec<(u32, [u8; KEY_BYTES])> {
     let accepted = || keys.iter().filter(|key| key.drop_ms.is_none_or(|drop| drop > now_ms));
     let settled = accepted().find(|key| key.created_ms + KEY_SETTLE_MS <= now_ms);
-    let signing = settled.or_else(|| accepted().last()).map(|key| key.number);
+    let signing = settled.or_else(|| accepted().next_back()).map(|key| key.number);
     let mut order: Vec<_> = accepted().map(|key| (key.number, key.secret)).collect();
     order.sort_by_key(|(number, _)| Some(*number) != signing);
     order

@@ -56,10 +56,15 @@ pub fn choose<'n>(nodes: &'n [NodeView], place: &Place, spread: u64) -> Vec<&'n 
     usable
 }
 
-/// FNV-1a over the node's name, begun with the viewer's number: an order of nodes for each viewer.
+/// FNV-1a over the node's name, begun with the viewer's number, and stirred (SplitMix64's end): an order of nodes for each viewer.
 fn mix(spread: u64, name: &str) -> u64 {
-    name.bytes()
-        .fold(spread ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    let hash = name
+        .bytes()
+        .fold(spread ^ 0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    // FNV alone leaves names that differ in their last letter in the same order for all.
+    let hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    hash ^ (hash >> 31)
 }
 
 #[cfg(test)]

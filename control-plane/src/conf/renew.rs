@@ -18,14 +18,6 @@ pub struct RenewedTicket {
 }
 
 impl Conf {
-    /// As [`Conf::renew`], when less than half of a pass' life is left.
-    pub fn renew_in_time(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<String> {
-        if pass.expires.saturating_sub(now) >= settings.pass_ttl_s() / 2 {
-            return None;
-        }
-        self.renew(settings, pass, now)
-    }
-
     /// A pass for the same viewer that lives on from `now` (Unix seconds): none when its app or channel is gone or switched off, or
     /// is another tenant's by now. Then the viewer is to be told so.
     pub fn renew(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<String> {
@@ -36,15 +28,27 @@ impl Conf {
         self.passes().mint(&Pass { expires, relay_only: pass.relay_only || only, ..pass.clone() })
     }
 
+    /// The same, when less than half of what a new one would live is left of this one.
+    pub fn renew_in_time(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<String> {
+        let directory = self.directory();
+        let life = life_s(settings, directory.channel(&pass.channel)?);
+        if pass.expires.saturating_sub(now) > life / 2 {
+            return None;
+        }
+        self.renew(settings, pass, now)
+    }
+
     /// The slice ticket that a viewer shows with its pass, good for as long as a new one would be: none when the channel asks for
-    /// none, or the ticket is no longer good or is another viewer's.
+    /// none, more than half of the ticket's time is left, or the ticket is no longer good or is another viewer's.
     pub fn renew_ticket(&self, pass: &Pass, ticket: &str, client: IpAddr, now: u64) -> Option<RenewedTicket> {
         let directory = self.directory();
         let channel = self.still_served(pass, &directory)?;
         let policy = channel.access.ticket.as_ref()?;
         let verifier = Verifier::new(&channel.id, policy).ok()?;
-        let (session, _) = verifier.verify_peer(ticket, client, now).ok()?;
-        if session.as_ref().map(|session| session.as_str()) != Some(&*pass.session) {
+        let (session, until) = verifier.verify_peer(ticket, client, now).ok()?;
+        let own = session.as_ref().is_some_and(|session| session.as_str() == &*pass.session);
+        let (left, life) = (until.saturating_sub(now), u64::from(policy.ttl_s));
+        if !own || left > life / 2 + u64::from(policy.skew_s) {
             return None;
         }
         let expires = now + u64::from(policy.ttl_s);

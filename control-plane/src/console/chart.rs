@@ -16,6 +16,8 @@ const TICKS: usize = 4;
 const MAX_LABELS: usize = 8;
 /// Points of a series that are drawn and listed; those beyond are left out, the oldest first.
 pub(crate) const MAX_POINTS: usize = 400;
+/// Values beyond this are none: nothing that is counted gets there.
+const MAX_VALUE: f64 = 1e24;
 /// Series of one chart; each has a colour and a dash of its own.
 pub(crate) const MAX_SERIES: usize = 6;
 
@@ -62,7 +64,7 @@ impl Chart<'_> {
             series.values.drain(..surplus.min(series.values.len()));
             series.values.resize(self.labels.len(), None);
             for value in &mut series.values {
-                *value = value.filter(|number| number.is_finite() && *number >= 0.0);
+                *value = value.filter(|number| (0.0..=MAX_VALUE).contains(number));
             }
         }
         let values = self.series.iter().flat_map(|series| &series.values).flatten();
@@ -294,7 +296,7 @@ mod tests {
             chart(Shape::Line, vec![None, Some(f64::NAN), Some(f64::INFINITY), Some(-1.0)]).contains("no data yet")
         );
         for shape in [Shape::Line, Shape::Area, Shape::Bar] {
-            for values in [vec![Some(0.0)], vec![Some(0.0); 3], vec![Some(f64::MAX), Some(5e-324)], vec![Some(5e-324)]]
+            for values in [vec![Some(0.0)], vec![Some(0.0); 3], vec![Some(MAX_VALUE), Some(f64::MAX), Some(5e-324)], vec![Some(5e-324)]]
             {
                 let svg = chart(shape, values);
                 assert!(svg.contains("<svg") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");

@@ -20,7 +20,7 @@ use crate::metrics::Metrics;
 use crate::report::Reports;
 use crate::rest::client::Remote;
 use crate::store::tests::TempDir;
-use crate::store::{AuditQuery, AuditRow, Store, now_ms};
+use crate::store::{AuditQuery, AuditRow, NodeSeen, Store, now_ms};
 use crate::token::Token;
 use crate::validate::Valid;
 
@@ -312,7 +312,7 @@ async fn the_log_in_tells_nobody_who_is_there_and_slows_down() {
         StatusCode::FORBIDDEN
     );
     let mut answers = Vec::new();
-    for name in ["admin", "nobody"] {
+    for name in ["operator", "nobody"] {
         stranger.get("/console/login").await;
         let status = stranger.post("/console/login", &[("name", name), ("password", "wrong")]).await;
         assert_eq!(status, StatusCode::UNAUTHORIZED);
@@ -509,7 +509,9 @@ async fn minting_and_purging_answer_on_their_pages() {
 #[tokio::test]
 async fn what_others_wrote_is_text_on_every_page() {
     let console = Console::new().await;
-    console.store.node_seen(EVIL, 1, EVIL, Some(EVIL), None).unwrap();
+    let (node, software, public_url) = (EVIL.to_owned(), EVIL.to_owned(), Some(EVIL.to_owned()));
+    let seen = NodeSeen { node, boot: 1, software, public_url, snapshot: None, live: "{}".to_owned() };
+    console.store.node_joined("instance", &seen).unwrap();
     let batch = serde_json::from_value(json!({
         "boot": 1, "sequence": 1, "start_ms": now_ms(), "end_ms": now_ms(),
         "entries": [{"tenant": "t", "channel": EVIL, "session": EVIL, "kind": "client", "origin": "", "requests": 1,

@@ -8,8 +8,11 @@ use shoal_link::observation::Behaviour;
 
 use crate::api::{NodeList, NodeStatus, node_list};
 use crate::app::App;
+use crate::report::measures::Sums;
 use crate::rest::problem::Problem;
-use crate::store::{Group, LedgerQuery, LedgerRow, StoreError, Stored, now_ms};
+use crate::store::{
+    Group, LedgerQuery, LedgerRow, ReportGroup, ReportQuery, ReportRow, ReportStep, StoreError, Stored, now_ms,
+};
 
 const HOUR_S: u64 = 3_600;
 const HOUR_MS: u64 = 3_600_000;
@@ -23,6 +26,8 @@ const MAX_CHANNELS: u32 = 1_000;
 const TOP: usize = 10;
 /// Peers of a channel that are looked at for how their NATs are.
 const MAX_PEERS: usize = 1_000;
+/// Regions and providers on their page.
+const MAX_PLACES: u32 = 500;
 /// From so much of a shard's time on, a node is busy.
 const BUSY_PERMILLE: u16 = 900;
 
@@ -63,6 +68,66 @@ pub(super) fn rate_of_hour(bytes: u64) -> f64 {
     bytes as f64 * 8.0 / HOUR_S as f64
 }
 
+/// What players reported.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Reported {
+    /// Of all of it.
+    pub(super) all: Sums,
+    /// Unix hours, the oldest first; those without reports are left out.
+    pub(super) hours: Vec<(u64, Sums)>,
+}
+
+/// What players reported in the last day, of all channels or of one; none: nothing.
+pub(super) async fn reported(app: &App, channel: Option<&str>) -> Result<Option<Reported>, StoreError> {
+    let filters = channel.map(|channel| (ReportGroup::Channel, channel.to_owned()));
+    let rows = reports(app, vec![ReportGroup::Time], filters.into_iter().collect(), HOURS as u32 + 1).await?;
+    let mut reported = Reported::default();
+    for row in &rows {
+        reported.all.add(&row.sums);
+        reported.hours.extend(row.time_s.map(|time| (time / HOUR_S, row.sums)));
+    }
+    Ok((!rows.is_empty()).then_some(reported))
+}
+
+/// What players of a region and provider reported.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) region: String,
+    pub(super) isp: String,
+    pub(super) sums: Sums,
+}
+
+/// What players reported in the last day, by region and provider, the most bytes first; and whether there are more.
+pub(super) async fn places(app: &App) -> Result<(Vec<Place>, bool), StoreError> {
+    let group = vec![ReportGroup::Region, ReportGroup::Isp];
+    let rows = reports(app, group, Vec::new(), MAX_PLACES + 1).await?;
+    let more = rows.len() > MAX_PLACES as usize;
+    let place = |row: ReportRow| {
+        let name = |of: &str| row.names.iter().find(|(name, _)| *name == of).map(|(_, text)| text.clone());
+        Place { region: name("region").unwrap_or_default(), isp: name("isp").unwrap_or_default(), sums: row.sums }
+    };
+    let mut places: Vec<Place> = rows.into_iter().map(place).collect();
+    places.sort_by_key(|place| std::cmp::Reverse(delivered(&place.sums)));
+    Ok((places, more))
+}
+
+/// Bytes that players got, from wherever.
+pub(super) fn delivered(sums: &Sums) -> u64 {
+    sums.p2p_in_bytes.saturating_add(sums.edge_bytes).saturating_add(sums.direct_bytes)
+}
+
+async fn reports(
+    app: &App,
+    group: Vec<ReportGroup>,
+    filters: Vec<(ReportGroup, String)>,
+    limit: u32,
+) -> Result<Vec<ReportRow>, StoreError> {
+    let now = now_ms() / 1_000;
+    let from_s = now.saturating_sub((HOURS - 1) * HOUR_S);
+    let query = ReportQuery { step: ReportStep::Hour, from_s, to_s: now, filters, group, offset: 0, limit };
+    app.db(move |store| store.reports(&query)).await
+}
+
 /// Something that an operator should look at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Alert {
@@ -88,6 +153,7 @@ pub(super) struct Overview {
     /// Unix hours, the oldest first; every one of the last day.
     pub(super) hours: Vec<(u64, Served)>,
     pub(super) day: Served,
+    pub(super) reported: Option<Reported>,
     /// The channels with the most traffic of the last day.
     pub(super) top: Vec<(String, Served)>,
     pub(super) alerts: Vec<Alert>,
@@ -119,6 +185,7 @@ pub(super) async fn overview(app: &App) -> Result<Overview, Problem> {
         live,
         day,
         hours,
+        reported: reported(app, None).await?,
         top: top_channels(app).await?,
         alerts: alerts(&nodes),
     })

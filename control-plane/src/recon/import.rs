@@ -18,6 +18,8 @@ use super::Provider;
 use super::map::Map;
 use crate::store::{Store, StoreError};
 
+/// Imports at once: each may take some hundred MiB of memory.
+pub const AT_ONCE: usize = 1;
 /// Most bytes of a log in one import.
 pub const MAX_BYTES: u64 = 4 << 30;
 /// Most lines of it.

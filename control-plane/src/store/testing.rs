@@ -24,6 +24,8 @@ pub(crate) const PASSWORD: &str = "open sesame";
 /// A running server. It ends when this process does, however that ends.
 pub(crate) struct Server {
     port: u16,
+    /// The certificate that its own is signed by: itself.
+    pub(crate) certificate: PathBuf,
     /// The watcher ends the server when this closes.
     _alive: ChildStdin,
     _watcher: Child,
@@ -89,7 +91,16 @@ impl Server {
         fs::write(data.join("pg_hba.conf"), rules).unwrap();
         // Nothing here outlives the process: no need to wait for the disk. Many tests run at once.
         let settings = "fsync = off\nsynchronous_commit = off\nfull_page_writes = off\nmax_connections = 400\n\
-                        unix_socket_directories = ''\nlisten_addresses = '127.0.0.1'\nautovacuum = off\n";
+                        unix_socket_directories = ''\nlisten_addresses = '127.0.0.1, 127.0.0.2'\nautovacuum = off\nssl = on\n";
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        for (name, text) in [("server.crt", made.cert.pem()), ("server.key", made.signing_key.serialize_pem())] {
+            let path = data.join(name);
+            fs::write(&path, text).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+            if let Some((uid, gid)) = user {
+                chown(&path, Some(uid), Some(gid)).unwrap();
+            }
+        }
         let mut file = File::options().append(true).open(data.join("postgresql.conf")).unwrap();
         file.write_all(settings.as_bytes()).unwrap();
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -106,7 +117,8 @@ impl Server {
         shell.stdin(Stdio::piped()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         let mut watcher = as_user(&mut shell, user).spawn().unwrap();
         let alive = watcher.stdin.take().unwrap();
-        let server = Self { port, _alive: alive, _watcher: watcher };
+        let certificate = dir.join("data/server.crt");
+        let server = Self { port, certificate, _alive: alive, _watcher: watcher };
         let start = Instant::now();
         while start.elapsed() < START_WAIT {
             if Client::connect(&server.url("tester", "postgres"), NoTls).is_ok() {

@@ -7,6 +7,7 @@ mod access;
 mod backups;
 mod conf;
 mod engines;
+mod reconciliation;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -17,6 +17,9 @@ pub struct Tracking {
     /// Tenant in whose name everybody may announce without a pass, at `/announce`, `/scrape` and by WebSocket at `/`, in the
     /// channel `open`. Empty: nobody may.
     pub open: String,
+    /// URL of Redis or Valkey, as in `redis://:PASSWORD@HOST:6379`, over which several instances tell each other of their peers. Empty:
+    /// this instance knows its own ones.
+    pub redis: String,
     /// Peers at most in an answer.
     pub told: u32,
     /// Peers at most; beyond, nobody may join.
@@ -44,6 +47,7 @@ impl Default for Tracking {
         Self {
             interval_s: 16,
             open: String::new(),
+            redis: String::new(),
             told: 50,
             peers: 4_000_000,
             peers_per_swarm: 2_000_000,

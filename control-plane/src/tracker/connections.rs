@@ -33,10 +33,10 @@ pub(crate) struct Connection<'a> {
 }
 
 impl Connections {
-    /// At most `most`, with at most `queue` messages waiting for each.
-    pub(crate) fn new(most: usize, queue: usize) -> Self {
+    /// At most `most`, with at most `queue` messages waiting for each, numbered from `first` on.
+    pub(crate) fn new(most: usize, queue: usize, first: u64) -> Self {
         let pieces = (0..PIECES).map(|_| Mutex::default()).collect();
-        Self { pieces, next: AtomicU64::new(1), open: AtomicUsize::new(0), most, queue: queue.max(1) }
+        Self { pieces, next: AtomicU64::new(first), open: AtomicUsize::new(0), most, queue: queue.max(1) }
     }
 
     /// How many there are.
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn places_and_queues_are_bounded_and_come_back() {
-        let connections = Connections::new(2, 1);
+        let connections = Connections::new(2, 1, 1);
         let mut one = connections.enter().unwrap();
         let two = connections.enter().unwrap();
         assert!(connections.enter().is_none() && connections.open() == 2);

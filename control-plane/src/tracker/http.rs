@@ -39,6 +39,12 @@ pub(crate) fn add(routes: Routes) -> Routes {
             .open()
             .gives_as::<String>(200, CLASSIC, "Bencoded; what is refused has a `failure reason`.")
             .gives_nothing(101, "The request was to upgrade to a WebSocket: the WebTorrent protocol begins.")
+            .fails(&[
+                (400, "The upgrade is malformed."),
+                (404, "This path is for WebSockets alone."),
+                (426, "The connection cannot be upgraded: use HTTP/1.1."),
+                (503, "There are as many WebSockets as there may be."),
+            ])
     };
     let scrape = |path, id, summary| {
         Operation::new(Method::GET, path, id, summary).open().gives_as::<String>(
@@ -251,10 +257,13 @@ fn json(app: &App, viewer: &Viewer, address: IpAddr, found: &form::Announce) -> 
         let done = app.tracker.announce(&announce, answer)?;
         let names: Vec<(u16, Arc<str>)> = nodes(&app.tracker, answer.peers.iter().map(|peer| peer.node));
         let name = |number: u16| names.iter().find(|(known, _)| *known == number).map_or("", |(_, name)| &**name);
-        let pass =
-            viewer.pass.as_ref().and_then(|pass| app.conf.renew_in_time(&app.config.conf, pass, now_ms() / 1000));
+        let now = now_ms() / 1000;
+        let pass = viewer.pass.as_ref().and_then(|pass| app.conf.renew_in_time(&app.config.conf, pass, now));
+        let shown = viewer.pass.as_ref().zip(found.ticket.as_deref());
+        let ticket = shown.and_then(|(pass, ticket)| app.conf.renew_ticket(pass, ticket, address, now));
+        let ticket = ticket.as_ref().map(|renewed| renewed.ticket.as_str());
         let mut out = Vec::with_capacity(ANSWER_BYTES + 256 * answer.peers.len());
-        form::reply(answer, &name, pass.as_deref(), &mut out);
+        form::reply(answer, &name, form::Renewed { pass: pass.as_deref(), ticket }, &mut out);
         Ok((out, done))
     })
 }

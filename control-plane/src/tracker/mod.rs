@@ -7,6 +7,7 @@
 //! | `socket` | the WebTorrent protocol |
 //! | `connections` | which WebSockets there are, and what waits for them |
 //! | `metrics` | what is counted |
+//! | `replica` | what several instances tell each other, over Redis |
 //! | `names` | numbers for regions, providers and nodes |
 //!
 //! Swarms are in memory, in shards with a lock each. A channel is in one shard, so that its limits and its viewers are
@@ -18,6 +19,7 @@ mod connections;
 mod http;
 pub(crate) mod metrics;
 mod names;
+mod replica;
 mod socket;
 #[cfg(test)]
 mod tests;
@@ -29,6 +31,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::extract::ws::Utf8Bytes;
 use axum::http::StatusCode;
 use prometheus::Registry;
 use shoal_swarm::swarms::{Announce, Answer, Count, Done, Key, PeerInfo, Place, Refusal, SwarmInfo, Swarms};
@@ -43,8 +46,9 @@ use crate::app::App;
 use crate::pass::{Pass, PassError, PassKeys};
 use crate::rest::problem::Problem;
 use connections::Connections;
-use metrics::{Counters, Outcome};
+use metrics::{Counters, Dropped, Outcome};
 use names::Names;
+use replica::Replica;
 
 /// Shards; each has a lock.
 const SHARDS: usize = 16;
@@ -94,6 +98,17 @@ impl Denied {
     }
 }
 
+/// Why there is no tracker.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// Not a URL of Redis.
+    #[error("tracker.redis: {0}; write redis://HOST:PORT or redis://:PASSWORD@HOST:PORT, or leave it empty")]
+    Redis(redis::RedisError),
+    /// The metrics' table is wrong.
+    #[error("metrics: {0}; this is a defect of this release")]
+    Metrics(#[from] prometheus::Error),
+}
+
 /// The tracker's parts.
 pub struct Tracker {
     config: Tracking,
@@ -110,6 +125,7 @@ pub struct Tracker {
     pub(crate) counters: Counters,
     stop: watch::Sender<bool>,
     open: Option<Viewer>,
+    replica: Option<Replica>,
 }
 
 thread_local! {
@@ -119,7 +135,7 @@ thread_local! {
 
 impl Tracker {
     /// Nobody is in a swarm.
-    pub(crate) fn new(config: &Tracking, registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(crate) fn new(config: &Tracking, registry: &Registry) -> Result<Self, TrackerError> {
         let hasher = RandomState::new();
         let shard = |number: usize| Mutex::new(Swarms::new(config.shard(), hasher.hash_one(number)));
         let open = Viewer {
@@ -129,12 +145,17 @@ impl Tracker {
             relay_only: false,
             pass: None,
         };
+        let replica = match config.redis.as_str() {
+            "" => None,
+            url => Some(Replica::new(url, hasher.hash_one("instance")).map_err(TrackerError::Redis)?),
+        };
+        let first = replica.as_ref().map_or(0, |replica| replica.instance << replica::CONNECTION_BITS);
         Ok(Self {
             shards: (0..SHARDS).map(shard).collect(),
             peers: AtomicUsize::new(0),
             swarms: AtomicUsize::new(0),
             start: Instant::now(),
-            connections: Connections::new(config.connections as usize, config.queue as usize),
+            connections: Connections::new(config.connections as usize, config.queue as usize, first + 1),
             regions: Names::default(),
             providers: Names::default(),
             nodes: Names::default(),
@@ -142,6 +163,7 @@ impl Tracker {
             stop: watch::Sender::new(false),
             open: (!config.open.is_empty()).then_some(open),
             hasher,
+            replica,
             config: config.clone(),
         })
     }
@@ -206,7 +228,7 @@ impl Tracker {
         Ok(Viewer {
             tenant: Arc::clone(&pass.tenant),
             channel: Arc::clone(&pass.channel),
-            session: (!pass.session.is_empty()).then(|| self.hasher.hash_one(&*pass.session)),
+            session: (!pass.session.is_empty()).then(|| stable_hash(&[pass.session.as_bytes()])),
             relay_only: pass.relay_only,
             pass: Some(pass),
         })
@@ -219,12 +241,48 @@ impl Tracker {
 
     /// The viewer that a peer counts to. `salt` tells apart what has the same id.
     fn session(&self, viewer: &Viewer, peer_id: PeerId, salt: u64) -> u64 {
-        viewer.session.unwrap_or_else(|| self.hasher.hash_one((peer_id, salt)))
+        viewer.session.unwrap_or_else(|| stable_hash(&[&peer_id.0, &salt.to_be_bytes()]))
     }
 
     /// Takes in an announce.
     fn announce(&self, announce: &Announce<'_>, answer: &mut Answer) -> Result<Done, Refusal> {
-        self.change(announce.key, |swarms, now_ms| swarms.handle_announce(now_ms, announce, answer))
+        self.change(announce.key, |swarms, now_ms| self.handle(swarms, now_ms, announce, answer))
+    }
+
+    /// The same with the shard's lock held. Other instances are told.
+    fn handle(
+        &self,
+        swarms: &mut Swarms,
+        now_ms: u64,
+        announce: &Announce<'_>,
+        answer: &mut Answer,
+    ) -> Result<Done, Refusal> {
+        let done = swarms.handle_announce(now_ms, announce, answer)?;
+        if let Some(replica) = &self.replica {
+            replica.tell(self, swarms, announce.key, announce.peer_id, 0, announce.failed);
+        }
+        Ok(done)
+    }
+
+    /// A connection has ended: its peer leaves, or stays with the transports that it has by other doors.
+    fn disconnect(&self, key: Key<'_>, peer_id: PeerId, connection: u64) {
+        self.change(key, |swarms, _| {
+            if swarms.disconnect(key, peer_id, connection)
+                && let Some(replica) = &self.replica
+            {
+                replica.tell(self, swarms, key, peer_id, connection, &[]);
+            }
+        });
+    }
+
+    /// Has a message wait for a connection, of this instance or another.
+    fn send(&self, connection: u64, message: Utf8Bytes) -> Result<(), Dropped> {
+        match &self.replica {
+            Some(replica) if connection >> replica::CONNECTION_BITS != replica.instance => {
+                replica.send(connection, message)
+            }
+            _ => self.connections.send(connection, message),
+        }
     }
 
     fn scrape(&self, key: Key<'_>) -> Count {
@@ -292,6 +350,16 @@ impl Tracker {
     }
 }
 
+/// The same in every instance and release: FNV-1a, stirred. Passes are signed, so nobody chooses what is hashed.
+fn stable_hash(parts: &[&[u8]]) -> u64 {
+    let hash = parts
+        .iter()
+        .copied()
+        .flatten()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3));
+    (hash ^ (hash >> 32)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+}
+
 /// Takes over what a shard's change made of a sum.
 fn count(sum: &AtomicUsize, before: usize, after: usize) {
     if after >= before {
@@ -301,8 +369,9 @@ fn count(sum: &AtomicUsize, before: usize, after: usize) {
     }
 }
 
-/// Removes peers that were silent for too long, until `stop`.
+/// Removes peers that were silent for too long, and keeps up with other instances, until `stop`.
 pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
+    let others = tokio::spawn(replica::run(Arc::clone(&app), stop.clone()));
     let tracker = &app.tracker;
     let mut sweeps = 0_u32;
     loop {
@@ -324,6 +393,8 @@ pub(crate) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
     }
     // Fails only when no connection listens.
     let _ = tracker.stop.send(true);
+    // It ends by the same word.
+    let _ = others.await;
 }
 
 /// Where an address is, in numbers.

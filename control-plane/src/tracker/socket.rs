@@ -97,7 +97,7 @@ async fn serve(app: &Arc<App>, socket: WebSocket, viewer: Viewer, address: IpAdd
         tracker.counters.refused.inc();
         return;
     };
-    let mut peer = Peer { app, viewer, address, id: place.id, members: HashSet::new(), own: VecDeque::new() };
+    let mut peer = Peer { app, viewer: &viewer, address, id: place.id, members: HashSet::new(), own: VecDeque::new() };
     let mut line = Line { socket, place, pending: None, unsent: false };
     let mut stop = tracker.stop.subscribe();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
@@ -200,7 +200,7 @@ impl Line<'_> {
 /// What is at the other end of a connection.
 struct Peer<'a> {
     app: &'a Arc<App>,
-    viewer: Viewer,
+    viewer: &'a Viewer,
     address: IpAddr,
     /// The connection's number.
     id: u64,
@@ -212,7 +212,7 @@ struct Peer<'a> {
 
 impl Peer<'_> {
     fn handle(&mut self, message: &str) {
-        let app = Arc::clone(self.app);
+        let app = self.app;
         let counters = &app.tracker.counters;
         let message = match web::read(message) {
             Ok(message) => message,
@@ -229,7 +229,7 @@ impl Peer<'_> {
                     Hashes::None => app.tracker.hashes_of(&self.viewer.tenant, &self.viewer.channel, MAX_SCRAPE),
                 };
                 let mut out = Vec::new();
-                web::scraped(&counts(&app.tracker, &self.viewer, hashes), app.tracker.config.interval_s, &mut out);
+                web::scraped(&counts(&app.tracker, self.viewer, hashes), app.tracker.config.interval_s, &mut out);
                 counters.scraped(Door::WebSocket);
                 self.tell(out);
             }
@@ -246,7 +246,7 @@ impl Peer<'_> {
     }
 
     fn announce(&mut self, info_hash: InfoHash, peer_id: PeerId, message: &web::Message<'_>) -> Outcome {
-        let app = Arc::clone(self.app);
+        let app = self.app;
         let tracker = &app.tracker;
         let leaves = message.event == Event::Stopped;
         let member = (info_hash, peer_id);
@@ -257,12 +257,12 @@ impl Peer<'_> {
             self.fail(Some(&info_hash), "this connection has announced as many peers as it may; leave with some");
             return Outcome::Connection;
         }
-        let viewer = self.viewer.clone();
+        let viewer = self.viewer;
         let key = Key { tenant: &viewer.tenant, channel: &viewer.channel, info_hash };
         let announce = Announce {
             key,
             peer_id,
-            session: session_of(tracker, &viewer, peer_id),
+            session: session_of(tracker, viewer, peer_id),
             address: self.address,
             port: 0,
             transports: Transports::NONE.with(Transport::Webrtc),
@@ -277,7 +277,7 @@ impl Peer<'_> {
             want: 0,
             relay_only: viewer.relay_only,
             remote: false,
-            place: &|address| place(&app, address),
+            place: &|address| place(app, address),
         };
         let most =
             tracker.config.offers.min(message.numwant.unwrap_or(u64::MAX).try_into().unwrap_or(u32::MAX)) as usize;
@@ -285,7 +285,7 @@ impl Peer<'_> {
         ANSWER.with_borrow_mut(|answer| {
             let mut out = Vec::with_capacity(192);
             let result: Result<Done, Refusal> = tracker.change(key, |swarms, now_ms| {
-                let done = swarms.handle_announce(now_ms, &announce, answer)?;
+                let done = tracker.handle(swarms, now_ms, &announce, answer)?;
                 web::announced(&info_hash, answer, &mut out);
                 if offers > 0 {
                     swarms.choose_for_offers(now_ms, key, peer_id, offers, answer);
@@ -332,7 +332,7 @@ impl Peer<'_> {
     }
 
     fn relay_answer(&mut self, info_hash: InfoHash, peer_id: PeerId, to: PeerId, id: &RawValue, answer: &RawValue) {
-        let app = Arc::clone(self.app);
+        let app = self.app;
         let tracker = &app.tracker;
         // Who is not in the swarm with this connection has nobody to answer there.
         if !self.members.contains(&(info_hash, peer_id)) {
@@ -371,7 +371,7 @@ impl Peer<'_> {
     }
 
     fn pass_on(&self, connection: u64, out: Vec<u8>) -> bool {
-        let sent = self.app.tracker.connections.send(connection, text(out));
+        let sent = self.app.tracker.send(connection, text(out));
         sent.inspect_err(|reason| self.app.tracker.counters.dropped(*reason)).is_ok()
     }
 
@@ -393,7 +393,7 @@ impl Peer<'_> {
     fn leave(&mut self) {
         for (info_hash, peer_id) in self.members.drain() {
             let key = Key { tenant: &self.viewer.tenant, channel: &self.viewer.channel, info_hash };
-            self.app.tracker.change(key, |swarms, _| swarms.disconnect(key, peer_id, self.id));
+            self.app.tracker.disconnect(key, peer_id, self.id);
         }
     }
 }

@@ -130,12 +130,19 @@ fn nodes_commands_and_usage() {
     node.send(&DataMessage::Health(Box::new(health)));
     node.send(&DataMessage::Ledger(batch(1, 1, 500)));
     let node = thread::spawn(move || {
-        let mut answered = 0;
-        while answered < 5 {
-            if let Some(ControlMessage::Command { id, .. }) = node.next() {
-                answered += 1;
-                let result = if answered == 5 { Err("no such origin".to_owned()) } else { Ok(Reply::Count(answered)) };
-                node.send(&DataMessage::Done { id, result });
+        let (mut answered, mut counted) = (0, false);
+        // What is not acknowledged when a node goes, it would send again.
+        while answered < 5 || !counted {
+            match node.next() {
+                Some(ControlMessage::Command { id, .. }) => {
+                    answered += 1;
+                    let result =
+                        if answered == 5 { Err("no such origin".to_owned()) } else { Ok(Reply::Count(answered)) };
+                    node.send(&DataMessage::Done { id, result });
+                }
+                Some(ControlMessage::LedgerAck { .. }) => counted = true,
+                Some(_) => {}
+                None => panic!("the link ended"),
             }
         }
         node

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use shoal_link::message::{Command as Order, Reply};
+use shoal_link::node::Health;
 use shoal_link::{ControlMessage, DataMessage};
 
 use crate::support::{Control, Dir, Node, batch, channel, until};
@@ -27,7 +28,8 @@ fn serve(socket: &Path, name: &str, connections: u64) -> thread::JoinHandle<Vec<
     let mut node = Node::join(socket, name, 5, None);
     thread::spawn(move || {
         let mut orders = Vec::new();
-        node.send(&DataMessage::Health { connections, cache_bytes: 1, busy_permille: 2, draining: false });
+        let health = Health { connections, cache_bytes: 1, busy_permille: 2, ..Health::default() };
+        node.send(&DataMessage::Health(Box::new(health)));
         while let Ok(Some(message)) = node.next_within(Duration::from_secs(60)) {
             let answered = match message {
                 ControlMessage::Snapshot(snapshot) => {
@@ -152,6 +154,7 @@ fn a_database_that_went_away_is_said_and_found_again() {
     let control = start(&dir, &url);
     control.put("one");
     let mut node = Node::join(&dir.socket(), "edge", 9, None);
+    until("it has the channel", || (node.snapshot().channels.len() == 1).then_some(()));
     let allow = |allowed: bool| {
         let sql = format!(
             "ALTER DATABASE {name} ALLOW_CONNECTIONS {allowed};
@@ -165,7 +168,6 @@ fn a_database_that_went_away_is_said_and_found_again() {
     assert_eq!(control.call("GET", "/readyz", &Value::Null).0, 503);
     // Batches wait, unacknowledged.
     node.send(&DataMessage::Ledger(batch(9, 1, 100)));
-    assert!(node.snapshot().channels.len() == 1);
     assert!(node.next_within(Duration::from_millis(500)).is_err());
     allow(true);
     until("it works again", || (control.call("PUT", "/api/v1/channels/two", &channel("two")).0 == 201).then_some(()));
@@ -178,7 +180,7 @@ fn a_database_that_went_away_is_said_and_found_again() {
 #[test]
 fn backup_and_restore_by_the_program() {
     let Some(url) = database("instances::backup_and_restore") else { return };
-    let (first, second) = (Dir::new(), Dir::new());
+    let [first, second, other] = [Dir::new(), Dir::new(), Dir::new()];
     let file = first.path().join("backup");
     let run = |config: &Path, option: &str| {
         let output = Command::new(env!("CARGO_BIN_EXE_shoal-control"))
@@ -197,11 +199,12 @@ fn backup_and_restore_by_the_program() {
     let (done, said) = run(&first.config(""), "--restore");
     assert!(!done && said.contains("another shoal-control"), "{said}");
     control.kill();
-    let config = second.config(&format!("[store]\nurl = \"{url}\""));
+    let store = format!("[store]\nurl = \"{url}\"");
+    let config = second.config(&store);
     assert_eq!(run(&config, "--restore"), (true, String::new()));
     let control = start(&second, &url);
     assert_eq!(control.get("/api/v1/channels/one")["id"], "one");
-    let (done, said) = run(&config, "--restore");
+    let (done, said) = run(&other.config(&store), "--restore");
     assert!(!done && said.contains("stop them first"), "{said}");
     control.kill();
     std::fs::write(&file, "something else\n").unwrap();

@@ -7,9 +7,12 @@ mod instances;
 mod ledger;
 mod link;
 mod peers;
+mod people;
 mod process;
+mod recon;
 mod reports;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]
+#[expect(dead_code, reason = "the library's own tests use all of it")]
 mod testing;

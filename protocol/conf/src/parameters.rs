@@ -38,7 +38,7 @@ impl Bounded<usize> for Vec<String> {
         if self.len() <= *most && self.iter().all(good) {
             return Ok(());
         }
-        Err(format!("must be at most {most} names of 1 to 16 of a-z, 0-9, '-', as in webrtc or udp"))
+        Err(format!("must be at most {most} names of 1 to 16 of a-z, 0-9, '-', as in webrtc or shoal-udp"))
     }
 }
 
@@ -109,8 +109,8 @@ parameters! {
     relay_allowed: bool = true, ();
     /// Peers meet through a relay only: none learns another's address.
     relay_only: bool = false, ();
-    /// How peers may talk, the better ones first: `webrtc`, `udp`.
-    transports: Vec<String> = vec!["webrtc".to_owned(), "udp".to_owned()], MAX_TRANSPORTS;
+    /// How peers may talk, the better ones first: `webrtc`, `shoal-udp`, `tcp`, as the tracker names them.
+    transports: Vec<String> = vec!["webrtc".to_owned(), "shoal-udp".to_owned()], MAX_TRANSPORTS;
     /// Seconds behind the play head that are asked of peers.
     prefetch_s: u32 = 30, 0..=3_600;
     /// Seconds from the start in which everything is asked of the edge.

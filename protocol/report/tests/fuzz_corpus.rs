@@ -34,6 +34,9 @@ const PIECES: &[&[u8]] = &[
     b"\xff",
     b"sid",
     b"seq",
+    b"$uri",
+    b"#Fields: ",
+    b"\t",
     b"18446744073709551616",
 ];
 
@@ -81,4 +84,9 @@ fn cmcd() {
 #[test]
 fn cmcd_events() {
     replay("cmcd_events", fuzzing::cmcd_events, 5);
+}
+
+#[test]
+fn cdn_log() {
+    replay("cdn_log", fuzzing::cdn_log, 8);
 }

@@ -15,6 +15,8 @@ use crate::transport::{Transport, Transports};
 pub const MAX_FAILED: usize = 32;
 /// Most transports in a list: each is known once.
 pub const MAX_TRANSPORTS: usize = 8;
+/// Longest ticket.
+pub const MAX_TICKET: usize = 1024;
 
 /// What happens to the announcing peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
@@ -72,6 +74,10 @@ pub struct Announce {
     /// How many peers it would like; there is a limit (50 unless configured).
     #[serde(default)]
     pub numwant: Option<u32>,
+    /// The slice ticket that it has, to have it renewed in time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 1024))]
+    pub ticket: Option<String>,
 }
 
 /// What is wrong with an announce that has the right form.
@@ -83,6 +89,9 @@ pub enum FormError {
     /// Too many.
     #[error("has more than {MAX_TRANSPORTS} transports; name each once")]
     Transports,
+    /// Too long.
+    #[error("has more than {MAX_TICKET} characters; send the ticket as it came")]
+    Ticket,
 }
 
 impl FormError {
@@ -92,6 +101,7 @@ impl FormError {
         match self {
             Self::Failed => "failed",
             Self::Transports => "transports",
+            Self::Ticket => "ticket",
         }
     }
 }
@@ -104,6 +114,9 @@ impl Announce {
         }
         if self.transports.len() > MAX_TRANSPORTS {
             return Err(FormError::Transports);
+        }
+        if self.ticket.as_ref().is_some_and(|ticket| ticket.len() > MAX_TICKET) {
+            return Err(FormError::Ticket);
         }
         Ok(())
     }
@@ -130,6 +143,18 @@ pub struct Reply<'a> {
     /// A pass that lasts longer, when less than half of this one's time is left: use it from now on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pass: Option<&'a str>,
+    /// A slice ticket that lasts longer, when less than half of the given one's time is left: use it from now on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ticket: Option<&'a str>,
+}
+
+/// What a peer has renewed with its announce.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Renewed<'a> {
+    /// Its pass.
+    pub pass: Option<&'a str>,
+    /// Its slice ticket.
+    pub ticket: Option<&'a str>,
 }
 
 /// A peer to connect to.
@@ -182,7 +207,7 @@ impl Serialize for Views<'_> {
 }
 
 /// Appends the answer to an announce.
-pub fn reply<'a>(answer: &'a Answer, node: NodeName<'a>, pass: Option<&'a str>, out: &mut Vec<u8>) {
+pub fn reply<'a>(answer: &'a Answer, node: NodeName<'a>, renewed: Renewed<'a>, out: &mut Vec<u8>) {
     let reply = Reply {
         interval_ms: answer.interval_ms,
         min_interval_ms: answer.interval_ms / 2,
@@ -190,7 +215,8 @@ pub fn reply<'a>(answer: &'a Answer, node: NodeName<'a>, pass: Option<&'a str>, 
         incomplete: answer.incomplete,
         transports: answer.registered,
         peers: Views { peers: &answer.peers, node },
-        pass,
+        pass: renewed.pass,
+        ticket: renewed.ticket,
     };
     // Writing into memory does not fail, and every key is a string.
     let _ = serde_json::to_writer(out, &reply);
@@ -211,7 +237,7 @@ mod tests {
         let all = json!({
             "info_hash": id, "peer_id": id, "event": "leave", "port": 5000, "transports": ["shoal-udp", "tcp", "webrtc"],
             "nat": {"mapping": "endpoint_independent", "filtering": "address_dependent", "predictable": false},
-            "supply": {"upload_kbps": 8000, "newest": 17, "count": 12}, "failed": [id], "numwant": 8
+            "supply": {"upload_kbps": 8000, "newest": 17, "count": 12}, "failed": [id], "numwant": 8, "ticket": "old"
         });
         let found: Announce = serde_json::from_value(all.clone()).unwrap();
         assert_eq!(serde_json::to_value(&found).unwrap(), all);
@@ -228,6 +254,8 @@ mod tests {
             wrong[key] = value;
             assert!(serde_json::from_value::<Announce>(wrong).is_err(), "{key}");
         }
+        let long = Announce { ticket: Some("t".repeat(MAX_TICKET + 1)), ..found.clone() };
+        assert_eq!(long.check(), Err(FormError::Ticket));
         let many = Announce { failed: vec![found.peer_id; MAX_FAILED + 1], ..found };
         assert_eq!(many.check(), Err(FormError::Failed));
     }
@@ -237,8 +265,9 @@ mod tests {
         let peer = Chosen { node: 1, ..Chosen::of(PeerId([7; 20])) };
         let open = Chosen { address: Some("192.0.2.1:80".parse().unwrap()), ..Chosen::of(PeerId([8; 20])) };
         let answer = Answer { interval_ms: 15_900, interval_s: 16, peers: vec![peer, open], ..Answer::default() };
+        let renewed = Renewed { pass: Some("longer"), ticket: Some("later") };
         let mut out = Vec::new();
-        reply(&answer, &|number| if number == 1 { "edge1" } else { "" }, Some("longer"), &mut out);
+        reply(&answer, &|number| if number == 1 { "edge1" } else { "" }, renewed, &mut out);
         let found: serde_json::Value = serde_json::from_slice(&out).unwrap();
         let nat = json!({"mapping": "unknown", "filtering": "unknown", "predictable": false});
         let supply = json!({"upload_kbps": 0, "newest": 0, "count": 0});
@@ -246,7 +275,7 @@ mod tests {
             found,
             json!({
                 "interval_ms": 15_900, "min_interval_ms": 7_950, "complete": 0, "incomplete": 0, "transports": [],
-                "pass": "longer", "peers": [
+                "pass": "longer", "ticket": "later", "peers": [
                     {"peer_id": "07".repeat(20), "transports": [], "nat": nat, "node": "edge1", "supply": supply},
                     {"peer_id": "08".repeat(20), "address": "192.0.2.1:80", "transports": [], "nat": nat, "supply": supply},
                 ]

@@ -6,6 +6,7 @@
 //! | [`query`], [`bencode`] | the classic HTTP announce and scrape (BEP 3, 7, 23, 48) |
 //! | [`form`] | shoal's own announce, in JSON |
 //! | [`web`] | the WebTorrent protocol over a WebSocket |
+//! | [`replica`] | what several instances tell each other |
 //! | [`sdp`] | offers and answers without the addresses of whoever wants none told |
 //! | [`ids`], [`nat`], [`transport`] | what they all speak of |
 //!
@@ -21,6 +22,7 @@ pub mod fuzzing;
 pub mod ids;
 pub mod nat;
 pub mod query;
+pub mod replica;
 pub mod sdp;
 pub mod swarms;
 pub mod transport;

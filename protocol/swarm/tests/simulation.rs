@@ -13,7 +13,7 @@ use shoal_swarm::{Behaviour, InfoHash, Nat, PeerId, Transport, Transports};
 
 const TENANTS: [&str; 3] = ["acme", "globex", "acm"];
 const CHANNELS: [&str; 3] = ["room", "eroom", "acmeroom"];
-const STEPS: u64 = 60_000;
+const STEPS: u64 = 20_000;
 
 /// SplitMix64.
 struct Random(u64);
@@ -251,7 +251,8 @@ fn run(seed: u64) {
                 peer.transports = peer.transports.without(Transport::Tcp);
             }
             peer.nat = announce.nat.unwrap_or(peer.nat);
-            peer.complete = announce.complete.unwrap_or(peer.complete);
+            let completed = (event == Event::Completed).then_some(true);
+            peer.complete = announce.complete.or(completed).unwrap_or(peer.complete);
             peer.relay_only = announce.relay_only;
             peer.seen = now;
             for failed in &failed {

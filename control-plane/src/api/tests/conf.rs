@@ -371,7 +371,10 @@ async fn passes_and_tickets_are_renewed_while_app_and_channel_are_served() {
     assert_eq!(again.expires, later + 550);
     assert_eq!(api.app.conf.renew_ticket(&pass, ticket, client, later + 250), None, "the first one has expired");
     let stranger = crate::pass::Pass { session: "another".into(), ..pass.clone() };
-    assert_eq!(api.app.conf.renew_ticket(&stranger, ticket, client, now), None);
+    assert_eq!(api.app.conf.renew_ticket(&stranger, ticket, client, later), None);
+    assert_eq!(api.app.conf.renew_ticket(&pass, ticket, client, now), None, "it is as good as new");
+    assert_eq!(api.app.conf.renew_in_time(settings, &pass, now), None);
+    assert!(api.app.conf.renew_in_time(settings, &pass, later).is_some());
 
     // Tenants that hide addresses do so from the next heartbeat on.
     api.call("PATCH", "/api/v1/tenants/acme", json!({"relay": {"only": true}})).await;

@@ -113,6 +113,9 @@ pub(crate) enum Command {
     Tokens(Tokens),
     /// Show who changed what, the newest first.
     Audit(Audit),
+    /// Hold CDNs' logs, the ledger and what SDKs report against one another.
+    #[command(subcommand, alias = "reconciliation")]
+    Recon(Recon),
     /// Show what nodes are sent.
     Snapshot,
     /// Print the control plane's metrics.
@@ -512,4 +515,110 @@ pub(crate) struct Ledger {
     /// Columns to group by, of hour, tenant, channel, session, kind, origin; with commas between. Empty: one sum.
     #[arg(long, default_value = "channel,kind", value_name = "COLUMNS")]
     pub(crate) group: String,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Recon {
+    /// Count a CDN's access log. A compressed one: `zcat FILE | shoalctl recon import - …`.
+    Import(Import),
+    /// List imported logs.
+    Imports {
+        /// Of this CDN only.
+        #[arg(long)]
+        provider: Option<String>,
+    },
+    /// Take an import back.
+    Forget {
+        /// The CDN.
+        provider: String,
+        /// The import, as listed.
+        digest: String,
+    },
+    /// Say which origins are a CDN, and from where our nodes ask it.
+    Provider {
+        /// Its id.
+        id: String,
+        /// Ids of origins.
+        #[arg(long, value_delimiter = ',', value_name = "IDS")]
+        origins: Vec<String>,
+        /// Networks of our nodes, as the CDN sees them.
+        #[arg(long, value_delimiter = ',', value_name = "NETWORKS")]
+        edges: Vec<String>,
+        /// Query parameter with the viewer's session.
+        #[arg(long, default_value = "", value_name = "NAME")]
+        session: String,
+    },
+    /// List CDNs.
+    Providers,
+    /// Show, or set, from which difference on a tenant's channels alert.
+    Limit {
+        /// Tenant id.
+        tenant: String,
+        /// Percent.
+        #[arg(long)]
+        percent: Option<f64>,
+        /// Bytes that an hour must have.
+        #[arg(long)]
+        min_bytes: Option<u64>,
+    },
+    /// Compare, by channel and hour.
+    Show {
+        /// Of this channel only.
+        channel: Option<String>,
+        /// Of this tenant only.
+        #[arg(long)]
+        tenant: Option<String>,
+        /// `upstream`, `direct` or `edge` only.
+        #[arg(long)]
+        pair: Option<String>,
+        /// From this time on, in Unix seconds; by default a day ago.
+        #[arg(long)]
+        from: Option<u64>,
+        /// Up to this time, in Unix seconds; by default now.
+        #[arg(long)]
+        to: Option<u64>,
+        /// Only what alerts.
+        #[arg(long)]
+        alerts: bool,
+    },
+    /// The sessions that explain most of a difference.
+    Sessions {
+        /// Channel id.
+        channel: String,
+        /// The hour, by a Unix second in it.
+        hour: u64,
+        /// `upstream`, `direct` or `edge`.
+        #[arg(long, default_value = "edge")]
+        pair: String,
+        /// The CDN; not for `edge`.
+        #[arg(long)]
+        provider: Option<String>,
+        /// Most sessions.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+    },
+}
+
+#[derive(Args)]
+pub(crate) struct Import {
+    /// The log; `-` for standard input.
+    pub(crate) file: PathBuf,
+    /// The CDN's id.
+    #[arg(long, value_name = "ID")]
+    pub(crate) provider: String,
+    /// `nginx`, `w3c`, `tencent` or `aliyun`.
+    #[arg(long)]
+    pub(crate) format: String,
+    /// nginx's `log_format`, if it is not `combined`.
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) log_format: Option<String>,
+    /// Host of lines that name none.
+    #[arg(long)]
+    pub(crate) host: Option<String>,
+    /// Zone of times that name none, as in +08:00.
+    #[arg(long, allow_hyphen_values = true)]
+    pub(crate) zone: Option<String>,
+    /// What its bytes are of, if not what the format says: `body` or `wire` (with heads).
+    #[arg(long)]
+    pub(crate) bytes: Option<String>,
 }

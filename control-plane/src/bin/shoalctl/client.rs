@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use shoal_control::api::{BASE, Problem};
-use ureq::Agent;
 use ureq::http::{Method, Request, StatusCode, Uri, header};
+use ureq::{Agent, SendBody};
 
 /// Longer than nodes may take to answer a command.
 const WAIT: Duration = Duration::from_secs(70);
@@ -92,6 +92,22 @@ impl Client {
             .map_err(|error| self.unreachable(&format!("its answer is none of this release: {error}")))
     }
 
+    /// POST of something long, as it is read.
+    pub(crate) fn upload<T: DeserializeOwned>(&self, path: &str, from: &mut dyn std::io::Read) -> Result<T, Failure> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(format!("{}{BASE}{path}", self.api))
+            .header(header::AUTHORIZATION, format!("Bearer {}", self.token))
+            .header(header::CONTENT_TYPE, "text/plain")
+            .body(SendBody::from_reader(from))
+            .map_err(|error| Failure::Usage(format!("{path}: {error}")))?;
+        // It may be long under way; the control plane itself ends what stands still.
+        let request = self.agent.configure_request(request).timeout_global(None).build();
+        let text = self.answer(self.agent.run(request))?;
+        serde_json::from_str(&text)
+            .map_err(|error| self.unreachable(&format!("its answer is none of this release: {error}")))
+    }
+
     /// The text at a path outside the API's version.
     pub(crate) fn text(&self, path: &str) -> Result<String, Failure> {
         self.send(Method::GET, path, None)
@@ -110,6 +126,10 @@ impl Client {
             }
             None => self.agent.run(request.body(()).map_err(usage)?),
         };
+        self.answer(result)
+    }
+
+    fn answer(&self, result: Result<ureq::http::Response<ureq::Body>, ureq::Error>) -> Result<String, Failure> {
         let mut response = result.map_err(|error| self.unreachable(&error.to_string()))?;
         let status = response.status();
         let text = response.body_mut().with_config().limit(MAX_ANSWER).read_to_string();

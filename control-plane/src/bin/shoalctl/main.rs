@@ -9,6 +9,7 @@ mod client;
 mod input;
 mod peers;
 mod people;
+mod recon;
 mod run;
 mod table;
 mod tenants;

@@ -49,6 +49,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Users(command) => run.users(command),
         Command::Tokens(command) => run.tokens(command),
         Command::Audit(audit) => run.audit(audit),
+        Command::Recon(command) => run.recon(command),
         Command::Snapshot => run.snapshot(),
         Command::Metrics => {
             print!("{}", run.client.text("/metrics")?);

@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
 use shoal_link::Channel;
 
-use super::overview::bandwidth;
+use super::overview::{bandwidth, sharing, sharing_cards};
 use super::query;
 use crate::access::Role;
 use crate::api;
@@ -87,6 +87,7 @@ async fn one(
 ) -> Result<Response, Failed> {
     let stored = views::channel(&app, &id).await?;
     let hours = views::served(&app, Some(&id)).await?;
+    let reported = views::reported(&app, Some(&id)).await?;
     let swarm = views::swarm(&app, &stored.document);
     let query = query(raw);
     let title = format!("Channel {id}");
@@ -96,7 +97,9 @@ async fn one(
             div.panel { h2 { "Now" } (facts(&stored, &swarm, views::viewers(&app, &stored.document))) }
             div.panel { h2 { "Origins" } (origins(&session, &stored.document)) }
         }
+        dl.cards { (sharing_cards(reported.as_ref())) }
         div.panel { (bandwidth("bandwidth", "Bandwidth by hour (UTC)", &hours)) }
+        div.panel { (sharing(reported.as_ref())) }
     };
     let page = Page { tab: Tab::Channels, title: &title, session: &session, query: &query, live: false };
     Ok(page.show(&content))

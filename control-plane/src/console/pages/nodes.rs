@@ -6,6 +6,7 @@ use axum::extract::{Extension, Path, RawQuery, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
+use shoal_link::node::XdpMode;
 
 use super::purge::answers;
 use super::query;
@@ -58,6 +59,10 @@ fn rows(session: &Session, nodes: &NodeList) -> Markup {
                 td.number { (health.map_or("–".to_owned(), |health| format::count(health.health.connections))) }
                 td.number { (health.map_or("–".to_owned(), busy)) }
                 td.number { (health.map_or("–".to_owned(), |health| format::bytes(health.health.cache_bytes as f64))) }
+                td.number { (health.map_or("–".to_owned(), hits)) }
+                td.number { (health.map_or("–".to_owned(), |health| format::count(refused(health)))) }
+                td.short { (health.map_or("–".to_owned(), xdp)) }
+                td.short { (node.region.as_deref().unwrap_or("–")) }
                 td.short { (snapshot(node, nodes.snapshot)) }
                 td.short { (node.software) }
                 td.short { (format::moment(node.last_seen_ms, now)) }
@@ -79,6 +84,10 @@ fn rows(session: &Session, nodes: &NodeList) -> Markup {
         ("number", "Connections"),
         ("number", "Busiest shard"),
         ("number", "RAM cache"),
+        ("number", "Cache hits"),
+        ("number", "Refused"),
+        ("", "XDP"),
+        ("", "Region"),
         ("", "Snapshot"),
         ("", "Release"),
         ("", "Last sign of life"),
@@ -103,6 +112,31 @@ fn state(node: &NodeStatus) -> Markup {
 
 fn busy(health: &NodeHealth) -> String {
     format::percent(f64::from(health.health.busy_permille) / 1000.0)
+}
+
+/// The part of requests that were answered from RAM or disk.
+fn hits(health: &NodeHealth) -> String {
+    let health = &health.health;
+    let hits = health.ram_hits.saturating_add(health.disk_hits);
+    let all = hits.saturating_add(health.misses);
+    if all == 0 { "–".to_owned() } else { format::percent(hits as f64 / all as f64) }
+}
+
+fn refused(health: &NodeHealth) -> u64 {
+    health.health.refusals.values().fold(0, |sum, count| sum.saturating_add(*count))
+}
+
+fn xdp(health: &NodeHealth) -> String {
+    let xdp = health.health.xdp;
+    let mode = match xdp.mode {
+        XdpMode::Off => return "off".to_owned(),
+        XdpMode::Unavailable => "unavailable",
+        XdpMode::Generic => "generic",
+        XdpMode::Native => "native",
+        XdpMode::Offloaded => "offloaded",
+        XdpMode::Mixed => "mixed",
+    };
+    format!("{mode}, {} dropped", format::count(xdp.dropped))
 }
 
 fn snapshot(node: &NodeStatus, newest: u64) -> Markup {

@@ -15,7 +15,8 @@ use crate::console::format;
 use crate::console::gate::Pages;
 use crate::console::page::{Failed, Page, Tab, card, table};
 use crate::console::session::Session;
-use crate::console::views::{self, Alert, Overview, Served};
+use crate::console::views::{self, Alert, Overview, Reported, Served};
+use crate::report::measures::Sums;
 
 pub(super) fn add(pages: Pages) -> Pages {
     pages.page("/console", Role::Viewer, overview)
@@ -44,10 +45,10 @@ fn content(view: &Overview) -> Markup {
             (card("Peers", Some(format::count(view.peers as u64)), "registered for punching"))
             (card("Served this hour", Some(format::bytes(now.client as f64)), "to viewers by the edges"))
             (card("From cache, last day", view.day.cached().map(format::percent), "of what viewers got"))
-            (card("Share ratio", None, "from players' reports"))
-            (card("Bandwidth saved", None, "P2P ÷ (P2P + edge + direct)"))
+            (sharing_cards(view.reported.as_ref()))
         }
         div.panel { (bandwidth("bandwidth", "Bandwidth of the edges, by hour (UTC)", &view.hours)) }
+        div.panel { (sharing(view.reported.as_ref())) }
         div.panel {
             h2 { "Live now" }
             @if view.live.is_empty() { p.nothing { "No viewer announces to the tracker of this instance now." } }
@@ -80,6 +81,25 @@ pub(super) fn alerts(alerts: &[Alert]) -> Markup {
             }
         }
     }
+}
+
+/// What players reported of the last day, in two figures.
+pub(super) fn sharing_cards(reported: Option<&Reported>) -> Markup {
+    let all = reported.map(|reported| &reported.all);
+    html! {
+        (card("Bandwidth saved", all.and_then(Sums::share_ratio).map(format::percent), "P2P ÷ (P2P + edge + direct), last day"))
+        (card("From peers", all.map(|sums| format::bytes(sums.p2p_in_bytes as f64)), "as players reported, last day"))
+    }
+}
+
+/// The share of bytes that came from peers, over hours.
+pub(super) fn sharing(reported: Option<&Reported>) -> Markup {
+    let hours = reported.map_or(&[][..], |reported| &reported.hours);
+    let labels = hours.iter().map(|(hour, _)| format::hour(*hour)).collect();
+    let values = hours.iter().map(|(_, sums)| sums.share_ratio()).collect();
+    let series = vec![Series { name: "Share of peers", values }];
+    let title = "Share of bytes from peers, by hour (UTC)";
+    Chart { id: "sharing", title, shape: Shape::Line, unit: format::percent, axis: "Hour", labels, series }.render()
 }
 
 /// To viewers and from origins over hours.

@@ -65,7 +65,7 @@ async fn list(
     raw: RawQuery,
 ) -> Result<Response, Failed> {
     let query = query(raw);
-    let swarms = api::swarm_page(&app, Some(ROWS), query.given("swarm"), None, None).await?;
+    let known = api::swarm_page(&app, Some(ROWS), query.given("swarm"), None, None).await?;
     let (channels, next) = views::channels(&app, query.get("after").to_owned(), ROWS).await?;
     let punching: Vec<Swarm> = channels.iter().map(|channel| views::swarm(&app, channel)).collect();
     let rows = html! {
@@ -80,8 +80,8 @@ async fn list(
     let content = html! {
         div.panel {
             h2 { "At the tracker" }
-            (tracked(&swarms.items))
-            (more("/console/swarms", "swarm", swarms.next.as_deref()))
+            (tracked(&known.items))
+            (more("/console/swarms", "swarm", known.next.as_deref()))
         }
         div.panel {
             h2 { "Registered for punching, by channel" }

@@ -11,7 +11,6 @@ fn filled(db: &TestDb) -> Store {
             .unwrap();
     }
     store.create(&valid("a", "/a/", &["a.test", "b.test"])).unwrap();
-    store.create(&valid("b", "/\u{e9}'\"\\/", &[])).ok();
     store.create(&Valid::new(Tenant { id: "acme".to_owned(), relay: RelayPolicy::default() }).unwrap()).unwrap();
     store.apply_ledger("n", &[batch(u64::MAX, 1, 100, vec![entry("a", "s\0\n", Kind::Client, 1 << 50)])]).unwrap();
     let seen = NodeSeen { node: "edge".to_owned(), live: "{\"a\": [1, null]}".to_owned(), ..NodeSeen::default() };

@@ -337,10 +337,33 @@ fn a_server_that_does_not_let_us_in_is_named_without_the_password() {
         let text = format!("{error} {error:?}");
         assert!(!text.contains("barley") && !text.contains("sesame") && text.contains("guarded@"), "{text}");
     }
-    // The database has no TLS, and is asked for it.
-    let url = format!("{}?sslmode=require", server.url("tester", &database));
-    let error = Store::start(&Database { url, ..Database::default() }, Path::new("/nowhere")).err().unwrap();
-    assert!(error.to_string().contains("TLS"), "{error}");
+}
+
+#[test]
+fn tls_is_with_a_server_that_is_known() {
+    let Some(server) = testing::server("store::tests::engines::tls") else { return };
+    let url = format!("{}?sslmode=require", server.database());
+    let config = Database { url, ca_file: server.certificate.clone(), ..Database::default() };
+    let store = Store::start(&config, Path::new("/nowhere")).unwrap();
+    let encrypted = store
+        .read(|tx| tx.query_one("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()", &[]))
+        .unwrap()
+        .unwrap();
+    assert!(encrypted.get::<bool>(0).unwrap());
+    let start = |config: &Database| Store::start(config, Path::new("/nowhere")).err().unwrap();
+    // Nobody whom we trust has signed it.
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let dir = TempDir::new();
+    let other = dir.path().join("other.pem");
+    std::fs::write(&other, made.cert.pem()).unwrap();
+    let error = start(&Database { ca_file: other, ..config.clone() });
+    assert!(error.kind == StoreErrorKind::Unreachable && error.to_string().contains("certificate"), "{error}");
+    // It is for another address.
+    let other = config.url.replace("127.0.0.1", "127.0.0.2");
+    let error = start(&Database { url: other, ..config.clone() });
+    assert!(error.to_string().contains("certificate"), "{error}");
+    let error = start(&Database { ca_file: dir.path().join("absent.pem"), ..config });
+    assert!(error.kind == StoreErrorKind::Settings && error.to_string().contains("absent.pem"), "{error}");
 }
 
 #[test]

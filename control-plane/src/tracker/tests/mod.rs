@@ -36,11 +36,12 @@ impl Public {
         let store = Store::open(dir.path()).unwrap();
         let token = Token::parse("the-operators-token").unwrap();
         let mut config = Config::default();
+        config.conf.pass_ttl_s = 600;
         change(&mut config);
         let metrics = Arc::new(Metrics::new().unwrap());
         let reports = Reports::open(&config.reports, dir.path(), &store, metrics.registry()).unwrap();
         let app = App::new(store, reports, metrics, token, config).unwrap();
-        app.tracker.set_passes(keys(), 600);
+        app.conf.pretend(keys(), &["room1"]);
         Self { router: public::router(Arc::clone(&app)), app, _dir: dir }
     }
 
@@ -255,6 +256,49 @@ async fn what_the_punch_service_knows_goes_before() {
     let peers = open["peers"].as_array().unwrap();
     let a = peers.iter().find(|peer| peer["peer_id"] == hex('a')).unwrap();
     assert_eq!((&a["node"], &a["nat"]["mapping"]), (&json!("edge1"), &json!("address_and_port_dependent")));
+}
+
+#[tokio::test]
+async fn an_operator_sees_swarms_and_their_peers_page_by_page() {
+    let public = Public::open();
+    for number in 0..7_u32 {
+        let path = format!("/announce?info_hash={:020}&peer_id={number:020}&port=1&left=0", number % 5);
+        public.get("192.0.2.1:1", &path).await;
+    }
+    let admin = crate::api::router(Arc::clone(&public.app));
+    let ask = async |path: &str| -> (u16, Value) {
+        let request = Request::get(path).header(header::AUTHORIZATION, "Bearer the-operators-token");
+        let response = admin.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        (status, serde_json::from_slice(&to_bytes(response.into_body(), usize::MAX).await.unwrap()).unwrap())
+    };
+    let mut found = Vec::new();
+    let mut next = String::new();
+    loop {
+        let (status, page) = ask(&format!("/api/v1/swarms?limit=2&tenant=everybody{next}")).await;
+        assert_eq!(status, 200, "{page}");
+        found.extend(page["items"].as_array().unwrap().clone());
+        let Some(after) = page["next"].as_str() else { break };
+        next = format!("&after={after}");
+    }
+    assert_eq!((found.len(), found.iter().map(|swarm| swarm["complete"].as_u64().unwrap()).sum::<u64>()), (5, 7));
+    assert_eq!(ask("/api/v1/swarms?channel=other").await.1["items"], json!([]));
+    let two = found.iter().find(|swarm| swarm["complete"] == 2).unwrap();
+    assert_eq!(two["transports"][2], json!({"name": "tcp", "peers": 2}));
+    let id = two["id"].as_str().unwrap();
+    assert_eq!(&ask(&format!("/api/v1/swarms/{id}")).await.1, two);
+    let (_, page) = ask(&format!("/api/v1/swarms/{id}/peers?limit=1")).await;
+    assert_eq!((&page["items"][0]["address"], &page["next"]), (&json!("192.0.2.1:1"), &json!("1")));
+    let (_, last) = ask(&format!("/api/v1/swarms/{id}/peers?limit=1&after=1")).await;
+    assert_eq!((last["items"].as_array().unwrap().len(), &last["next"]), (1, &Value::Null));
+    for (path, status) in [
+        ("/api/v1/swarms/x", 404),
+        ("/api/v1/swarms/a:b:c/peers", 404),
+        ("/api/v1/swarms?after=x", 400),
+        (&*format!("/api/v1/swarms/{id}/peers?after=x"), 400),
+    ] {
+        assert_eq!(ask(path).await.0, status, "{path}");
+    }
 }
 
 /// The rules of the tracker and of the punch service are the same ones.

@@ -36,8 +36,12 @@ fn quoted(text: &str) -> (&str, &str) {
     let mut bytes = text.bytes().enumerate().peekable();
     while let Some((at, byte)) = bytes.next() {
         match byte {
-            b'\\' => drop(bytes.next()),
-            b'"' if matches!(bytes.peek(), Some((_, b'"'))) => drop(bytes.next()),
+            b'\\' => {
+                bytes.next();
+            }
+            b'"' if matches!(bytes.peek(), Some((_, b'"'))) => {
+                bytes.next();
+            }
             // A quote is a boundary of characters.
             b'"' => return (text.get(..at).unwrap_or_default(), text.get(at + 1..).unwrap_or_default()),
             _ => {}

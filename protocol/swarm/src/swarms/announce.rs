@@ -1,6 +1,6 @@
 //! An announce comes in.
 
-use super::peer::Peer;
+use super::peer::{Peer, RINGS};
 use super::slab::NONE;
 use super::{Announce, Answer, Channel, Done, EXPIRE_ON_THE_WAY, Key, Refusal, Swarm, Swarms};
 use crate::ids::PeerId;
@@ -103,6 +103,9 @@ impl Swarms {
             }
         };
         let at = self.peers.insert(Peer::new(announce.peer_id, announce.session, swarm));
+        if at == self.links.used() {
+            self.links.insert([(NONE, NONE); RINGS]);
+        }
         if !self.join_session(at) {
             // The viewer has peers, and so has the channel, but perhaps not this swarm.
             self.peers[at].swarm = NONE;
@@ -113,7 +116,7 @@ impl Swarms {
         let peer = &mut self.peers[at];
         peer.set_address(announce.address, announce.port);
         peer.set_place((announce.place)(announce.address));
-        peer.set_complete(announce.complete.unwrap_or(false));
+        peer.set_complete(complete(announce).unwrap_or(false));
         describe(peer, announce);
         let hash = self.peer_hash(swarm, &announce.peer_id);
         let hasher = self.hasher();
@@ -132,7 +135,7 @@ impl Swarms {
     fn update(&mut self, at: u32, announce: &Announce<'_>) {
         let peer = &self.peers[at];
         let moved = peer.address() != announce.address;
-        let complete = announce.complete.unwrap_or(peer.is_complete());
+        let complete = complete(announce).unwrap_or(peer.is_complete());
         let mask = mask(peer, announce);
         if moved || mask != peer.mask || complete != peer.is_complete() {
             self.unlink(at);
@@ -209,15 +212,21 @@ impl Swarms {
     }
 }
 
+/// Whether a peer has all there is, if it says so; some say only that it has happened.
+fn complete(announce: &Announce<'_>) -> Option<bool> {
+    announce.complete.or((announce.event == Event::Completed).then_some(true))
+}
+
 /// What does not decide where a peer stands, or is known to be as it was.
 fn describe(peer: &mut Peer, announce: &Announce<'_>) {
     let mask = mask(peer, announce);
     peer.mask = mask;
-    // WebRTC alone says nothing of a port: what another door said of it stays.
-    if announce.connection == 0 {
+    // WebRTC alone says nothing of a port: what another door said of it stays. Another instance says all.
+    if announce.connection == 0 || announce.remote {
         peer.set_address(announce.address, announce.port);
         peer.node = announce.node;
-    } else {
+    }
+    if announce.connection != 0 || announce.remote {
         peer.connection = announce.connection;
     }
     if let Some(nat) = announce.nat {
@@ -236,15 +245,15 @@ fn mask(peer: &Peer, announce: &Announce<'_>) -> Mask {
     let known = peer.mask.transports();
     let said = announce.transports;
     let transports = match announce.connection {
+        _ if announce.remote => said,
         0 if peer.connection != 0 => said.with(Transport::Webrtc),
         0 => said.without(Transport::Webrtc),
-        _ if announce.remote => said,
         _ => known.with(Transport::Webrtc),
     };
     // Straight from address to address, somebody learns an address.
     let transports = if announce.relay_only { transports.without(Transport::Tcp) } else { transports };
     // Nobody can connect to a port that is none.
-    let port = if announce.connection == 0 { announce.port } else { peer.port() };
+    let port = if announce.connection == 0 || announce.remote { announce.port } else { peer.port() };
     let transports = if port == 0 { transports.without(Transport::Tcp) } else { transports };
     Mask::new(transports, announce.address)
 }

@@ -6,11 +6,12 @@
 //! anywhere, so that a swarm does not fall apart into neighbourhoods.
 
 use super::peer::{Peer, RINGS};
+use super::slab::Slab;
 use super::{Answer, Chosen, SMALL, Swarms};
 use crate::nat::can_connect;
 use crate::transport::Mask;
 
-/// Candidates that are looked at for each that is wanted: half of them may be unfit, and of the rest the better half is taken.
+/// Candidates that are looked at for each that is wanted: most of them may be unfit.
 const LOOKED_AT: usize = 4;
 /// Candidates that are looked at in any case.
 const LOOKED_AT_LEAST: usize = 8;
@@ -113,15 +114,28 @@ impl Swarms {
             }
             let Some(head) = self.head(ring, asking.swarm, mask, near).map(|head| *head) else { continue };
             let mut next = head;
-            for _ in 0..LOOKED_AT * want + LOOKED_AT_LEAST {
-                let peer = &self.peers[next];
-                let at = next;
-                next = peer.rings[ring].1;
-                if fits(asking, &self.peers[asking.at], at, peer) && !self.picked.contains(&at) {
-                    let lot = self.random.bits() as u32;
-                    self.candidates.push(Candidate { worth: worth(peer), lot, at });
+            let mut left = LOOKED_AT * want + LOOKED_AT_LEAST;
+            loop {
+                // First the way, then who is on it: the latter are read side by side.
+                self.walked.clear();
+                for _ in 0..spare(want).saturating_sub(self.candidates.len()).min(left) {
+                    self.walked.push(next);
+                    next = self.links[next][ring].1;
+                    if next == head {
+                        break;
+                    }
                 }
-                if next == head || self.candidates.len() >= 2 * want {
+                left -= self.walked.len();
+                touch(&self.peers, &self.walked);
+                let me = &self.peers[asking.at];
+                for at in &self.walked {
+                    let peer = &self.peers[*at];
+                    if fits(asking, me, *at, peer) && !self.picked.contains(at) {
+                        let lot = self.random.bits() as u32;
+                        self.candidates.push(Candidate { worth: worth(peer), lot, at: *at });
+                    }
+                }
+                if next == head || left == 0 || self.candidates.len() >= spare(want) {
                     break;
                 }
             }
@@ -150,8 +164,10 @@ impl Swarms {
                 skip -= list.members.len();
                 continue;
             }
-            for at in &list.members[std::mem::take(&mut skip)..] {
-                if left == 0 || self.candidates.len() >= 2 * want {
+            let behind = &list.members[std::mem::take(&mut skip)..];
+            touch(&self.peers, &behind[..behind.len().min(spare(want))]);
+            for at in behind {
+                if left == 0 || self.candidates.len() >= spare(want) {
                     break 'all;
                 }
                 left -= 1;
@@ -190,6 +206,18 @@ impl Swarms {
         self.candidates.sort_unstable_by_key(key);
         self.picked.extend(self.candidates.iter().map(|candidate| candidate.at));
     }
+}
+
+/// Reads of each peer what the next loop needs, and nothing else: so the processor waits for all of them at once, and not for one
+/// after the other. In a swarm of millions that is most of what an announce costs.
+fn touch(peers: &Slab<Peer>, numbers: &[u32]) {
+    let read = numbers.iter().map(|at| peers[*at].touch()).fold(0, u64::wrapping_add);
+    std::hint::black_box(read);
+}
+
+/// Candidates among which the best are taken.
+fn spare(want: usize) -> usize {
+    want + want / 4 + 2
 }
 
 fn worth(peer: &Peer) -> i32 {

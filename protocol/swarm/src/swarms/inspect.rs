@@ -149,7 +149,13 @@ impl Swarms {
         let channels: usize = (0..self.channels.used()).map(named).sum();
         let tables = [&self.by_channel, &self.by_swarm, &self.by_peer, &self.by_session].into_iter().chain(&self.rings);
         let tables: usize = tables.map(|table| table.allocation_size()).sum();
-        self.peers.memory() + self.swarms.memory() + self.channels.memory() + swarms + channels + tables
+        self.peers.memory()
+            + self.links.memory()
+            + self.swarms.memory()
+            + self.channels.memory()
+            + swarms
+            + channels
+            + tables
     }
 
     fn info(&self, at: u32) -> PeerInfo {

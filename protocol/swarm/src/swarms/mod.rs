@@ -12,6 +12,7 @@ mod choose;
 mod inspect;
 mod peer;
 pub(crate) mod random;
+mod replica;
 mod rings;
 mod slab;
 #[cfg(test)]
@@ -27,12 +28,13 @@ use serde::{Deserialize, Serialize};
 
 pub use inspect::{Breakdown, PeerInfo, SwarmInfo};
 pub use peer::MAX_REPORTED;
+pub use replica::Record;
 
 use crate::ids::{InfoHash, PeerId};
 use crate::nat::Nat;
 use crate::query::Event;
 use crate::transport::{Mask, Transports};
-use peer::{Peer, RINGS};
+use peer::{Links, Peer, RINGS};
 use random::Random;
 use slab::{NONE, Slab};
 
@@ -318,6 +320,8 @@ pub struct Swarms {
     channels: Slab<Channel>,
     swarms: Slab<Swarm>,
     peers: Slab<Peer>,
+    /// Under the same numbers.
+    links: Slab<Links>,
     by_channel: HashTable<u32>,
     by_swarm: HashTable<u32>,
     by_peer: HashTable<u32>,
@@ -333,6 +337,7 @@ pub struct Swarms {
     joins: (u64, u32),
     candidates: Vec<choose::Candidate>,
     picked: Vec<u32>,
+    walked: Vec<u32>,
 }
 
 impl Swarms {
@@ -347,6 +352,7 @@ impl Swarms {
             channels: Slab::new(),
             swarms: Slab::new(),
             peers: Slab::new(),
+            links: Slab::new(),
             by_channel: HashTable::new(),
             by_swarm: HashTable::new(),
             by_peer: HashTable::new(),
@@ -358,6 +364,7 @@ impl Swarms {
             joins: (0, 0),
             candidates: Vec::new(),
             picked: Vec::new(),
+            walked: Vec::new(),
         }
     }
 

@@ -87,20 +87,20 @@ impl Swarms {
             let Some(near) = self.peers[at].near(ring) else { continue };
             let (swarm, mask) = (self.peers[at].swarm, self.peers[at].mask);
             let hash = self.ring_hash(swarm, mask, near);
-            let (seed, peers) = (self.seed, &mut self.peers);
+            let (seed, peers, links) = (self.seed, &self.peers, &mut self.links);
             let rehash = |head: &u32| hash_of(seed, &peers[*head], ring);
             match self.rings[ring].entry(hash, |head| is_head(&peers[*head], swarm, mask, ring, near), rehash) {
                 Entry::Occupied(entry) => {
                     // In front of the head: the last one to have its turn.
                     let head = *entry.get();
-                    let last = peers[head].rings[ring].0;
-                    peers[at].rings[ring] = (last, head);
-                    peers[last].rings[ring].1 = at;
-                    peers[head].rings[ring].0 = at;
+                    let last = links[head][ring].0;
+                    links[at][ring] = (last, head);
+                    links[last][ring].1 = at;
+                    links[head][ring].0 = at;
                 }
                 Entry::Vacant(entry) => {
                     entry.insert(at);
-                    peers[at].rings[ring] = (at, at);
+                    links[at][ring] = (at, at);
                 }
             }
         }
@@ -108,7 +108,7 @@ impl Swarms {
 
     fn unring(&mut self, at: u32) {
         for ring in 0..RINGS {
-            let (before, behind) = std::mem::replace(&mut self.peers[at].rings[ring], (NONE, NONE));
+            let (before, behind) = std::mem::replace(&mut self.links[at][ring], (NONE, NONE));
             let Some(near) = self.peers[at].near(ring).filter(|_| before != NONE) else { continue };
             let hash = self.ring_hash(self.peers[at].swarm, self.peers[at].mask, near);
             let entry = self.rings[ring].find_entry(hash, |head| *head == at);
@@ -121,8 +121,8 @@ impl Swarms {
             if let Ok(mut entry) = entry {
                 *entry.get_mut() = behind;
             }
-            self.peers[before].rings[ring].1 = behind;
-            self.peers[behind].rings[ring].0 = before;
+            self.links[before][ring].1 = behind;
+            self.links[behind][ring].0 = before;
         }
     }
 

@@ -350,3 +350,41 @@ fn inspection_shows_swarms_and_peers_page_by_page() {
     assert_eq!(swarms.peers_of(key(9), 0, 10), None);
     assert_eq!(swarms.hashes_of("acme", "room1", 2).len(), 2);
 }
+
+#[test]
+fn peers_of_another_instance_are_told_of_until_it_says_otherwise() {
+    let (mut here, mut there) = (swarms(), swarms());
+    let mut answer = Answer::default();
+    let web = Announce { transports: WEBRTC, connection: 77, port: 0, want: 0, ..announce(1) };
+    told(&mut there, 0, &web);
+    told(&mut there, 0, &Announce { supply: Some(Supply { upload_kbps: 900, newest: 4, count: 2 }), ..announce(2) });
+    let copy = |from: &Swarms, to: &mut Swarms, now_ms: u64, answer: &mut Answer| {
+        let mut next = Some(0);
+        let mut records = 0;
+        while let Some(from_number) = next {
+            next = from.each_record(from_number, 1, |record| {
+                records += 1;
+                to.handle_remote(now_ms, &record, &[], &place, answer).unwrap();
+            });
+        }
+        records
+    };
+    assert_eq!(copy(&there, &mut here, 0, &mut answer), 2);
+    assert_eq!(copy(&here, &mut there, 0, &mut answer), 0, "what is remote is not told on");
+    assert_eq!(told(&mut here, 0, &announce(3)), [id(2)]);
+    assert_eq!(here.connection(0, key(1), id(1)), Some(77));
+    assert_eq!(here.swarm(key(1)).unwrap().breakdown.remote, 2);
+    // It announces here now: the other's farewell comes too late.
+    told(&mut here, 1, &announce(2));
+    assert!(!here.remote_left(key(1), id(2), 0));
+    assert!(!here.remote_left(key(1), id(1), 78));
+    assert!(here.remote_left(key(1), id(1), 77));
+    assert_eq!(here.peers(), 2);
+    let record = here.record(key(1), id(2)).unwrap();
+    assert_eq!((record.supply.newest, record.port, record.transports), (4, 1000, TCP));
+    // There it was known first; now it is remote there, and expires when nothing more is heard.
+    there.handle_remote(10_000, &record, &[id(9)], &place, &mut answer).unwrap();
+    assert!(there.record(key(1), id(2)).is_none());
+    there.expire(50_000, 100);
+    assert_eq!(there.peers(), 0);
+}

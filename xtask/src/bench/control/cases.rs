@@ -3,7 +3,7 @@
 use super::super::table::{MISSING, Row, Target, median};
 use super::load::Report;
 use super::servers::{Kind, Server};
-use super::{Bench, row};
+use super::{Bench, row, services};
 
 /// A case, of one or more lines.
 pub(super) struct Case {
@@ -22,6 +22,9 @@ pub(super) const CASES: &[Case] = &[
     Case { name: "peer-bytes", unit: "B", target: Target::AtMost(200.0), measure: peer_bytes },
     Case { name: "one-swarm", unit: "announces/s", target: Target::RatioAtLeast(FLAT), measure: one_swarm },
     Case { name: "many-swarms", unit: "announces/s", target: Target::RatioAtLeast(FLAT), measure: many_swarms },
+    Case { name: "conf", unit: "answers/s", target: Target::None, measure: services::conf },
+    Case { name: "reports", unit: "reports/s", target: Target::None, measure: services::durable },
+    Case { name: "rollup", unit: "reports/s", target: Target::None, measure: services::rolled_up },
 ];
 
 /// What is called flat: a machine's own caches cost something, too.
@@ -38,7 +41,7 @@ const PEERS: u64 = 10_000;
 /// Peers of the small swarm that a large one is compared with.
 const SMALL: u64 = 1_000;
 
-fn words(words: &str) -> Vec<String> {
+pub(super) fn words(words: &str) -> Vec<String> {
     words.split(' ').map(str::to_owned).collect()
 }
 

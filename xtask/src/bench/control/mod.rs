@@ -3,6 +3,7 @@
 mod cases;
 mod load;
 mod servers;
+mod services;
 
 use std::fs;
 use std::path::PathBuf;

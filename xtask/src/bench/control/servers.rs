@@ -117,11 +117,24 @@ impl Server {
 
     /// Resident memory, in bytes.
     pub(super) fn resident(&self) -> anyhow::Result<f64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most of it that there ever was.
+    pub(super) fn most_resident(&self) -> anyhow::Result<f64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> anyhow::Result<f64> {
         // `taskset` has become the server.
         let path = format!("/proc/{}/status", self.process.id());
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib: f64 = line.and_then(|line| line.trim().strip_suffix(" kB")).context("no VmRSS")?.trim().parse()?;
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib: f64 = line
+            .and_then(|line| line.trim().strip_suffix(" kB"))
+            .with_context(|| format!("no {name}"))?
+            .trim()
+            .parse()?;
         Ok(kib * 1024.0)
     }
 

@@ -149,8 +149,8 @@ pub(super) fn store_error(name: &str, error: &Error) -> StoreError {
         Some("3D000" | "3F000" | "42501") => StoreErrorKind::Login,
         // Another instance's change is in the way, or the statement took too long.
         Some("40001" | "40P01" | "55P03" | "57014") => StoreErrorKind::Busy,
-        // It starts, stops, or is a stand-by that cannot write.
-        Some("57P01" | "57P02" | "57P03" | "25006") => StoreErrorKind::Unreachable,
+        // It starts, stops, takes no connections to this database, or is a stand-by that cannot write.
+        Some("57P01" | "57P02" | "57P03" | "55000" | "25006") => StoreErrorKind::Unreachable,
         Some(code) => match code.get(..2) {
             Some("08") => StoreErrorKind::Unreachable,
             Some("28") => StoreErrorKind::Login,
