@@ -296,8 +296,12 @@ mod tests {
             chart(Shape::Line, vec![None, Some(f64::NAN), Some(f64::INFINITY), Some(-1.0)]).contains("no data yet")
         );
         for shape in [Shape::Line, Shape::Area, Shape::Bar] {
-            for values in [vec![Some(0.0)], vec![Some(0.0); 3], vec![Some(MAX_VALUE), Some(f64::MAX), Some(5e-324)], vec![Some(5e-324)]]
-            {
+            for values in [
+                vec![Some(0.0)],
+                vec![Some(0.0); 3],
+                vec![Some(MAX_VALUE), Some(f64::MAX), Some(5e-324)],
+                vec![Some(5e-324)],
+            ] {
                 let svg = chart(shape, values);
                 assert!(svg.contains("<svg") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }

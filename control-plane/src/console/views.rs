@@ -244,7 +244,7 @@ async fn top_channels(app: &App) -> Result<Vec<(String, Served)>, StoreError> {
         channels.entry(channel).or_default().add(row);
     }
     let mut top: Vec<_> = channels.into_iter().collect();
-    top.sort_by(|(_, a), (_, b)| b.client.cmp(&a.client));
+    top.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.client));
     top.truncate(TOP);
     Ok(top)
 }
