@@ -322,9 +322,9 @@ pub(super) struct Swarm {
 }
 
 const BEHAVIOURS: [(Behaviour, &str); 4] = [
-    (Behaviour::EndpointIndependent, "endpoint-independent"),
-    (Behaviour::AddressDependent, "address-dependent"),
-    (Behaviour::AddressAndPortDependent, "address- and port-dependent"),
+    (Behaviour::EndpointIndependent, "independent"),
+    (Behaviour::AddressDependent, "by address"),
+    (Behaviour::AddressAndPortDependent, "by address and port"),
     (Behaviour::Unknown, "unknown"),
 ];
 
