@@ -124,7 +124,7 @@ pub(crate) async fn mint_urls(app: &App, id: &str, request: MintRequest) -> Resu
     };
     let base = match &request.base {
         Some(base) => check_base(base)?,
-        None => public_url(&app, &channel).unwrap_or_default(),
+        None => public_url(app, &channel).unwrap_or_default(),
     };
     let (path, query) = match request.path.split_once('?') {
         Some((path, query)) => (path, Some(query)),
@@ -142,7 +142,7 @@ pub(crate) async fn mint_urls(app: &App, id: &str, request: MintRequest) -> Resu
     };
     let expires = now_ms() / 1000 + u64::from(ttl);
     let to_sign = SignRequest {
-        channel: &id,
+        channel: id,
         path: &path,
         query,
         path_prefix: &opens,

@@ -5,11 +5,11 @@ use maud::{Markup, html};
 /// Size of the drawing, in units of its own; the page scales it.
 const WIDTH: f64 = 640.0;
 const HEIGHT: f64 = 220.0;
-/// Room for labels.
-const LEFT: f64 = 76.0;
-const RIGHT: f64 = 8.0;
-const TOP: f64 = 10.0;
-const BOTTOM: f64 = 26.0;
+/// Room at the edges. What the lines of the grid stand for is written above each, inside: narrow screens have larger letters.
+const LEFT: f64 = 4.0;
+const RIGHT: f64 = 4.0;
+const TOP: f64 = 26.0;
+const BOTTOM: f64 = 28.0;
 /// Lines of the grid.
 const TICKS: usize = 4;
 /// Labels below the axis, at most.
@@ -121,7 +121,7 @@ impl Chart<'_> {
         html! {
             @for value in ticks {
                 line.grid x1=(LEFT) x2=(WIDTH - RIGHT) y1=(round(y(value, top))) y2=(round(y(value, top))) {}
-                text.tick x=(LEFT - 6.0) y=(round(y(value, top) + 4.0)) text-anchor="end" { ((self.unit)(value)) }
+                @if value > 0.0 { text.tick x=(LEFT) y=(round(y(value, top) - 4.0)) { ((self.unit)(value)) } }
             }
             @for (at, label) in self.labels.iter().enumerate().step_by(step) {
                 text.tick x=(round(self.x(at))) y=(HEIGHT - 8.0) text-anchor=(anchor(self.x(at))) { (label) }
@@ -202,7 +202,11 @@ fn y(value: f64, top: f64) -> f64 {
 
 /// Labels at the edges stay inside.
 fn anchor(x: f64) -> &'static str {
-    if x > WIDTH - 40.0 { "end" } else { "middle" }
+    match x {
+        ..40.0 => "start",
+        600.0.. => "end",
+        _ => "middle",
+    }
 }
 
 /// The least of 1, 2, 2.5, 5 times a power of ten that is not below the value, and not 0.
@@ -279,14 +283,14 @@ mod tests {
         assert!(svg.contains("<th scope=\"row\">01:00</th><td class=\"number\">–</td>"));
         // One point before the gap, a line behind it; the top is 5 Mbit/s.
         assert_eq!((svg.matches("<circle").count(), svg.matches("class=\"line\"").count()), (1, 1), "{svg}");
-        assert!(svg.contains(">5.0\u{202f}Mbit/s</text>") && svg.contains(">0\u{202f}bit/s</text>"));
+        assert!(svg.contains(">5.0\u{202f}Mbit/s</text>") && svg.contains(">1.2\u{202f}Mbit/s</text>"));
     }
 
     #[test]
     fn bars_have_the_height_of_their_values() {
         let svg = chart(Shape::Bar, vec![Some(0.0), Some(500.0), Some(1000.0)]);
         let heights: Vec<&str> = svg.split("height=\"").skip(1).filter_map(|rest| rest.split('"').next()).collect();
-        assert_eq!(heights, ["0", "92", "184"], "{svg}");
+        assert_eq!(heights, ["0", "83", "166"], "{svg}");
     }
 
     #[test]
@@ -296,8 +300,12 @@ mod tests {
             chart(Shape::Line, vec![None, Some(f64::NAN), Some(f64::INFINITY), Some(-1.0)]).contains("no data yet")
         );
         for shape in [Shape::Line, Shape::Area, Shape::Bar] {
-            for values in [vec![Some(0.0)], vec![Some(0.0); 3], vec![Some(MAX_VALUE), Some(f64::MAX), Some(5e-324)], vec![Some(5e-324)]]
-            {
+            for values in [
+                vec![Some(0.0)],
+                vec![Some(0.0); 3],
+                vec![Some(MAX_VALUE), Some(f64::MAX), Some(5e-324)],
+                vec![Some(5e-324)],
+            ] {
                 let svg = chart(shape, values);
                 assert!(svg.contains("<svg") && !svg.contains("NaN") && !svg.contains("inf"), "{svg}");
             }

@@ -244,7 +244,7 @@ async fn top_channels(app: &App) -> Result<Vec<(String, Served)>, StoreError> {
         channels.entry(channel).or_default().add(row);
     }
     let mut top: Vec<_> = channels.into_iter().collect();
-    top.sort_by(|(_, a), (_, b)| b.client.cmp(&a.client));
+    top.sort_by_key(|(_, sums)| std::cmp::Reverse(sums.client));
     top.truncate(TOP);
     Ok(top)
 }
@@ -322,9 +322,9 @@ pub(super) struct Swarm {
 }
 
 const BEHAVIOURS: [(Behaviour, &str); 4] = [
-    (Behaviour::EndpointIndependent, "endpoint-independent"),
-    (Behaviour::AddressDependent, "address-dependent"),
-    (Behaviour::AddressAndPortDependent, "address- and port-dependent"),
+    (Behaviour::EndpointIndependent, "independent"),
+    (Behaviour::AddressDependent, "by address"),
+    (Behaviour::AddressAndPortDependent, "by address and port"),
     (Behaviour::Unknown, "unknown"),
 ];
 

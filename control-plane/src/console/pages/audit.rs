@@ -91,14 +91,17 @@ fn rows(found: &[AuditRow]) -> Markup {
             tr {
                 td.short { (format::utc(entry.at_ms)) }
                 th scope="row" { (who(entry)) }
-                td.short { (entry.action) @if !entry.target.is_empty() { br; (entry.target) } }
+                td.long {
+                    (entry.action)
+                    @if !entry.target.is_empty() { br; (entry.target) }
+                    br; small.soft { code { (entry.request) } @if let Some(address) = entry.address { " from " (address) } }
+                }
                 td { (outcome(entry)) }
                 td.long { (change(entry)) }
-                td.long { code { (entry.request) } @if let Some(address) = entry.address { br; small.soft { "from " (address) } } }
             }
         }
     };
-    let head = [("", "Time (UTC)"), ("", "Who"), ("", "Action"), ("", "Outcome"), ("", "Change"), ("", "Request")];
+    let head = [("", "Time (UTC)"), ("", "Who"), ("", "What"), ("", "Outcome"), ("", "Change")];
     table("Changes", &head, &rows)
 }
 

@@ -54,7 +54,11 @@ fn rows(session: &Session, nodes: &NodeList) -> Markup {
         @for node in &nodes.items {
             @let health = node.health.as_ref();
             tr {
-                th scope="row" { (node.node) @if let Some(url) = &node.public_url { br; small.soft { (url) } } }
+                th scope="row" {
+                    (node.node)
+                    @if let Some(region) = &node.region { br; small.soft { (region) } }
+                    @if let Some(url) = &node.public_url { br; small.soft { (url) } }
+                }
                 td { (state(node)) }
                 td.number { (health.map_or("–".to_owned(), |health| format::count(health.health.connections))) }
                 td.number { (health.map_or("–".to_owned(), busy)) }
@@ -62,9 +66,7 @@ fn rows(session: &Session, nodes: &NodeList) -> Markup {
                 td.number { (health.map_or("–".to_owned(), hits)) }
                 td.number { (health.map_or("–".to_owned(), |health| format::count(refused(health)))) }
                 td.short { (health.map_or("–".to_owned(), xdp)) }
-                td.short { (node.region.as_deref().unwrap_or("–")) }
-                td.short { (snapshot(node, nodes.snapshot)) }
-                td.short { (node.software) }
+                td.short { (snapshot(node, nodes.snapshot)) br; small.soft { (node.software) } }
                 td.short { (format::moment(node.last_seen_ms, now)) }
                 @if session.may(Role::Operator) {
                     td {
@@ -87,9 +89,7 @@ fn rows(session: &Session, nodes: &NodeList) -> Markup {
         ("number", "Cache hits"),
         ("number", "Refused"),
         ("", "XDP"),
-        ("", "Region"),
-        ("", "Snapshot"),
-        ("", "Release"),
+        ("", "Snapshot, release"),
         ("", "Last sign of life"),
     ];
     if session.may(Role::Operator) {

@@ -95,8 +95,11 @@ fn typed(form: &Form) -> Vec<Row> {
     (0..MAX_ROWS).map(row).filter(|row| !row.is_empty()).collect()
 }
 
-/// What the rows say: id, URL, order and weight. The rest is checked where the API checks it.
-fn origins(rows: &[Row]) -> Result<Vec<(String, String, u16, u16)>, Vec<FieldError>> {
+/// Id, URL, order and weight of an origin.
+type Said = (String, String, u16, u16);
+
+/// What the rows say. The rest is checked where the API checks it.
+fn origins(rows: &[Row]) -> Result<Vec<Said>, Vec<FieldError>> {
     let mut errors = Vec::new();
     let mut number = |at: usize, name: &str, text: &str, default: u16| match text.parse() {
         Ok(number) => number,
