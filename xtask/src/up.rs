@@ -225,6 +225,7 @@ fn print_urls(place: &Place, signed: &str) {
         ("protected", signed.to_owned()),
         ("metrics", format!("http://{admin}/metrics")),
         ("metrics", format!("http://{control}/metrics")),
+        ("console", format!("http://{control}/console")),
         ("admin API", format!("http://{control}/api/v1/openapi.json")),
         ("public API", format!("http://{public}/v1/openapi.json")),
     ] {
