@@ -10,7 +10,7 @@ use shoal_conf::app::SignatureUse;
 use shoal_ticket::Key;
 
 use super::documents::{check, modify, must_find};
-use super::keys::KeyList;
+use super::keys::{self, KeyList};
 use super::secrets::{KeyName, NewKey};
 use crate::access::Role;
 use crate::app::App as Shared;
@@ -70,9 +70,7 @@ pub(super) fn add(routes: Routes) -> Routes {
 }
 
 async fn list(State(app): State<Arc<Shared>>, Path(id): Path<String>) -> Result<Json<KeyList>, Problem> {
-    let keys = must_find::<App>(&app, &id).await?.document.keys;
-    let named = |(at, key): (usize, Key)| KeyName { id: key.id, signing: at == 0, secret: None };
-    Ok(Json(KeyList { keys: keys.into_iter().enumerate().map(named).collect() }))
+    Ok(Json(keys::named(must_find::<App>(&app, &id).await?.document.keys)))
 }
 
 async fn add_key(
@@ -96,12 +94,7 @@ async fn insert(app: &Shared, id: &str, new: NewKey, signing: bool) -> Result<(S
     let key = Key { id: fresh.id.clone(), secret: fresh.secret.clone() };
     let stored = modify(app, id, None, |old: &App| {
         let mut changed = old.clone();
-        if changed.keys.iter().any(|old| old.id == key.id) {
-            let detail = format!("app `{id}` has a key `{}` already; choose another id", key.id);
-            return Err(Problem::new(StatusCode::CONFLICT, detail));
-        }
-        let at = if signing { 0 } else { changed.keys.len() };
-        changed.keys.insert(at, key.clone());
+        keys::put(&mut changed.keys, &key, signing, "app", id)?;
         check(changed, Some(old))
     })
     .await?;
@@ -115,15 +108,11 @@ async fn remove(
 ) -> Result<StatusCode, Problem> {
     modify(&app, &id, None, |old: &App| {
         let mut changed = old.clone();
-        let at = changed.keys.iter().position(|old| old.id == key).ok_or_else(|| {
-            let detail = format!("app `{id}` has no key `{key}`; GET /api/v1/apps/{id}/keys lists them");
-            Problem::new(StatusCode::NOT_FOUND, detail)
-        })?;
-        if changed.keys.len() == 1 && changed.access.signature == SignatureUse::Required {
+        keys::take(&mut changed.keys, &key, "app", &id)?;
+        if changed.keys.is_empty() && changed.access.signature == SignatureUse::Required {
             let detail = format!("`{key}` is the last key of app `{id}`, which asks for signatures; rotate first");
             return Err(Problem::new(StatusCode::CONFLICT, detail));
         }
-        changed.keys.remove(at);
         check(changed, Some(old))
     })
     .await?;

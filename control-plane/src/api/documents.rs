@@ -1,20 +1,22 @@
-//! What channels and tenants have in common: create, read, replace, patch, delete, each against the revision that was read.
+//! What channels, tenants, apps and rules have in common: list, create, read, replace, patch, delete, each change against the
+//! revision that was read.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::secrets::Secretive;
 use crate::access::{Role, audit};
 use crate::app::App;
 use crate::field::FieldError;
-use crate::rest::input::{Body, Document, IfMatch, if_match, parse};
-use crate::rest::openapi::BASE;
+use crate::rest::input::{Body, Document, IfMatch, Params, if_match, parse};
+use crate::rest::openapi::{BASE, Operation, Routes};
 use crate::rest::problem::Problem;
 use crate::store::{self, ChangeError, Stored};
 use crate::validate::{Check, Valid};
@@ -27,17 +29,115 @@ const MAX_PAGE: u32 = 1000;
 const ATTEMPTS: usize = 8;
 
 /// What the header is for.
-pub(super) const IF_MATCH: &str = "The ETag as read: change it only if it is still that one.";
+const IF_MATCH: &str = "The ETag as read: change it only if it is still that one.";
 
 /// A document that the API serves.
 pub(super) trait Resource: store::Document + Check + Secretive + JsonSchema + Send + Sync + 'static {}
 
 impl<T: store::Document + Check + Secretive + JsonSchema + Send + Sync + 'static> Resource for T {}
 
-pub(super) async fn create<T: Resource>(
+/// One page of documents.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}Page")]
+pub struct Page<T> {
+    /// In the order of their ids; secrets are hidden.
+    pub items: Vec<T>,
+    /// Ask for the next page with `?after=` this; null: this is the last one.
+    pub next: Option<String>,
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListParams {
+    /// Most to list, 1 to 1000; by default 100.
+    #[serde(default)]
+    limit: Option<u32>,
+    /// Begin behind this id.
+    #[serde(default)]
+    after: Option<String>,
+    /// Those of this tenant only.
+    #[serde(default)]
+    tenant: Option<String>,
+}
+
+/// How the OpenAPI document speaks of a resource: of operations, their ids and summaries.
+pub(super) struct Words {
+    /// Path of all.
+    pub(super) all: &'static str,
+    /// Path of one, with its `{id}`.
+    pub(super) one: &'static str,
+    pub(super) list: (&'static str, &'static str),
+    pub(super) create: (&'static str, &'static str),
+    pub(super) read: (&'static str, &'static str),
+    pub(super) replace: (&'static str, &'static str),
+    /// Its id; it is the same for all.
+    pub(super) patch: &'static str,
+    pub(super) delete: (&'static str, &'static str),
+    /// Why there may be a 404, a 409 and a 412.
+    pub(super) missing: &'static str,
+    pub(super) taken: &'static str,
+    pub(super) stale: &'static str,
+}
+
+/// Adds the operations of a resource.
+pub(super) fn add<T: Resource>(routes: Routes, words: &Words) -> Routes {
+    let Words {
+        all, one, list: listing, create: creating, read: reading, replace: replacing, delete: deleting, ..
+    } = *words;
+    let [missing, taken, stale] = [(404, words.missing), (409, words.taken), (412, words.stale)];
+    let of = |method, path, (id, summary)| Operation::new(method, path, id, summary);
+    let patching = (words.patch, "Changes some fields (JSON Merge Patch, RFC 7396).");
+    routes
+        .add(of(Method::GET, all, listing).query::<ListParams>().gives::<Page<T>>(200, "One page."), list::<T>)
+        .add(
+            of(Method::POST, all, creating)
+                .body::<T>()
+                .gives::<T>(201, "Created; Location and ETag are set.")
+                .fails(&[taken]),
+            create::<T>,
+        )
+        .add(of(Method::GET, one, reading).gives::<T>(200, "As it is; its ETag is set.").fails(&[missing]), read::<T>)
+        .add(
+            of(Method::PUT, one, replacing)
+                .header("If-Match", IF_MATCH)
+                .body_at::<T>("id")
+                .gives::<T>(200, "Replaced.")
+                .gives::<T>(201, "Created.")
+                .fails(&[taken, stale]),
+            replace::<T>,
+        )
+        .add(
+            of(Method::PATCH, one, patching)
+                .header("If-Match", IF_MATCH)
+                .body_as::<Value>("application/merge-patch+json")
+                .gives::<T>(200, "Changed.")
+                .fails(&[missing, taken, stale]),
+            patch::<T>,
+        )
+        .add(
+            of(Method::DELETE, one, deleting)
+                .header("If-Match", IF_MATCH)
+                .gives_nothing(204, "Deleted.")
+                .fails(&[missing, stale]),
+            delete::<T>,
+        )
+}
+
+async fn list<T: Resource>(
     State(app): State<Arc<App>>,
-    Body(document): Body<T>,
-) -> Result<Response, Problem> {
+    Params(params): Params<ListParams>,
+) -> Result<Json<Page<T>>, Problem> {
+    let limit = page(params.limit)?;
+    let after = params.after.unwrap_or_default();
+    let mut found = app.db(move |store| store.page::<T>(params.tenant.as_deref(), &after, limit + 1)).await?;
+    let more = found.len() > limit as usize;
+    found.truncate(limit as usize);
+    let items: Vec<T> = found.into_iter().map(|stored| stored.document.hide()).collect();
+    let next = if more { items.last().map(|last| last.id().to_owned()) } else { None };
+    Ok(Json(Page { items, next }))
+}
+
+async fn create<T: Resource>(State(app): State<Arc<App>>, Body(document): Body<T>) -> Result<Response, Problem> {
     let id = document.id().to_owned();
     let valid = check(document, None)?;
     note(None, Some(valid.get()));
@@ -45,14 +145,11 @@ pub(super) async fn create<T: Resource>(
     Ok(created(stored))
 }
 
-pub(super) async fn read<T: Resource>(
-    State(app): State<Arc<App>>,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
+async fn read<T: Resource>(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     Ok(answer(StatusCode::OK, must_find::<T>(&app, &id).await?))
 }
 
-pub(super) async fn replace<T: Resource>(
+async fn replace<T: Resource>(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     headers: HeaderMap,
@@ -92,7 +189,7 @@ pub(super) async fn replace<T: Resource>(
     Err(contended::<T>(&id))
 }
 
-pub(super) async fn patch<T: Resource>(
+async fn patch<T: Resource>(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     headers: HeaderMap,
@@ -114,7 +211,7 @@ pub(super) async fn patch<T: Resource>(
     Ok(answer(StatusCode::OK, stored))
 }
 
-pub(super) async fn delete<T: Resource>(
+async fn delete<T: Resource>(
     State(app): State<Arc<App>>,
     Path(id): Path<String>,
     headers: HeaderMap,

@@ -79,9 +79,7 @@ pub(super) fn add(routes: Routes) -> Routes {
 
 async fn list(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Json<KeyList>, Problem> {
     let channel = must_find::<Channel>(&app, &id).await?.document;
-    let keys = channel.access.ticket.map(|ticket| ticket.keys).unwrap_or_default();
-    let named = |(at, key): (usize, Key)| KeyName { id: key.id, signing: at == 0, secret: None };
-    Ok(Json(KeyList { keys: keys.into_iter().enumerate().map(named).collect() }))
+    Ok(Json(named(channel.access.ticket.map(|ticket| ticket.keys).unwrap_or_default())))
 }
 
 async fn add_key(
@@ -103,39 +101,50 @@ async fn rotate(
 async fn insert(app: &App, id: &str, new: NewKey, signing: bool) -> Result<(StatusCode, Json<KeyName>), Problem> {
     let fresh = new.fill()?;
     let key = Key { id: fresh.id.clone(), secret: fresh.secret.clone() };
-    modify(app, id, None, |old| {
-        change(old, |ticket| {
-            if ticket.keys.iter().any(|old| old.id == key.id) {
-                let detail = format!("channel `{id}` has a key `{}` already; choose another id", key.id);
-                return Err(Problem::new(StatusCode::CONFLICT, detail));
-            }
-            let at = if signing { 0 } else { ticket.keys.len() };
-            ticket.keys.insert(at, key.clone());
-            Ok(())
-        })
-    })
-    .await?;
+    modify(app, id, None, |old| change(old, |ticket| put(&mut ticket.keys, &key, signing, "channel", id))).await?;
     Ok((StatusCode::CREATED, Json(fresh.name(signing))))
 }
 
 async fn remove(State(app): State<Arc<App>>, Path((id, key)): Path<(String, String)>) -> Result<StatusCode, Problem> {
     modify(&app, &id, None, |old| {
         change(old, |ticket| {
-            let at = ticket.keys.iter().position(|old| old.id == key).ok_or_else(|| {
-                let detail = format!("channel `{id}` has no key `{key}`; GET /api/v1/channels/{id}/keys lists them");
-                Problem::new(StatusCode::NOT_FOUND, detail)
-            })?;
-            if ticket.keys.len() == 1 {
+            take(&mut ticket.keys, &key, "channel", &id)?;
+            if ticket.keys.is_empty() {
                 let detail =
                     format!("`{key}` is the last key of channel `{id}`; rotate first, or remove access.ticket");
                 return Err(Problem::new(StatusCode::CONFLICT, detail));
             }
-            ticket.keys.remove(at);
             Ok(())
         })
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Keys by their names; the first one signs.
+pub(super) fn named(keys: Vec<Key>) -> KeyList {
+    let named = |(at, key): (usize, Key)| KeyName { id: key.id, signing: at == 0, secret: None };
+    KeyList { keys: keys.into_iter().enumerate().map(named).collect() }
+}
+
+/// Adds a key of a channel or an app, as the first one where it is to sign.
+pub(super) fn put(keys: &mut Vec<Key>, key: &Key, signing: bool, noun: &str, id: &str) -> Result<(), Problem> {
+    if keys.iter().any(|old| old.id == key.id) {
+        let detail = format!("{noun} `{id}` has a key `{}` already; choose another id", key.id);
+        return Err(Problem::new(StatusCode::CONFLICT, detail));
+    }
+    keys.insert(if signing { 0 } else { keys.len() }, key.clone());
+    Ok(())
+}
+
+/// Removes a key of a channel or an app.
+pub(super) fn take(keys: &mut Vec<Key>, key: &str, noun: &str, id: &str) -> Result<(), Problem> {
+    let at = keys.iter().position(|old| old.id == key).ok_or_else(|| {
+        let detail = format!("{noun} `{id}` has no key `{key}`; GET /api/v1/{noun}s/{id}/keys lists them");
+        Problem::new(StatusCode::NOT_FOUND, detail)
+    })?;
+    keys.remove(at);
+    Ok(())
 }
 
 fn change(

@@ -213,6 +213,7 @@ fn the_document_describes_every_route() {
         "GET /api/v1/pass-keys",
         "POST /api/v1/pass-keys/rotate",
         "GET /api/v1/refusals",
+        "GET /api/v1/reports",
         "POST /api/v1/check",
         "POST /api/v1/conf/explain",
     ]

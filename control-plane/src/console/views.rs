@@ -284,7 +284,7 @@ pub(super) async fn channels(
     after: String,
     limit: u32,
 ) -> Result<(Vec<Channel>, Option<String>), StoreError> {
-    let mut found = app.db(move |store| store.channels(None, &after, limit + 1)).await?;
+    let mut found = app.db(move |store| store.page::<Channel>(None, &after, limit + 1)).await?;
     let more = found.len() > limit as usize;
     found.truncate(limit as usize);
     let next = if more { found.last().map(|stored| stored.document.id.clone()) } else { None };

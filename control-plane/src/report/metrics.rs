@@ -1,6 +1,6 @@
 //! The metrics of reporting, declared once.
 
-use prometheus::{Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{Gauge, Histogram, HistogramOpts, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::metrics::Declared;
 
@@ -25,7 +25,7 @@ declare! {
     SYNC_ERRORS = "shoal_control_reports_spool_errors_total", [], "Writes of the spool that failed.";
     QUEUED = "shoal_control_reports_queued_bytes", [], "Bytes of reports that wait to be written.";
     SPOOL = "shoal_control_reports_spool_bytes", [], "Bytes of the spool's segments.";
-    LAG = "shoal_control_reports_lag_milliseconds", [], "Age of the newest report that is rolled up, while others wait; else 0.";
+    LAG = "shoal_control_reports_lag_seconds", [], "Age of the newest report that is rolled up, while others wait; else 0.";
     EXPORTED = "shoal_control_reports_parquet_files_total", ["result"], "Parquet files written, or failed.";
     PRUNED = "shoal_control_reports_pruned_total", ["what"], "Rows forgotten for their age.";
 }
@@ -45,7 +45,7 @@ pub struct Metrics {
     sync_errors: IntCounterVec,
     queued: IntGaugeVec,
     spool: IntGaugeVec,
-    lag: IntGaugeVec,
+    lag: Gauge,
     exported: IntCounterVec,
     pruned: IntCounterVec,
 }
@@ -73,6 +73,8 @@ impl Metrics {
         };
         let syncs = Histogram::with_opts(HistogramOpts::new(SYNCS.name, SYNCS.help).buckets(SYNC_BUCKETS.to_vec()))?;
         registry.register(Box::new(syncs.clone()))?;
+        let lag = Gauge::new(LAG.name, LAG.help)?;
+        registry.register(Box::new(lag.clone()))?;
         Ok(Self {
             accepted: counter(&ACCEPTED, &["sdk", "cmcd", "observed"])?,
             refused: counter(
@@ -86,7 +88,7 @@ impl Metrics {
             sync_errors: counter(&SYNC_ERRORS, &[])?,
             queued: gauge(&QUEUED)?,
             spool: gauge(&SPOOL)?,
-            lag: gauge(&LAG)?,
+            lag,
             exported: counter(&EXPORTED, &["written", "failed"])?,
             pruned: counter(&PRUNED, &["sessions", "minutes", "hours", "usage"])?,
         })
@@ -131,7 +133,7 @@ impl Metrics {
 
     /// How far roll-ups are behind.
     pub fn lag(&self, ms: u64) {
-        self.lag.with_label_values(NONE).set(ms.cast_signed());
+        self.lag.set(ms as f64 / 1000.0);
     }
 
     /// A Parquet file was written, or not.

@@ -42,18 +42,6 @@ impl Table for Channel {
 }
 
 impl Store {
-    /// Up to `limit` channels in the order of their ids, from the one behind `after`; of one tenant, if given.
-    pub fn channels(&self, tenant: Option<&str>, after: &str, limit: u32) -> Result<Vec<Stored<Channel>>, StoreError> {
-        let rows = self.read(|tx| {
-            tx.query(
-                "SELECT document, revision, updated_ms FROM channels
-                 WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR tenant = $2) ORDER BY id LIMIT $3",
-                &values![after, tenant, limit],
-            )
-        })?;
-        rows.iter().map(|row| self.stored(row)).collect()
-    }
-
     /// The channel that answers to `path` at `host`, as the edge finds it: the longest prefix of one that names the host,
     /// else the longest of one for any host. Without a host, channels for any host come second too.
     pub fn channel_at(&self, host: Option<&str>, path: &str) -> Result<Option<Stored<Channel>>, StoreError> {

@@ -2,7 +2,7 @@
 
 use shoal_conf::{App, Rule, Switch};
 
-use super::documents::{ChangeError, Document, Record, Stored, Table, next_version};
+use super::documents::{ChangeError, Document, Record, Table, next_version};
 use super::engine::{Row, Tx, values};
 use super::{Store, StoreError, now_ms};
 use crate::pass::KEY_BYTES;
@@ -104,29 +104,6 @@ impl Store {
             off,
             keys,
         })
-    }
-
-    /// Up to `limit` apps or rules in the order of their ids, from the one behind `after`; of one tenant, if given.
-    pub fn conf_page<T: Document>(
-        &self,
-        tenant: Option<&str>,
-        after: &str,
-        limit: u32,
-    ) -> Result<Vec<Stored<T>>, StoreError> {
-        let table = T::TABLE;
-        let rows = self.read(|tx| match tenant {
-            Some(tenant) => tx.query(
-                &format!(
-                    "SELECT document, revision, updated_ms FROM {table} WHERE id > $1 AND tenant = $2 ORDER BY id LIMIT $3"
-                ),
-                &values![after, tenant, limit],
-            ),
-            None => tx.query(
-                &format!("SELECT document, revision, updated_ms FROM {table} WHERE id > $1 ORDER BY id LIMIT $2"),
-                &values![after, limit],
-            ),
-        })?;
-        rows.iter().map(|row| self.stored(row)).collect()
     }
 
     /// What is switched off.

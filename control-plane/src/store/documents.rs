@@ -24,6 +24,8 @@ pub trait Document: Clone + Serialize + DeserializeOwned + Table {
 pub trait Table {
     /// The table, which has the columns `id`, `revision`, `updated_ms` and `document`.
     const TABLE: &'static str;
+    /// The column with the tenant.
+    const TENANT: &'static str = "tenant";
     /// The setting that is moved by each change.
     const VERSION: &'static str = SNAPSHOT_VERSION;
 
@@ -113,6 +115,23 @@ impl Store {
         let sql = format!("SELECT document, revision, updated_ms FROM {} WHERE id = $1", T::TABLE);
         let row = self.read(|tx| tx.query_one(&sql, &values![id]))?;
         row.map(|row| self.stored(&row)).transpose()
+    }
+
+    /// Up to `limit` documents in the order of their ids, from the one behind `after`; of one tenant, if given.
+    pub fn page<T: Document>(
+        &self,
+        tenant: Option<&str>,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<Stored<T>>, StoreError> {
+        let sql = format!(
+            "SELECT document, revision, updated_ms FROM {} WHERE id > $1 AND (CAST($2 AS TEXT) IS NULL OR {} = $2)
+             ORDER BY id LIMIT $3",
+            T::TABLE,
+            T::TENANT
+        );
+        let rows = self.read(|tx| tx.query(&sql, &values![after, tenant, limit]))?;
+        rows.iter().map(|row| self.stored(row)).collect()
     }
 
     /// Adds a document.

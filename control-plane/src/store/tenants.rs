@@ -2,9 +2,8 @@
 
 use shoal_link::Tenant;
 
-use super::documents::{ChangeError, Document, Record, Stored, Table};
+use super::documents::{ChangeError, Document, Record, Table};
 use super::engine::{Tx, values};
-use super::{Store, StoreError};
 
 impl Document for Tenant {
     const NOUN: &'static str = "tenant";
@@ -16,6 +15,7 @@ impl Document for Tenant {
 
 impl Table for Tenant {
     const TABLE: &'static str = "tenants";
+    const TENANT: &'static str = "id";
 
     fn write(&self, tx: &mut Tx<'_>, record: &Record) -> Result<(), ChangeError> {
         tx.execute(
@@ -24,16 +24,5 @@ impl Table for Tenant {
             &values![&*self.id, record.revision, record.updated_ms, &record.document],
         )?;
         Ok(())
-    }
-}
-
-impl Store {
-    /// Up to `limit` tenants in the order of their ids, from the one behind `after`.
-    pub fn tenants(&self, after: &str, limit: u32) -> Result<Vec<Stored<Tenant>>, StoreError> {
-        let rows = self.read(|tx| {
-            let sql = "SELECT document, revision, updated_ms FROM tenants WHERE id > $1 ORDER BY id LIMIT $2";
-            tx.query(sql, &values![after, limit])
-        })?;
-        rows.iter().map(|row| self.stored(row)).collect()
     }
 }

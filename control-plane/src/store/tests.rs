@@ -161,13 +161,13 @@ fn channels_are_created_replaced_listed_and_deleted(db: &TestDb) {
     assert!(matches!(store.delete::<Channel>("b", Some(made.revision)), Err(ChangeError::Stale { .. })));
 
     let ids = |after: &str, limit| -> Vec<String> {
-        store.channels(None, after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
+        store.page::<Channel>(None, after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
     };
     assert_eq!(
         (ids("", 10), ids("a", 10), ids("", 1)),
         (vec!["a".into(), "b".into()], vec!["b".into()], vec!["a".into()])
     );
-    assert!(store.channels(Some("other"), "", 10).unwrap().is_empty());
+    assert!(store.page::<Channel>(Some("other"), "", 10).unwrap().is_empty());
 
     store.delete::<Channel>("b", Some(changed.revision)).unwrap();
     assert!(matches!(store.delete::<Channel>("b", None), Err(ChangeError::Missing)));
@@ -244,7 +244,7 @@ fn tenants_are_kept_as_channels_are_and_make_versions(db: &TestDb) {
     store.create(&tenant("b", 0)).unwrap();
     assert_eq!(store.find::<Tenant>("a").unwrap(), Some(changed));
     let ids = |after: &str, limit| -> Vec<String> {
-        store.tenants(after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
+        store.page::<Tenant>(None, after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
     };
     assert_eq!((ids("", 1), ids("a", 9), ids("b", 9)), (vec!["a".into()], vec!["b".into()], vec![]));
 

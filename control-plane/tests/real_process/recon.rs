@@ -17,7 +17,7 @@ fn logs_are_imported_once_and_listed() {
 
     let line = |second: u32| {
         format!(
-            "202405010000{second:02} 198.51.100.1 edge.test /a/x.ts 518 22 2 206 NULL 12 \"UA\" \"-\" GET HTTP/1.1 hit\n"
+            "202405010000{second:02} 198.51.100.1 edge.test /a/some/folders/of/a/longer/path/x.ts 518 22 2 206 NULL 12 \"UA\" \"-\" GET HTTP/1.1 hit\n"
         )
     };
     // Longer than any other body may be.

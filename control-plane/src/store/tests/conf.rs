@@ -28,7 +28,7 @@ fn apps_and_rules_make_versions_of_their_own(db: &TestDb) {
     assert_eq!(store.snapshot_version().unwrap(), snapshot, "nodes are told nothing");
 
     let page = |tenant, after, limit| -> Vec<String> {
-        store.conf_page::<App>(tenant, after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
+        store.page::<App>(tenant, after, limit).unwrap().into_iter().map(|stored| stored.document.id).collect()
     };
     assert_eq!(page(None, "", 1), ["a"]);
     assert_eq!(page(None, "a", 9), ["b"]);
