@@ -35,7 +35,8 @@ fn run(lab: &Lab, url: &str, more: &[&str]) {
     let Some(python) = tool::need(NAME, "python3") else { return };
     let Some(folder) = tool::pip(NAME, PACKAGE) else { return };
     let mut command = Command::new(python);
-    command.env("PYTHONPATH", &folder).current_dir(lab.dir());
+    let hooks = concat!(env!("CARGO_MANIFEST_DIR"), "/peers/schemathesis_hooks.py");
+    command.env("PYTHONPATH", &folder).env("SCHEMATHESIS_HOOKS", hooks).current_dir(lab.dir());
     command.args(["-m", "schemathesis.cli", "run", url, "--max-time", SECONDS, "--seed", "6"]);
     command.args(["--phases", "examples,coverage,fuzzing", "--checks", CHECKS, "--warnings", "off", "--no-color"]);
     let output = tool::run(command.args(["--continue-on-failure"]).args(more));

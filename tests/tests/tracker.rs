@@ -208,7 +208,10 @@ fn aquatic_ws_load_test_runs_clean() {
     let folder = tool::target_dir();
     let program = folder.parent().expect("a target folder").join("peers/bin/aquatic_ws_load_test");
     if !program.is_file() {
-        return tool::skip(NAME, "it is not installed; cargo install aquatic_ws_load_test --root target/peers");
+        return tool::skip(
+            NAME,
+            "it is not installed; cargo install aquatic_ws_load_test --version 0.9.0 --root target/peers",
+        );
     }
     let authority = Authority::new();
     let pair = authority.issue("tracker", &["example.com"], (-1, 30));
@@ -217,7 +220,8 @@ fn aquatic_ws_load_test_runs_clean() {
     let config = tracker.dir.join("load.toml");
     let text = format!(
         "server_address = \"{}\"\nnum_workers = 1\nnum_connections_per_worker = 100\nconnection_creation_interval_ms = 2\n\
-         duration = 10\n[torrents]\nnumber_of_torrents = 50\nweight_announce = 5\nweight_scrape = 1\n",
+         duration = 10\nmeasure_after_max_connections_reached = false\n\
+         [torrents]\nnumber_of_torrents = 50\nweight_announce = 5\nweight_scrape = 1\n",
         tracker.public
     );
     fs::write(&config, text).expect("the folder is writable");

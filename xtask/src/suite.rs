@@ -33,6 +33,9 @@ const TOOLS: &[tools::Wanted<'_>] = &[
     ("wrk", "wrk"),
 ];
 
+/// What tests call for of crates.io, and its version.
+const LOAD_TEST: (&str, &str) = ("aquatic_ws_load_test", "0.9.0");
+
 /// What has been counted so far.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Totals {
@@ -80,6 +83,9 @@ pub(crate) fn run() -> anyhow::Result<ExitCode> {
         bin = Some(workspace::build_programs()?);
         Ok(())
     });
+    if let Err(error) = workspace::install_peer(LOAD_TEST.0, LOAD_TEST.1, false) {
+        println!("missing, could not install: {} ({error:#}); the test that needs it will be skipped", LOAD_TEST.0);
+    }
     let mut test = workspace::cargo();
     test.args(["test", "--workspace", "--locked", "--no-fail-fast"]).env("SHOAL_SKIP_FILE", &skip_file);
     if let Some(bin) = bin {

@@ -66,6 +66,27 @@ pub(crate) fn target_dir() -> anyhow::Result<PathBuf> {
     Ok(metadata["target_directory"].as_str().context("cargo metadata names no target folder")?.into())
 }
 
+/// Where a program that others wrote in Rust is, once [`install_peer`] has brought it.
+pub(crate) fn peer_program(name: &str) -> anyhow::Result<PathBuf> {
+    Ok(target_dir()?.join("peers/bin").join(name))
+}
+
+/// Builds a release of a program of crates.io into the target folder, if it is not there: optimised for a measurement, or only
+/// fast to build for a test.
+pub(crate) fn install_peer(name: &str, version: &str, optimised: bool) -> anyhow::Result<()> {
+    if peer_program(name)?.is_file() {
+        return Ok(());
+    }
+    println!("building {name} {version}, once; this takes minutes");
+    // Not --locked: the lock file of aquatic 0.9.0 names a release of `metrics` that this compiler refuses.
+    let mut command = cargo();
+    command.args(["install", name, "--version", version, "--quiet", "--root"]).arg(target_dir()?.join("peers"));
+    if !optimised {
+        command.arg("--debug");
+    }
+    run(&mut command)
+}
+
 /// Builds both planes' programs and gives the folder they are in. Always both and nothing else: another set of packages
 /// may ask for other features of what they share, and build that anew.
 pub(crate) fn build_planes(release: bool) -> anyhow::Result<PathBuf> {

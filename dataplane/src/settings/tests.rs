@@ -76,7 +76,8 @@ fn a_region_is_short_text() {
     config.node.region = " DE-BE ".to_owned();
     assert_eq!(config.validate_on(&machine()).unwrap().node.region.as_deref(), Some("DE-BE"));
     refused("node.region = \"a\\nb\"", "DE-BE", |config| config.node.region = "a\nb".to_owned());
-    refused("node.region = ", "64 bytes", |config| config.node.region = "x".repeat(65));
+    let long = "x".repeat(65);
+    refused(&format!("node.region = {long:?}"), "64 bytes", |config| config.node.region = long.clone());
 }
 
 #[test]

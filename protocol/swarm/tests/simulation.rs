@@ -251,8 +251,7 @@ fn run(seed: u64) {
                 peer.transports = peer.transports.without(Transport::Tcp);
             }
             peer.nat = announce.nat.unwrap_or(peer.nat);
-            let completed = (event == Event::Completed).then_some(true);
-            peer.complete = announce.complete.or(completed).unwrap_or(peer.complete);
+            peer.complete |= event == Event::Completed || announce.complete == Some(true);
             peer.relay_only = announce.relay_only;
             peer.seen = now;
             for failed in &failed {

@@ -4,7 +4,8 @@ use std::fs::{DirBuilder, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, Error, ErrorCode, ToSql, TransactionBehavior, params_from_iter};
@@ -47,8 +48,9 @@ impl Sqlite {
             .map_err(|source| StoreError::io(&name, &source))?;
         let open = || -> rusqlite::Result<[Connection; 3]> {
             let writer = connect(path)?;
+            write_ahead(&writer)?;
             // FULL: an acknowledged ledger batch survives a power cut.
-            writer.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
+            writer.execute_batch("PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON;")?;
             let [reader, reports] = [connect(path)?, connect(path)?];
             for db in [&reader, &reports] {
                 db.execute_batch("PRAGMA query_only = ON;")?;
@@ -140,6 +142,20 @@ pub(super) fn error(name: &str, source: &Error) -> StoreError {
         _ => StoreErrorKind::Io,
     };
     StoreError { kind, path: name.to_owned(), message: source.to_string() }
+}
+
+/// Turns the write-ahead log on. SQLite itself does not wait here for others that open a new file at the same moment: its busy
+/// timeout is for locks that can be waited for without a deadlock, and the switch takes one while it holds another.
+fn write_ahead(db: &Connection) -> rusqlite::Result<()> {
+    let until = Instant::now() + BUSY_TIMEOUT;
+    loop {
+        match db.execute_batch("PRAGMA journal_mode = WAL;") {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < until => {
+                thread::sleep(Duration::from_millis(5));
+            }
+            result => return result,
+        }
+    }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {

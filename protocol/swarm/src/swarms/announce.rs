@@ -116,7 +116,7 @@ impl Swarms {
         let peer = &mut self.peers[at];
         peer.set_address(announce.address, announce.port);
         peer.set_place((announce.place)(announce.address));
-        peer.set_complete(complete(announce).unwrap_or(false));
+        peer.set_complete(complete(announce, false));
         describe(peer, announce);
         let hash = self.peer_hash(swarm, &announce.peer_id);
         let hasher = self.hasher();
@@ -135,7 +135,7 @@ impl Swarms {
     fn update(&mut self, at: u32, announce: &Announce<'_>) {
         let peer = &self.peers[at];
         let moved = peer.address() != announce.address;
-        let complete = complete(announce).unwrap_or(peer.is_complete());
+        let complete = complete(announce, peer.is_complete());
         let mask = mask(peer, announce);
         if moved || mask != peer.mask || complete != peer.is_complete() {
             self.unlink(at);
@@ -212,9 +212,10 @@ impl Swarms {
     }
 }
 
-/// Whether a peer has all there is, if it says so; some say only that it has happened.
-fn complete(announce: &Announce<'_>) -> Option<bool> {
-    announce.complete.or((announce.event == Event::Completed).then_some(true))
+/// Whether a peer has all there is. Who had it all has it until it goes: clients that say once that they have completed go on
+/// with a number of bytes left that they made up (bittorrent-tracker's does).
+fn complete(announce: &Announce<'_>, before: bool) -> bool {
+    before || announce.event == Event::Completed || announce.complete == Some(true)
 }
 
 /// What does not decide where a peer stands, or is known to be as it was.

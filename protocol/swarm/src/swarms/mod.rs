@@ -138,7 +138,7 @@ pub struct Announce<'a> {
     pub node: u16,
     /// What it has to give; none: what is known stays.
     pub supply: Option<Supply>,
-    /// Whether it has all there is; none: what is known stays.
+    /// Whether it has all there is; none: what is known stays. Who had it all has it until it goes.
     pub complete: Option<bool>,
     /// What happens.
     pub event: Event,

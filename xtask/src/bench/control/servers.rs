@@ -83,7 +83,7 @@ impl Kind {
                      [network]\naddress = \"{address}\"\n\n[protocol]\npeer_announce_interval = 16\n"
                 );
                 fs::write(&config, text)?;
-                command.arg(aquatic_program(self.name())?).arg("-c").arg(config);
+                command.arg(workspace::peer_program(self.name())?).arg("-c").arg(config);
             }
             Self::Opentracker => {
                 let (ip, port) = (address.ip().to_string(), address.port().to_string());
@@ -153,21 +153,7 @@ fn shoal(listen: SocketAddr, public: SocketAddr, dir: &Path) -> String {
     )
 }
 
-fn aquatic_program(name: &str) -> anyhow::Result<PathBuf> {
-    Ok(workspace::target_dir()?.join("peers/bin").join(name))
-}
-
-/// Installs the peers from crates.io into the target folder, which takes minutes, if they are not there.
+/// Installs the peers from crates.io, which takes minutes, if they are not there.
 pub(super) fn install_aquatic() -> anyhow::Result<()> {
-    for (name, version) in AQUATIC {
-        if aquatic_program(name)?.is_file() {
-            continue;
-        }
-        println!("building {name}, once; this takes minutes");
-        // Not --locked: its lock file names a release of `metrics` that this compiler refuses.
-        let mut command = workspace::cargo();
-        command.args(["install", name, "--version", version, "--root"]);
-        workspace::run(command.arg(workspace::target_dir()?.join("peers")))?;
-    }
-    Ok(())
+    AQUATIC.iter().try_for_each(|(name, version)| workspace::install_peer(name, version, true))
 }
