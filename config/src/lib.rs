@@ -26,6 +26,13 @@ pub use sample::sample;
 use input::{Input, toml_input};
 use schema::Schema;
 
+/// Whether this is an `http://` or `https://` URL that paths can be put behind: with a host, without query, fragment or user.
+#[must_use]
+pub fn is_base_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['?', '#', ' ', '@']))
+}
+
 /// Reads a TOML file's `text`. `file_name` only serves the error messages.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use crate::api;
 use crate::app::App;
 use crate::conf;
 use crate::config::Config;
-use crate::geo::GeoError;
+use crate::geo::{GeoError, Places};
 use crate::http;
 use crate::instances;
 use crate::link::{self, BindError, Listener};
@@ -73,6 +73,9 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The public API's URL.
+    #[error("public.url {0:?}: must be http:// or https:// with a host, and no query, such as https://api.example.com")]
+    Url(String),
     /// The public API's certificate.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -108,6 +111,22 @@ fn listen_remedy(error: &io::Error) -> &'static str {
         io::ErrorKind::AddrNotAvailable => "this host has no such address: set another `listen`",
         _ => "set another `listen`",
     }
+}
+
+/// What can be known of a configuration before anything is opened or made: URLs, and files that are only read.
+///
+/// # Errors
+/// The first thing that is wrong, as it would keep the process from starting.
+pub fn check(config: &Config) -> Result<(), StartError> {
+    let url = &config.public.url;
+    if !url.is_empty() && !shoal_config::is_base_url(url) {
+        return Err(StartError::Url(url.clone()));
+    }
+    Store::check(&config.store)?;
+    tracker::check(&config.tracker)?;
+    Certificate::load(&config.public.tls)?;
+    Places::open(&config.geo)?;
+    Ok(())
 }
 
 /// A control plane that listens, and serves once [`Server::run`] is called.

@@ -1,5 +1,5 @@
 //! The console in a real browser: by keyboard alone, without a word in the browser's own log, within its window at 360 px, and without
-//! what axe calls a serious fault. There is no data plane; what nodes would have told is written into the database.
+//! what axe calls a serious fault. There is no data plane; what nodes and players would have told is written into the database.
 
 use std::env;
 use std::fs;
@@ -19,7 +19,8 @@ const NAME: &str = "the console in Chromium";
 const PACKAGES: [&str; 2] = ["puppeteer-core@24", "axe-core@4"];
 const PASSWORD: &str = "correct horse battery";
 
-/// Two nodes, and a day of usage with a daily curve.
+/// Two nodes, a day of usage with a daily curve, what players reported of it by region, and a CDN's log that agrees for one channel
+/// and not for another.
 const SEED: &str = r#"
 import math, sqlite3, sys, time
 db = sqlite3.connect(sys.argv[1], timeout=10)
@@ -33,8 +34,25 @@ for back in range(24):
     for channel, size in (("news", 4e11), ("sports", 9e11), ("a-channel-with-a-rather-long-name-for-a-narrow-screen", 2e10)):
         for kind, part in (("client", 1.0), ("upstream", 0.07)):
             bytes = int(size * share * part)
-            db.execute("INSERT INTO ledger (hour, tenant, channel, session, kind, origin, requests, body_bytes, wire_bytes) VALUES (?, 'default', ?, '', ?, '', 9, ?, ?)",
-                (hour - back, channel, kind, bytes, bytes))
+            origin = "main" if kind == "upstream" else ""
+            db.execute("INSERT INTO ledger (hour, tenant, channel, session, kind, origin, requests, body_bytes, wire_bytes) VALUES (?, 'default', ?, '', ?, ?, 9, ?, ?)",
+                (hour - back, channel, kind, origin, bytes, bytes))
+        edge = int(size * share)
+        told = edge if channel == "news" else int(edge * 0.9)
+        for session, part in (("viewer-one", 0.6), ("viewer-two", 0.4)):
+            db.execute("INSERT INTO report_usage VALUES (?, 'default', ?, ?, ?, 0, ?)", (hour - back, channel, session, int(told * part), edge * 2))
+        log = int(size * share * 0.07 * (1.0 if channel == "news" else 0.8))
+        db.execute("INSERT INTO recon_log VALUES (?, 'big-cdn', 'default', ?, 'edge', 'body', '', 'd1', 9, ?, 5)", (hour - back, channel, log))
+        for region, isp, part in (("DE-BE", "Example Telecom", 0.5), ("JP-13", "Tokyo Net", 0.3), ("BR-SP", "Rede", 0.15), ("", "", 0.05)):
+            for step, length, buckets in ((0, 1, [(hour - back) * 60 + m for m in (1, 20, 40)]), (1, 60, [hour - back]), (2, 1440, [(hour - back) // 24])):
+                for bucket in buckets:
+                    row = [step, bucket, "default", channel, region, isp, "html5", "shoal-js/1.4.0"]
+                    add = [int(900 * part), 40, int(told * part), 0, int(edge * 2 * part), int(edge * 2 * part), 90, 7, 3, 900, 4000000, 1, 30, 21000]
+                    add += [1, 4, 9, 8, 4, 2, 1, 1, 0, 0, 0, 0]
+                    columns = "viewers reports edge_bytes direct_bytes p2p_in_bytes p2p_out_bytes connections connection_failures stalls stall_ms playing_ms errors first_frames first_frame_ms h0 h1 h2 h3 h4 h5 h6 h7 h8 h9 h10 h11".split()
+                    sums = ", ".join("%s = %s + excluded.%s" % (c, c, c) for c in columns)
+                    marks = ", ".join("?" * (len(row) + len(add)))
+                    db.execute("INSERT INTO report_rollups VALUES (%s) ON CONFLICT DO UPDATE SET %s" % (marks, sums), row + add)
 db.commit()
 "#;
 
@@ -58,6 +76,8 @@ fn people_use_the_console_by_keyboard_on_any_screen() {
     for role in ["viewer", "operator", "admin"] {
         admin.call("POST", "/api/v1/users", Some(&json!({"name": role, "role": role, "password": PASSWORD})));
     }
+    let cdn = json!({"id": "big-cdn", "origins": ["main"], "edges": [], "session_parameter": ""});
+    admin.call("PUT", "/api/v1/reconciliation/providers/big-cdn", Some(&cdn));
     admin.call("POST", "/api/v1/tokens", Some(&json!({"name": "grafana", "role": "viewer", "days": 90})));
     fs::write(lab.dir.join("seed.py"), SEED).expect("the lab's own folder is writable");
     let mut seed = Command::new(python);

@@ -68,7 +68,7 @@ fn run(arguments: &Arguments) -> Result<()> {
     let filter = EnvFilter::try_new(&config.log.level).with_context(|| {
         format!("log.level `{}`: use error, warn, info, debug, trace or a filter of them", config.log.level)
     })?;
-    Store::check(&config.store)?;
+    server::check(&config)?;
     if arguments.check {
         println!("the configuration is valid");
         return Ok(());

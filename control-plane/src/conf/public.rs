@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::Deserialize;
-use shoal_conf::app::{Shown, SignatureUse};
+use shoal_conf::app::{Nonce, Shown, SignatureUse};
 use shoal_conf::{AppRules, Code, Settled, Subject};
 use shoal_link::Channel;
 
@@ -182,8 +182,13 @@ async fn serve(app: &App, asker: &Asker, request: &ConfRequest) -> Result<Respon
     let pass = request.pass.as_deref().or_else(|| asker.bearer());
     // One that is not good is as none: what it stood in for is asked for again.
     let pass = pass.and_then(|pass| app.conf.passes().verify(pass, now).ok()).filter(|pass| of(pass, rules, channel));
-    admit(app, asker, request, rules, pass.is_some(), now)
-        .map_err(|code| refuse(app, code, Some(rules), &channel.id, now))?;
+    let refused = |code| refuse(app, code, Some(rules), &channel.id, now);
+    let nonce = admit(app, asker, request, rules, pass.is_some(), now).map_err(refused)?;
+    if let Some(Nonce { nonce, until }) = nonce
+        && !app.tracker.is_first(&format!("{}:{nonce}", rules.id), until.saturating_sub(now)).await
+    {
+        return Err(refused(Code::SignatureReplayed));
+    }
     if !channel.enabled {
         return Err(refuse(app, Code::ChannelDisabled, Some(rules), &channel.id, now));
     }
@@ -309,15 +314,15 @@ async fn parameters(State(app): State<Arc<App>>, Path(digest): Path<String>) -> 
     Ok(with_tag(&tag, FOREVER, response))
 }
 
-/// Whether a request may pass; its nonce is used up then.
-fn admit(
+/// Whether a request may pass, as far as this instance knows; its nonce is used up here then.
+fn admit<'a>(
     app: &App,
-    asker: &Asker,
-    request: &ConfRequest,
+    asker: &'a Asker,
+    request: &'a ConfRequest,
     rules: &AppRules,
     has_pass: bool,
     now: u64,
-) -> Result<(), Code> {
+) -> Result<Option<Nonce<'a>>, Code> {
     let bytes = |name: header::HeaderName| asker.headers.get(name).map(HeaderValue::as_bytes);
     let shown = Shown {
         referer: bytes(header::REFERER),
@@ -329,10 +334,11 @@ fn admit(
         has_pass,
         now,
     };
-    match rules.admit(&shown, &request.signed())? {
-        Some(nonce) => app.conf.take_nonce(&rules.id, nonce.nonce, nonce.until, now),
-        None => Ok(()),
+    let nonce = rules.admit(&shown, &request.signed())?;
+    if let Some(nonce) = nonce {
+        app.conf.take_nonce(&rules.id, nonce.nonce, nonce.until, now)?;
     }
+    Ok(nonce)
 }
 
 /// Whether a pass is of this app and channel.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use shoal_link::Channel;
 use shoal_ticket::Verifier;
 
-use super::{Conf, ConfSettings};
+use super::{Conf, ConfSettings, Directory};
 use crate::pass::Pass;
 
 /// A slice ticket that was renewed.
@@ -23,19 +23,20 @@ impl Conf {
     pub fn renew(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<String> {
         let directory = self.directory();
         let channel = self.still_served(pass, &directory)?;
-        let only = directory.tenant(&channel.tenant).is_some_and(|tenant| tenant.relay.only);
-        let expires = now + life_s(settings, channel);
-        self.passes().mint(&Pass { expires, relay_only: pass.relay_only || only, ..pass.clone() })
+        self.passes().mint(&renewed(settings, &directory, channel, pass, now))
     }
 
     /// The same, when less than half of what a new one would live is left of this one.
     pub fn renew_in_time(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<String> {
+        self.passes().mint(&self.renewed_in_time(settings, pass, now)?)
+    }
+
+    /// The same for who keeps its pass here, with the connection that it opened.
+    pub fn renewed_in_time(&self, settings: &ConfSettings, pass: &Pass, now: u64) -> Option<Pass> {
         let directory = self.directory();
-        let life = life_s(settings, directory.channel(&pass.channel)?);
-        if pass.expires.saturating_sub(now) > life / 2 {
-            return None;
-        }
-        self.renew(settings, pass, now)
+        let channel = self.still_served(pass, &directory)?;
+        let left = pass.expires.saturating_sub(now);
+        (left <= life_s(settings, channel) / 2).then(|| renewed(settings, &directory, channel, pass, now))
     }
 
     /// The slice ticket that a viewer shows with its pass, good for as long as a new one would be: none when the channel asks for
@@ -55,12 +56,17 @@ impl Conf {
         Some(RenewedTicket { ticket: verifier.renew(ticket, client, now, expires).ok()?, expires })
     }
 
-    fn still_served<'d>(&self, pass: &Pass, directory: &'d super::Directory) -> Option<&'d Channel> {
+    fn still_served<'d>(&self, pass: &Pass, directory: &'d Directory) -> Option<&'d Channel> {
         let channel = directory.channel(&pass.channel).filter(|channel| channel.enabled)?;
         let compiled = self.compiled();
         let app = compiled.app(&pass.app).filter(|app| app.enabled)?;
         (*channel.tenant == *pass.tenant && app.tenant == pass.tenant).then_some(channel)
     }
+}
+
+fn renewed(settings: &ConfSettings, directory: &Directory, channel: &Channel, pass: &Pass, now: u64) -> Pass {
+    let only = directory.tenant(&channel.tenant).is_some_and(|tenant| tenant.relay.only);
+    Pass { expires: now + life_s(settings, channel), relay_only: pass.relay_only || only, ..pass.clone() }
 }
 
 /// Seconds that what conf gives a viewer lives: pass, ticket and TURN credentials end together.

@@ -110,6 +110,52 @@ pub(super) fn export(spool: &Spool, number: u64, dir: &Path) -> Result<Option<Pa
     Ok(Some(path))
 }
 
+/// Deletes the files of all days before that of `before_ms`, and their folders where nothing else is in them. How many files.
+pub(super) fn forget(dir: &Path, before_ms: u64) -> io::Result<u64> {
+    let (oldest, _) = date_and_hour(before_ms);
+    let oldest = format!("date={oldest}");
+    let mut deleted = 0;
+    if !dir.exists() {
+        return Ok(0);
+    }
+    for day in folders(dir, "date=")? {
+        // Dates of one length are in the order of their bytes.
+        if day.file_name().is_none_or(|name| name.len() != oldest.len() || *name >= *oldest) {
+            continue;
+        }
+        for hour in folders(&day, "hour=")? {
+            for file in fs::read_dir(&hour)? {
+                let file = file?.path();
+                if file.extension().is_some_and(|ending| ending == "parquet" || ending == "writing") {
+                    fs::remove_file(file)?;
+                    deleted += 1;
+                }
+            }
+            remove_empty(&hour)?;
+        }
+        remove_empty(&day)?;
+    }
+    Ok(deleted)
+}
+
+fn folders(dir: &Path, prefix: &str) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(dir)? {
+        let entry = entry?;
+        if entry.file_name().as_encoded_bytes().starts_with(prefix.as_bytes()) && entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn remove_empty(dir: &Path) -> io::Result<()> {
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() != io::ErrorKind::DirectoryNotEmpty => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn create(
     instance: &str,
     number: u64,

@@ -110,3 +110,28 @@ fn dates_are_those_of_the_calendar() {
         assert_eq!(date_and_hour(ms), (date.to_owned(), hour));
     }
 }
+
+#[test]
+fn files_of_days_before_are_deleted_and_nothing_else() {
+    const DAY: u64 = 86_400_000;
+    let folder = Folder::new();
+    let dir = folder.path().join("parquet");
+    assert_eq!(forget(&dir, DAY).unwrap(), 0, "there is none yet");
+    let names = [
+        "date=2023-11-13/hour=23/a-1.parquet",
+        "date=2023-11-14/hour=00/a-2.parquet",
+        "date=2023-11-15/hour=22/a-3.parquet",
+    ];
+    let others = ["date=2023-11-13/hour=23/notes.txt", "date=old/hour=1/a.parquet", "other/hour=1/a.parquet"];
+    for name in names.iter().chain(&others) {
+        let path = dir.join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, b"").unwrap();
+    }
+    fs::write(dir.join("date=2023-11-14/hour=00/b-1.writing"), b"").unwrap();
+    // The 15th, at 22:13.
+    assert_eq!(forget(&dir, 1_700_000_000_000 + DAY).unwrap(), 3);
+    let left: Vec<&str> = names.into_iter().chain(others).filter(|name| dir.join(name).exists()).collect();
+    assert_eq!(left, [names[2], others[0], others[1], others[2]]);
+    assert!(!dir.join("date=2023-11-14").exists(), "empty folders go too");
+}

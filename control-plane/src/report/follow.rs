@@ -226,6 +226,13 @@ impl Reports {
             hour: before(DAY_MS, self.config.hours_days) / HOUR_MS,
             usage_hour: before(DAY_MS, self.config.sessions_days) / HOUR_MS,
         };
+        let dir = &self.config.parquet_dir;
+        if self.config.parquet_days > 0 && !dir.as_os_str().is_empty() {
+            match export::forget(dir, before(DAY_MS, self.config.parquet_days)) {
+                Ok(files) => self.metrics.pruned("parquet", files),
+                Err(error) => tracing::warn!(%error, dir = %dir.display(), "old Parquet files are not deleted"),
+            }
+        }
         for _ in 0..FORGET_TURNS {
             let gone = store.forget_reports(&ages, FORGET_MOST)?;
             for (what, rows) in

@@ -27,7 +27,7 @@ declare! {
     SPOOL = "shoal_control_reports_spool_bytes", [], "Bytes of the spool's segments.";
     LAG = "shoal_control_reports_lag_seconds", [], "Age of the newest report that is rolled up, while others wait; else 0.";
     EXPORTED = "shoal_control_reports_parquet_files_total", ["result"], "Parquet files written, or failed.";
-    PRUNED = "shoal_control_reports_pruned_total", ["what"], "Rows forgotten for their age.";
+    PRUNED = "shoal_control_reports_pruned_total", ["what"], "Rows, and Parquet files, forgotten for their age.";
 }
 
 /// Upper bounds of the sync histogram's buckets, in seconds.
@@ -90,7 +90,7 @@ impl Metrics {
             spool: gauge(&SPOOL)?,
             lag,
             exported: counter(&EXPORTED, &["written", "failed"])?,
-            pruned: counter(&PRUNED, &["sessions", "minutes", "hours", "usage"])?,
+            pruned: counter(&PRUNED, &["sessions", "minutes", "hours", "usage", "parquet"])?,
         })
     }
 

@@ -64,6 +64,8 @@ pub struct Reporting {
     pub segment_seconds: u32,
     /// Folder for raw reports as Parquet, which instances may share. Empty: they are not kept.
     pub parquet_dir: PathBuf,
+    /// Days for which Parquet files are kept; 0: until somebody deletes them.
+    pub parquet_days: u32,
     /// Days for which sums by the minute are kept.
     pub minutes_days: u32,
     /// Days for which sums by the hour are kept; those by the day are kept for ever.
@@ -85,6 +87,7 @@ impl Default for Reporting {
             segment_mib: 64,
             segment_seconds: 300,
             parquet_dir: PathBuf::new(),
+            parquet_days: 0,
             minutes_days: 2,
             hours_days: 60,
             sessions_days: 8,

@@ -17,8 +17,8 @@ pub struct Tracking {
     /// Tenant in whose name everybody may announce without a pass, at `/announce`, `/scrape` and by WebSocket at `/`, in the
     /// channel `open`. Empty: nobody may.
     pub open: String,
-    /// URL of Redis or Valkey, as in `redis://:PASSWORD@HOST:6379`, over which several instances tell each other of their peers. Empty:
-    /// this instance knows its own ones.
+    /// URL of Redis or Valkey, as in `redis://:PASSWORD@HOST:6379`, over which several instances tell each other of their peers and
+    /// of signatures that were used. Empty: this instance knows its own ones.
     pub redis: String,
     /// Peers at most in an answer.
     pub told: u32,

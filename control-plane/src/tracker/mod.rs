@@ -73,6 +73,20 @@ pub(crate) struct Viewer {
     pass: Option<Pass>,
 }
 
+impl Viewer {
+    /// Renews the pass that a connection was opened with, as the JSON door's heartbeat does. False: it has expired, for what it was
+    /// for is no longer there.
+    fn go_on(&mut self, app: &App, now: u64) -> bool {
+        let Some(pass) = &self.pass else { return true };
+        if let Some(pass) = app.conf.renewed_in_time(&app.config.conf, pass, now) {
+            self.relay_only = pass.relay_only;
+            self.pass = Some(pass);
+            return true;
+        }
+        pass.expires > now
+    }
+}
+
 /// Why somebody may not announce.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Denied {
@@ -107,6 +121,14 @@ pub enum TrackerError {
     /// The metrics' table is wrong.
     #[error("metrics: {0}; this is a defect of this release")]
     Metrics(#[from] prometheus::Error),
+}
+
+/// Checks what is configured without connecting.
+pub(crate) fn check(config: &Tracking) -> Result<(), TrackerError> {
+    match config.redis.as_str() {
+        "" => Ok(()),
+        url => redis::Client::open(url).map(drop).map_err(TrackerError::Redis),
+    }
 }
 
 /// The tracker's parts.
@@ -273,6 +295,14 @@ impl Tracker {
                 replica.tell(self, swarms, key, peer_id, connection, &[]);
             }
         });
+    }
+
+    /// Whether nobody has asked for `name` for the last `seconds`: at any instance, where they tell each other; else always true.
+    pub(crate) async fn is_first(&self, name: &str, seconds: u64) -> bool {
+        match &self.replica {
+            Some(replica) => replica.is_first(name, seconds).await,
+            None => true,
+        }
     }
 
     /// Has a message wait for a connection, of this instance or another.

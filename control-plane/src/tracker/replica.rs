@@ -5,6 +5,7 @@
 //!   minute. Each instance takes in those of the others. One that starts begins with what the last [`REBUILD_MS`] brought,
 //!   which is every peer that is there, for each announces within two intervals.
 //! - Stream `shoal:tracker:mail:INSTANCE`: offers and answers for connections of that instance.
+//! - Keys `shoal:once:…`: what counts once at all instances together, such as the nonces of signed questions to conf.
 //!
 //! Without Redis each instance goes on with its own peers, and those of others expire. When it is back, each tells of all its peers
 //! again. Connections are numbered with their instance in front, so a number says where the connection is.
@@ -34,6 +35,7 @@ const INSTANCE_BITS: u32 = 23;
 
 const CHANGES: &str = "shoal:tracker:changes";
 const MAIL: &str = "shoal:tracker:mail:";
+const ONCE: &str = "shoal:once:";
 
 /// Pause between two batches.
 const BATCH_EVERY: Duration = Duration::from_millis(100);
@@ -57,6 +59,10 @@ const READ_ENTRIES: usize = 64;
 const READ_WAIT_MS: u64 = 500;
 /// Longest wait for Redis to connect or to answer.
 const ANSWER_WAIT: Duration = Duration::from_secs(5);
+/// Longest wait for whether something is there for the first time: somebody waits for it.
+const ONCE_WAIT: Duration = Duration::from_millis(500);
+/// By how much the clocks of two instances may differ.
+const SKEW_S: u64 = 60;
 /// Pause before Redis is tried again.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
@@ -67,6 +73,8 @@ pub(super) struct Replica {
     client: Client,
     /// Whether anybody listens; without, nothing is kept.
     connected: AtomicBool,
+    /// What is asked between batches, while connected.
+    asks: Mutex<Option<MultiplexedConnection>>,
     out: Mutex<Out>,
 }
 
@@ -81,7 +89,7 @@ impl Replica {
     pub(super) fn new(url: &str, lot: u64) -> Result<Self, RedisError> {
         let instance = (lot >> (64 - INSTANCE_BITS)).max(1);
         let client = Client::open(url)?;
-        Ok(Self { instance, client, connected: AtomicBool::new(false), out: Mutex::default() })
+        Ok(Self { instance, client, connected: AtomicBool::new(false), asks: Mutex::default(), out: Mutex::default() })
     }
 
     /// After a change here: what is known of the peer now, or that it is gone.
@@ -123,6 +131,19 @@ impl Replica {
         Ok(())
     }
 
+    /// Whether nobody, at any instance, has asked for `name` for the last `seconds`. Without Redis: as far as is known.
+    pub(super) async fn is_first(&self, name: &str, seconds: u64) -> bool {
+        let asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(mut asks) = asks else { return true };
+        let mut set = redis::cmd("SET");
+        set.arg(format!("{ONCE}{name}")).arg(1).arg("NX").arg("EX").arg(seconds + SKEW_S);
+        match tokio::time::timeout(ONCE_WAIT, set.query_async::<Option<String>>(&mut asks)).await {
+            Ok(Ok(done)) => done.is_some(),
+            // That Redis is away is noted where it is followed; viewers do not wait for it to come back.
+            Ok(Err(_)) | Err(_) => true,
+        }
+    }
+
     fn take(&self) -> Out {
         std::mem::take(&mut *self.out.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -145,6 +166,7 @@ pub(super) async fn run(app: Arc<App>, mut stop: watch::Receiver<bool>) {
             _ = stop.wait_for(|stop| *stop) => break,
         };
         replica.connected.store(false, Ordering::Relaxed);
+        *replica.asks.lock().unwrap_or_else(PoisonError::into_inner) = None;
         drop(replica.take());
         if let Err(error) = result
             && !std::mem::replace(&mut told, true)
@@ -166,6 +188,7 @@ async fn follow(app: &Arc<App>, replica: &Replica) -> Result<(), RedisError> {
     let (seconds, micros): (u64, u64) = redis::cmd("TIME").query_async(&mut writer).await?;
     let now_ms = seconds * 1000 + micros / 1000;
     replica.connected.store(true, Ordering::Relaxed);
+    *replica.asks.lock().unwrap_or_else(PoisonError::into_inner) = Some(writer.clone());
     tracing::info!(instance = replica.instance, "the tracker keeps up with the other instances");
     let writing = async {
         tell_all(app, replica, &mut writer).await?;

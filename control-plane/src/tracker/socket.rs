@@ -25,7 +25,9 @@ use super::http::{counts, session_of};
 use super::metrics::{Door, Dropped, Outcome};
 use super::{ANSWER, Denied, Viewer, place};
 use crate::app::App;
+use crate::pass::PassError;
 use crate::rest::problem::Problem;
+use crate::store::now_ms;
 
 /// Bytes of a message at most: some twenty offers.
 const MAX_MESSAGE: usize = 256 << 10;
@@ -58,18 +60,18 @@ pub(super) async fn upgrade(
         return Problem::new(StatusCode::SERVICE_UNAVAILABLE, detail).into_response();
     }
     let upgrade = upgrade.max_message_size(MAX_MESSAGE).max_frame_size(MAX_MESSAGE).read_buffer_size(READ_BUFFER);
-    upgrade.on_upgrade(move |socket| async move {
+    upgrade.on_upgrade(move |mut socket| async move {
         match viewer {
             Ok(viewer) => serve(&app, socket, viewer, address).await,
             Err(denied) => {
                 app.tracker.counters.announced(Door::WebSocket, denied.outcome());
-                turn_away(socket, denied).await;
+                turn_away(&mut socket, denied).await;
             }
         }
     })
 }
 
-async fn turn_away(mut socket: WebSocket, denied: Denied) {
+async fn turn_away(socket: &mut WebSocket, denied: Denied) {
     let mut out = Vec::new();
     web::failure("announce", None, &denied.to_string(), &mut out);
     let frame = CloseFrame { code: close_code::POLICY, reason: "pass".into() };
@@ -97,7 +99,8 @@ async fn serve(app: &Arc<App>, socket: WebSocket, viewer: Viewer, address: IpAdd
         tracker.counters.refused.inc();
         return;
     };
-    let mut peer = Peer { app, viewer: &viewer, address, id: place.id, members: HashSet::new(), own: VecDeque::new() };
+    let viewer = Arc::new(viewer);
+    let mut peer = Peer { app, viewer, address, id: place.id, members: HashSet::new(), own: VecDeque::new() };
     let mut line = Line { socket, place, pending: None, unsent: false };
     let mut stop = tracker.stop.subscribe();
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
@@ -121,6 +124,12 @@ async fn serve(app: &Arc<App>, socket: WebSocket, viewer: Viewer, address: IpAdd
             }
             Wake::Life => heard = Instant::now(),
             Wake::Tick if heard.elapsed() >= IDLE => break,
+            Wake::Tick if !Arc::make_mut(&mut peer.viewer).go_on(app, now_ms() / 1000) => {
+                let denied = Denied::Pass(PassError::Expired);
+                tracker.counters.announced(Door::WebSocket, denied.outcome());
+                turn_away(&mut line.socket, denied).await;
+                break;
+            }
             Wake::Tick => line.pending = line.pending.take().or(Some(Message::Ping(Default::default()))),
             Wake::Over => break,
             Wake::Stop => {
@@ -200,7 +209,7 @@ impl Line<'_> {
 /// What is at the other end of a connection.
 struct Peer<'a> {
     app: &'a Arc<App>,
-    viewer: &'a Viewer,
+    viewer: Arc<Viewer>,
     address: IpAddr,
     /// The connection's number.
     id: u64,
@@ -229,7 +238,7 @@ impl Peer<'_> {
                     Hashes::None => app.tracker.hashes_of(&self.viewer.tenant, &self.viewer.channel, MAX_SCRAPE),
                 };
                 let mut out = Vec::new();
-                web::scraped(&counts(&app.tracker, self.viewer, hashes), app.tracker.config.interval_s, &mut out);
+                web::scraped(&counts(&app.tracker, &self.viewer, hashes), app.tracker.config.interval_s, &mut out);
                 counters.scraped(Door::WebSocket);
                 self.tell(out);
             }
@@ -257,12 +266,12 @@ impl Peer<'_> {
             self.fail(Some(&info_hash), "this connection has announced as many peers as it may; leave with some");
             return Outcome::Connection;
         }
-        let viewer = self.viewer;
+        let viewer = Arc::clone(&self.viewer);
         let key = Key { tenant: &viewer.tenant, channel: &viewer.channel, info_hash };
         let announce = Announce {
             key,
             peer_id,
-            session: session_of(tracker, viewer, peer_id),
+            session: session_of(tracker, &viewer, peer_id),
             address: self.address,
             port: 0,
             transports: Transports::NONE.with(Transport::Webrtc),

@@ -14,8 +14,12 @@ use crate::support::{Control, Dir, Node, batch, channel, until};
 use crate::testing;
 
 fn start(dir: &Dir, url: &str) -> Control {
+    start_with(dir, &format!("[store]\nurl = \"{url}\""))
+}
+
+pub(crate) fn start_with(dir: &Dir, settings: &str) -> Control {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shoal-control"));
-    command.arg("--config").arg(dir.config(&format!("[store]\nurl = \"{url}\"")));
+    command.arg("--config").arg(dir.config(settings));
     Control::start_as(dir, &mut command)
 }
 

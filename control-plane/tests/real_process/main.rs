@@ -11,6 +11,7 @@ mod people;
 mod process;
 mod recon;
 mod reports;
+mod service;
 mod support;
 mod tenants;
 #[path = "../../src/store/testing.rs"]

@@ -41,6 +41,11 @@ fn the_sample_is_a_valid_configuration_and_mistakes_are_named() {
         ("[log]\nlevel = \"shoal=loud\"", ["log.level", "shoal=loud"]),
         ("[log]\nformat = \"xml\"", ["log.format", "xml"]),
         ("[log", ["sample.toml:1", "TOML"]),
+        ("[public]\nurl = \"api.example.com\"", ["public.url", "https://"]),
+        ("[public]\ntls = { certificate = \"none.pem\" }", ["public.tls.key", "neither"]),
+        ("[store]\nurl = \"mysql://h/d\"", ["store.url", "postgres://"]),
+        ("[tracker]\nredis = \"h:6379\"", ["tracker.redis", "redis://"]),
+        ("[geo]\ndatabases = [\"none.mmdb\"]", ["geo.databases", "none.mmdb"]),
     ] {
         let (code, said) = check(text);
         assert_eq!(code, Some(1), "{text}: {said}");

@@ -118,20 +118,7 @@ impl Control {
 
     /// A request with the token; status and body.
     pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> (u16, Value) {
-        let body = if body.is_null() { String::new() } else { body.to_string() };
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: control\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            self.token,
-            body.len()
-        );
-        let mut stream = TcpStream::connect(self.api).unwrap();
-        stream.set_read_timeout(Some(WAIT)).unwrap();
-        stream.write_all((head + &body).as_bytes()).unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).unwrap();
-        let (head, body) = text.split_once("\r\n\r\n").unwrap();
-        let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-        (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
+        request(self.api, method, path, &self.token, body)
     }
 
     pub(crate) fn get(&self, path: &str) -> Value {
@@ -165,6 +152,24 @@ impl Drop for Control {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// A request with a bearer token; status and body.
+pub(crate) fn request(to: SocketAddr, method: &str, path: &str, token: &str, body: &Value) -> (u16, Value) {
+    let body = if body.is_null() { String::new() } else { body.to_string() };
+    let authorization = if token.is_empty() { String::new() } else { format!("Authorization: Bearer {token}\r\n") };
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: control\r\n{authorization}Content-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    let mut stream = TcpStream::connect(to).unwrap();
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    stream.write_all((head + &body).as_bytes()).unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|_| Value::String(body.to_owned())))
 }
 
 /// Tries until there is something.
@@ -205,6 +210,14 @@ impl Node {
         node.send(&hello(name, boot, snapshot));
         assert_eq!(node.next(), Some(ControlMessage::Hello { protocol: PROTOCOL }));
         node
+    }
+
+    /// The same where perhaps nobody listens, or stops meanwhile.
+    pub(crate) fn try_join(socket: &Path, name: &str, boot: u64) -> Option<Self> {
+        let stream = UnixStream::connect(socket).ok()?;
+        stream.set_write_timeout(Some(WAIT)).ok()?;
+        let mut node = Self { stream, buffer: Vec::new() };
+        (node.try_send(&hello(name, boot, None)) && node.next_within(WAIT).ok()?.is_some()).then_some(node)
     }
 
     pub(crate) fn send(&mut self, message: &DataMessage) {

@@ -102,7 +102,7 @@ fn node(raw: &config::Node, machine: &Machine, problems: &mut Problems) -> NodeS
         problems.add("node.state_dir", format_args!("{:?}", state_dir.display().to_string()), reason);
     }
     let url = raw.public_url.trim_end_matches('/');
-    if !(url.is_empty() || is_base_url(url)) {
+    if !(url.is_empty() || shoal_config::is_base_url(url)) {
         let remedy = "must be http:// or https:// with a host, and no query, such as http://edge1.example.com:8080";
         problems.add("node.public_url", format_args!("{:?}", raw.public_url), remedy);
     }
@@ -123,11 +123,6 @@ fn fold_name(host: &str) -> String {
         .map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '-' })
         .collect();
     if name.is_empty() { "node".to_owned() } else { name }
-}
-
-fn is_base_url(url: &str) -> bool {
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    rest.is_some_and(|rest| !rest.is_empty() && !rest.starts_with('/') && !rest.contains(['?', '#', ' ', '@']))
 }
 
 /// Whether files can be made in `folder`, or in the nearest one above that exists. Changes nothing on disk.

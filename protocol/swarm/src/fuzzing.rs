@@ -2,6 +2,7 @@
 
 use crate::ids::InfoHash;
 use crate::query::{self, Event};
+use crate::replica::{self, Change};
 use crate::swarms::{Announce, Answer, Config, Count, Key, Place, Swarms};
 use crate::{bencode, form, sdp, web};
 
@@ -110,4 +111,33 @@ pub fn json_announce(input: &[u8]) {
     if found.check().is_ok() {
         assert!(found.failed.len() <= form::MAX_FAILED && found.transports.len() <= form::MAX_TRANSPORTS);
     }
+}
+
+/// Takes `input` as a batch of another instance's changes: what is read is written as what is read, and can be taken in.
+///
+/// # Panics
+/// When it does not hold.
+pub fn replica_batch(input: &[u8]) {
+    let mut swarms = Swarms::new(Config::default(), 1);
+    let mut answer = Answer::default();
+    let mut again = Vec::new();
+    replica::begin(&mut again);
+    let changes: Vec<Change<'_>> = replica::read(input).map_while(Result::ok).collect();
+    for change in &changes {
+        match change {
+            Change::Is { record, node, failed } => {
+                replica::is(record, node, failed, &mut again);
+                // A session may have too many peers, and an id may be somebody else's.
+                let _ = swarms.handle_remote(0, record, failed, &|_| Place::default(), &mut answer);
+                assert!(answer.peers.is_empty(), "nobody asked for peers");
+            }
+            Change::Left { key, peer_id, connection } => {
+                replica::left(*key, *peer_id, *connection, &mut again);
+                swarms.remote_left(*key, *peer_id, *connection);
+            }
+        }
+    }
+    assert!(swarms.peers() <= changes.len());
+    let written: Result<Vec<Change<'_>>, _> = replica::read(&again).collect();
+    assert_eq!(written.as_ref(), Ok(&changes));
 }

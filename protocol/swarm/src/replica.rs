@@ -13,13 +13,15 @@
 
 use std::net::IpAddr;
 
+use crate::form::MAX_FAILED;
 use crate::ids::{ID_BYTES, InfoHash, PeerId};
 use crate::nat::Nat;
 use crate::swarms::{Key, Record, Supply};
 use crate::transport::{Transport, Transports};
 
 /// Longest change: names of 255 bytes, and as many failed peers as an announce may have.
-pub const MAX_CHANGE: usize = 2 + 1 + 3 * 256 + 2 * ID_BYTES + 8 + 1 + 16 + 2 + 8 + 1 + 4 + 8 + 2 + 32 * ID_BYTES;
+pub const MAX_CHANGE: usize =
+    2 + 1 + 3 * 256 + 2 * ID_BYTES + 8 + 1 + 16 + 2 + 8 + 1 + 4 + 8 + 2 + MAX_FAILED * ID_BYTES;
 
 const VERSION: u8 = 1;
 const IS: u8 = 1;
@@ -91,7 +93,7 @@ pub fn is(record: &Record<'_>, node: &str, failed: &[PeerId], out: &mut Vec<u8>)
         out.extend_from_slice(&record.supply.newest.to_be_bytes());
         out.extend_from_slice(&record.supply.count.to_be_bytes());
         text(node, out);
-        for id in failed.iter().take(32) {
+        for id in failed.iter().take(MAX_FAILED) {
             out.extend_from_slice(&id.0);
         }
     });
@@ -215,7 +217,8 @@ fn read_is<'a>(reader: &mut Reader<'a>) -> Option<Change<'a>> {
     };
     let node = reader.text()?;
     let (failed, rest) = reader.0.as_chunks::<ID_BYTES>();
-    rest.is_empty().then(|| Change::Is { record, node, failed: failed.iter().map(|id| PeerId(*id)).collect() })
+    let whole = rest.is_empty() && failed.len() <= MAX_FAILED;
+    whole.then(|| Change::Is { record, node, failed: failed.iter().map(|id| PeerId(*id)).collect() })
 }
 
 fn read_left<'a>(reader: &mut Reader<'a>) -> Option<Change<'a>> {

@@ -22,6 +22,11 @@ fn json_announce() {
     replay("json_announce", fuzzing::json_announce);
 }
 
+#[test]
+fn replica_batch() {
+    replay("replica_batch", fuzzing::replica_batch);
+}
+
 /// SplitMix64.
 struct Random(u64);
 

@@ -219,6 +219,24 @@ async fn json_says_more_and_renews_the_pass() {
 }
 
 #[tokio::test]
+async fn a_connection_s_pass_is_renewed_until_its_channel_is_gone() {
+    let public = Public::new(|_| {});
+    let now = now_ms() / 1000;
+    let mut viewer = public.app.tracker.viewer(&keys(), &pass("s1", false, 600), now).unwrap();
+    let expires = |viewer: &Viewer| viewer.pass.as_ref().unwrap().expires;
+    assert!(viewer.go_on(&public.app, now));
+    assert_eq!(expires(&viewer), now + 600, "there is time left");
+    let later = now + 599;
+    assert!(viewer.go_on(&public.app, later));
+    let end = expires(&viewer);
+    assert!(end > later + 300, "{end}");
+    public.app.conf.pretend(keys(), &["another"]);
+    assert!(viewer.go_on(&public.app, end - 1), "what it has is good until it ends");
+    assert_eq!(expires(&viewer), end);
+    assert!(!viewer.go_on(&public.app, end));
+}
+
+#[tokio::test]
 async fn no_address_of_a_relay_only_viewer_leaves() {
     let public = Public::new(|_| {});
     let path = |session: &str, relay_only| format!("/v1/tracker/{}/announce", pass(session, relay_only, 600));

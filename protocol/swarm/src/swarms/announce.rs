@@ -103,8 +103,8 @@ impl Swarms {
             }
         };
         let at = self.peers.insert(Peer::new(announce.peer_id, announce.session, swarm));
-        if at == self.links.used() {
-            self.links.insert([(NONE, NONE); RINGS]);
+        if at == self.places.used() {
+            self.places.insert([NONE; RINGS]);
         }
         if !self.join_session(at) {
             // The viewer has peers, and so has the channel, but perhaps not this swarm.

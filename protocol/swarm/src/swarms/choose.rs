@@ -6,6 +6,7 @@
 //! anywhere, so that a swarm does not fall apart into neighbourhoods.
 
 use super::peer::{Peer, RINGS};
+use super::rings::Circle;
 use super::slab::Slab;
 use super::{Answer, Chosen, SMALL, Swarms};
 use crate::nat::can_connect;
@@ -112,39 +113,40 @@ impl Swarms {
             if !mask.shares(asking.mask) {
                 continue;
             }
-            let Some(head) = self.head(ring, asking.swarm, mask, near).map(|head| *head) else { continue };
-            let mut next = head;
-            let mut left = LOOKED_AT * want + LOOKED_AT_LEAST;
-            loop {
-                // First the way, then who is on it: the latter are read side by side.
-                self.walked.clear();
-                for _ in 0..spare(want).saturating_sub(self.candidates.len()).min(left) {
-                    self.walked.push(next);
-                    next = self.links[next][ring].1;
-                    if next == head {
-                        break;
-                    }
-                }
-                left -= self.walked.len();
-                touch(&self.peers, &self.walked);
-                let me = &self.peers[asking.at];
-                for at in &self.walked {
-                    let peer = &self.peers[*at];
-                    if fits(asking, me, *at, peer) && !self.picked.contains(at) {
-                        let lot = self.random.bits() as u32;
-                        self.candidates.push(Candidate { worth: worth(peer), lot, at: *at });
-                    }
-                }
-                if next == head || left == 0 || self.candidates.len() >= spare(want) {
-                    break;
-                }
+            let Some(entry) = self.entry(ring, asking.swarm, mask, near) else { continue };
+            if let Some(lone) = entry.peer() {
+                self.consider(asking, &[lone]);
             }
-            if let Some(head) = self.head(ring, asking.swarm, mask, near) {
-                *head = next;
+            let Some(circle) = entry.circle() else { continue };
+            let mut left = (LOOKED_AT * want + LOOKED_AT_LEAST).min(self.circles[circle].members.len());
+            while left > 0 && self.candidates.len() < spare(want) {
+                let Circle { members, next } = &mut self.circles[circle];
+                let (told, waiting) = members.split_at(*next as usize);
+                let some = (spare(want) - self.candidates.len()).min(left);
+                let mut walked = std::mem::take(&mut self.walked);
+                walked.clear();
+                walked.extend(waiting.iter().chain(told).take(some));
+                left -= walked.len();
+                *next = ((*next as usize + walked.len()) % members.len()) as u32;
+                self.consider(asking, &walked);
+                self.walked = walked;
             }
         }
         self.drop_reported(asking);
         self.pick(want);
+    }
+
+    /// Adds those of `peers` that fit to the candidates.
+    fn consider(&mut self, asking: &Asking, peers: &[u32]) {
+        touch(&self.peers, peers);
+        let me = &self.peers[asking.at];
+        for at in peers {
+            let peer = &self.peers[*at];
+            if fits(asking, me, *at, peer) && !self.picked.contains(at) {
+                let lot = self.random.bits() as u32;
+                self.candidates.push(Candidate { worth: worth(peer), lot, at: *at });
+            }
+        }
     }
 
     /// Some from anywhere in the swarm: those behind a place drawn by lot.

@@ -147,10 +147,16 @@ impl Swarms {
         let swarms: usize = (0..self.swarms.used()).map(|at| lists(&self.swarms[at])).sum();
         let named = |at: u32| self.channels[at].tenant.len() + self.channels[at].id.len() + 4 * size_of::<usize>();
         let channels: usize = (0..self.channels.used()).map(named).sum();
-        let tables = [&self.by_channel, &self.by_swarm, &self.by_peer, &self.by_session].into_iter().chain(&self.rings);
-        let tables: usize = tables.map(|table| table.allocation_size()).sum();
+        let circle = |at: u32| self.circles[at].members.capacity() * size_of::<u32>();
+        let circles: usize = (0..self.circles.used()).map(circle).sum();
+        let rings: usize = self.rings.iter().map(|table| table.allocation_size()).sum();
+        let tables = [&self.by_channel, &self.by_swarm, &self.by_peer, &self.by_session];
+        let tables: usize = tables.map(|table| table.allocation_size()).iter().sum();
         self.peers.memory()
-            + self.links.memory()
+            + self.places.memory()
+            + self.circles.memory()
+            + circles
+            + rings
             + self.swarms.memory()
             + self.channels.memory()
             + swarms

@@ -34,8 +34,9 @@ use crate::ids::{InfoHash, PeerId};
 use crate::nat::Nat;
 use crate::query::Event;
 use crate::transport::{Mask, Transports};
-use peer::{Links, Peer, RINGS};
+use peer::{Peer, Places, RINGS};
 use random::Random;
+use rings::{Circle, Entry};
 use slab::{NONE, Slab};
 
 /// A swarm with at most so many peers is looked through as a whole; above, there are rings of near peers.
@@ -321,14 +322,14 @@ pub struct Swarms {
     swarms: Slab<Swarm>,
     peers: Slab<Peer>,
     /// Under the same numbers.
-    links: Slab<Links>,
+    places: Slab<Places>,
     by_channel: HashTable<u32>,
     by_swarm: HashTable<u32>,
     by_peer: HashTable<u32>,
     /// The first peer of each session of a channel.
     by_session: HashTable<u32>,
-    /// The peer of each ring that is next to be told of.
-    rings: [HashTable<u32>; RINGS],
+    rings: [HashTable<Entry>; RINGS],
+    circles: Slab<Circle>,
     /// The ends of the order of announces.
     oldest: u32,
     newest: u32,
@@ -352,7 +353,8 @@ impl Swarms {
             channels: Slab::new(),
             swarms: Slab::new(),
             peers: Slab::new(),
-            links: Slab::new(),
+            places: Slab::new(),
+            circles: Slab::new(),
             by_channel: HashTable::new(),
             by_swarm: HashTable::new(),
             by_peer: HashTable::new(),

@@ -22,9 +22,8 @@ const COMPLETE: u8 = 1 << 1;
 const RELAY_ONLY: u8 = 1 << 2;
 const REMOTE: u8 = 1 << 3;
 
-/// A peer's neighbours in rings of peers that are near each other. Apart from the peer, so that who walks along a ring reads
-/// nothing else: each step waits for the memory that the one before named.
-pub(super) type Links = [(u32, u32); RINGS];
+/// Where a peer is in rings of peers that are near each other.
+pub(super) type Places = [u32; RINGS];
 
 #[derive(Debug, Clone)]
 pub(super) struct Peer {

@@ -1,18 +1,97 @@
 //! Where a peer stands: in its swarm's lists, in rings of near peers, in the order of announces, among its viewer's others.
 //!
-//! A ring's head is the peer that is next to be told of. Who looks for peers takes some from the head on and moves the head
-//! behind them, so all of a ring have their turn before one of them has it again.
+//! A ring has a place from which the next are told of. Who looks for peers takes some from there on and moves it behind them, so
+//! all of a ring have their turn before one of them has it again. Its peers lie side by side: reading whom to look at next waits
+//! for memory once, not once for each of them.
 
 use hashbrown::HashTable;
-use hashbrown::hash_table::Entry;
+use hashbrown::hash_table::Entry as Slot;
 
 use super::peer::{Peer, RINGS};
-use super::slab::NONE;
+use super::slab::{NONE, Slab};
 use super::{List, SMALL, Swarms};
 use crate::transport::Mask;
 
 /// A swarm that shrinks below this has no rings any more; less than [`SMALL`], so that it does not go to and fro.
 const SHRUNK: usize = SMALL / 2;
+
+/// A ring as its table has it: a peer that is the only one, or the number of a [`Circle`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Entry(u32);
+
+/// In an [`Entry`]: it is a circle's number.
+const CIRCLE: u32 = 1 << 31;
+
+impl Entry {
+    fn lone(at: u32) -> Self {
+        Self(at)
+    }
+
+    fn of(circle: u32) -> Self {
+        Self(circle | CIRCLE)
+    }
+
+    pub(super) fn circle(self) -> Option<u32> {
+        (self.0 & CIRCLE != 0).then_some(self.0 & !CIRCLE)
+    }
+
+    /// The peer, where it is the only one.
+    pub(super) fn peer(self) -> Option<u32> {
+        (self.0 & CIRCLE == 0).then_some(self.0)
+    }
+}
+
+/// Two peers or more, and which of them is told of next.
+#[derive(Debug, Default)]
+pub(super) struct Circle {
+    pub(super) members: Vec<u32>,
+    /// A place in `members`.
+    pub(super) next: u32,
+}
+
+impl Circle {
+    /// Adds a peer; its place.
+    fn push(&mut self, at: u32) -> u32 {
+        if self.members.len() == self.members.capacity() {
+            // A quarter more, not twice as much: there are millions of them.
+            self.members.reserve_exact(self.members.len() / 4 + 2);
+        }
+        self.members.push(at);
+        self.members.len() as u32 - 1
+    }
+
+    /// Takes out who is at a place, and tells who moved where for it. Those who had their turn stay before `next`, the others behind.
+    fn remove(&mut self, place: u32, mut moved: impl FnMut(u32, u32)) {
+        let mut hole = place as usize;
+        if place < self.next {
+            self.next -= 1;
+            let last_told = self.next as usize;
+            if hole != last_told {
+                self.members[hole] = self.members[last_told];
+                moved(self.members[hole], hole as u32);
+            }
+            hole = last_told;
+        }
+        self.members.swap_remove(hole);
+        if let Some(last) = self.members.get(hole) {
+            moved(*last, hole as u32);
+        }
+        if self.next as usize == self.members.len() {
+            self.next = 0;
+        }
+        if self.members.len() * 2 < self.members.capacity() && self.members.len() > SMALL {
+            self.members.shrink_to(self.members.len() / 4 * 5);
+        }
+    }
+}
+
+/// A peer of a ring; what they have in common, all of them have.
+fn first(circles: &Slab<Circle>, entry: Entry) -> u32 {
+    match entry.circle() {
+        Some(circle) => circles[circle].members[0],
+        None => entry.0,
+    }
+}
 
 impl Swarms {
     /// Puts a peer where its transports and its place belong.
@@ -87,50 +166,54 @@ impl Swarms {
             let Some(near) = self.peers[at].near(ring) else { continue };
             let (swarm, mask) = (self.peers[at].swarm, self.peers[at].mask);
             let hash = self.ring_hash(swarm, mask, near);
-            let (seed, peers, links) = (self.seed, &self.peers, &mut self.links);
-            let rehash = |head: &u32| hash_of(seed, &peers[*head], ring);
-            match self.rings[ring].entry(hash, |head| is_head(&peers[*head], swarm, mask, ring, near), rehash) {
-                Entry::Occupied(entry) => {
-                    // In front of the head: the last one to have its turn.
-                    let head = *entry.get();
-                    let last = links[head][ring].0;
-                    links[at][ring] = (last, head);
-                    links[last][ring].1 = at;
-                    links[head][ring].0 = at;
+            let Self { seed, peers, places, circles, rings, .. } = self;
+            let is = |entry: &Entry| is_near(&peers[first(circles, *entry)], swarm, mask, ring, near);
+            let rehash = |entry: &Entry| hash_of(*seed, &peers[first(circles, *entry)], ring);
+            match rings[ring].entry(hash, is, rehash) {
+                Slot::Vacant(slot) => {
+                    slot.insert(Entry::lone(at));
+                    places[at][ring] = 0;
                 }
-                Entry::Vacant(entry) => {
-                    entry.insert(at);
-                    links[at][ring] = (at, at);
-                }
+                Slot::Occupied(mut slot) => match slot.get().circle() {
+                    Some(circle) => places[at][ring] = circles[circle].push(at),
+                    None => {
+                        let lone = slot.get().0;
+                        let circle = circles.insert(Circle { members: vec![lone, at], next: 0 });
+                        *slot.get_mut() = Entry::of(circle);
+                        places[at][ring] = 1;
+                    }
+                },
             }
         }
     }
 
     fn unring(&mut self, at: u32) {
         for ring in 0..RINGS {
-            let (before, behind) = std::mem::replace(&mut self.links[at][ring], (NONE, NONE));
-            let Some(near) = self.peers[at].near(ring).filter(|_| before != NONE) else { continue };
-            let hash = self.ring_hash(self.peers[at].swarm, self.peers[at].mask, near);
-            let entry = self.rings[ring].find_entry(hash, |head| *head == at);
-            if before == at {
-                if let Ok(entry) = entry {
-                    entry.remove();
-                }
+            let place = std::mem::replace(&mut self.places[at][ring], NONE);
+            let Some(near) = self.peers[at].near(ring).filter(|_| place != NONE) else { continue };
+            let (swarm, mask) = (self.peers[at].swarm, self.peers[at].mask);
+            let hash = self.ring_hash(swarm, mask, near);
+            let Self { peers, places, circles, rings, .. } = self;
+            let is = |entry: &Entry| is_near(&peers[first(circles, *entry)], swarm, mask, ring, near);
+            let Ok(mut slot) = rings[ring].find_entry(hash, is) else { continue };
+            let Some(circle) = slot.get().circle() else {
+                slot.remove();
                 continue;
+            };
+            circles[circle].remove(place, |moved, to| places[moved][ring] = to);
+            if let [lone] = circles[circle].members[..] {
+                *slot.get_mut() = Entry::lone(lone);
+                circles[circle] = Circle::default();
+                circles.remove(circle);
             }
-            if let Ok(mut entry) = entry {
-                *entry.get_mut() = behind;
-            }
-            self.links[before][ring].1 = behind;
-            self.links[behind][ring].0 = before;
         }
     }
 
-    /// The head of a ring.
-    pub(super) fn head(&mut self, ring: usize, swarm: u32, mask: Mask, near: u64) -> Option<&mut u32> {
+    /// The ring of a swarm's peers with these transports that have this in common.
+    pub(super) fn entry(&self, ring: usize, swarm: u32, mask: Mask, near: u64) -> Option<Entry> {
         let hash = self.ring_hash(swarm, mask, near);
-        let peers = &self.peers;
-        self.rings[ring].find_mut(hash, |head| is_head(&peers[*head], swarm, mask, ring, near))
+        let is = |entry: &Entry| is_near(&self.peers[first(&self.circles, *entry)], swarm, mask, ring, near);
+        self.rings[ring].find(hash, is).copied()
     }
 
     fn ring_hash(&self, swarm: u32, mask: Mask, near: u64) -> u64 {
@@ -211,11 +294,11 @@ impl Swarms {
         let is = |first: &u32| peers[*first].session == session && swarms[peers[*first].swarm].channel == channel;
         let rehash = |first: &u32| seed(swarms[peers[*first].swarm].channel, peers[*first].session);
         match self.by_session.entry(hash, is, rehash) {
-            Entry::Vacant(entry) => {
+            Slot::Vacant(entry) => {
                 entry.insert(at);
                 self.channels[channel].viewers += 1;
             }
-            Entry::Occupied(mut entry) => {
+            Slot::Occupied(mut entry) => {
                 let first = *entry.get();
                 let mut next = first;
                 for _ in 1..super::MAX_PER_SESSION {
@@ -273,7 +356,7 @@ impl Swarms {
     }
 }
 
-fn is_head(peer: &Peer, swarm: u32, mask: Mask, ring: usize, near: u64) -> bool {
+fn is_near(peer: &Peer, swarm: u32, mask: Mask, ring: usize, near: u64) -> bool {
     peer.swarm == swarm && peer.mask == mask && peer.near(ring) == Some(near)
 }
 
