@@ -43,7 +43,10 @@ fn what_players_say_is_summed_up_and_goes_no_further(shards: u32) {
     assert_eq!(origin.requests("/a"), 1, "one object, whatever players said");
     let seen = origin.seen();
     let told = |text: &str| text.to_ascii_lowercase().contains("cmcd");
-    assert!(seen.iter().all(|seen| !told(&seen.target) && !seen.headers.iter().any(|(name, _)| told(name))), "{seen:?}");
+    assert!(
+        seen.iter().all(|seen| !told(&seen.target) && !seen.headers.iter().any(|(name, _)| told(name))),
+        "{seen:?}"
+    );
 
     let sums = || {
         let list = lab.admin().call("GET", "/api/v1/reports?group=sdk,channel&step=day&from=0", None);
