@@ -95,7 +95,8 @@ pub(crate) fn build_planes(release: bool) -> anyhow::Result<PathBuf> {
 
 /// Builds all programs, as `cargo test --workspace` will have their libraries: what the tests start. Gives their folder.
 pub(crate) fn build_programs() -> anyhow::Result<PathBuf> {
-    run(cargo().args(["build", "--workspace", "--bins", "--locked"]))?;
+    // The tests with them: what they alone need sets features of libraries that both share, and would have all built twice.
+    run(cargo().args(["build", "--workspace", "--bins", "--tests", "--locked"]))?;
     Ok(target_dir()?.join("debug"))
 }
 

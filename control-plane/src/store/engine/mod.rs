@@ -2,7 +2,7 @@
 //!
 //! Tables and their functions are in `store/*.rs`, one file a subject, and name no engine:
 //!
-//! ```ignore
+//! ```text
 //! impl Store {
 //!     /// Counts a view.
 //!     pub fn viewed(&self, channel: &str, seconds: u64) -> Result<u64, StoreError> {
