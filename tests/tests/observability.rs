@@ -42,6 +42,9 @@ fn metrics_are_clean_and_move(shards: u32) {
     assert_eq!(client::expect(lab.http(), &Request::range("/vod/a", "bytes=0-9")).status(), 206);
     assert_eq!(client::expect(lab.http(), &Request::get("/vod/none")).status(), 404);
     assert!(client::expect(lab.http(), &Request::get("/vod/bad")).status() >= 500);
+    // A request is over, and counted, a moment after its last byte has come.
+    let finished = |metrics: &Metrics| metrics.sum("shoal_http_request_seconds_count", &[]);
+    until("all requests are counted", Duration::from_secs(5), || finished(&lab.metrics()) - finished(&before) >= 8.0);
     let after = lab.metrics();
     let moved = |name: &str, labels: &[(&str, &str)]| after.sum(name, labels) - before.sum(name, labels);
     assert_eq!(moved("shoal_http_requests_total", &[("status", "200")]), 5.0);
