@@ -45,6 +45,8 @@ struct Run<'a, S> {
     /// Where each call has a connection of its own.
     reconnect: Option<(SocketAddr, &'a OwnedFd)>,
     window: Option<(Instant, Instant)>,
+    /// Calls that may still be made.
+    left: u64,
     ended: bool,
 }
 
@@ -56,7 +58,9 @@ pub fn run<S: Script>(setting: &Setting, script: &mut S) -> anyhow::Result<Value
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let connections = connect(setting, &epoll)?;
     let reconnect = setting.reconnect.then_some((setting.server, &epoll));
-    let mut run = Run { script, connections, tally: Tally::new()?, other: 0, reconnect, window: None, ended: false };
+    let left = setting.calls.unwrap_or(u64::MAX);
+    let mut run =
+        Run { script, connections, tally: Tally::new()?, other: 0, reconnect, window: None, left, ended: false };
     run.greet(&epoll)?;
     let begin = Instant::now() + setting.warmup;
     let end = begin + setting.duration;
@@ -64,7 +68,6 @@ pub fn run<S: Script>(setting: &Setting, script: &mut S) -> anyhow::Result<Value
     for index in 0..run.connections.len() {
         run.call(index);
     }
-    let limit = setting.calls.unwrap_or(u64::MAX);
     let ticks = || setting.server_cpu.map(CoreTicks::read).transpose();
     let mut server_at_start = None;
     let (mut now, mut nothing_to_do, mut longest_turn) = (Instant::now(), Duration::ZERO, Duration::ZERO);
@@ -74,7 +77,7 @@ pub fn run<S: Script>(setting: &Setting, script: &mut S) -> anyhow::Result<Value
             server_at_start = Some(ticks()?);
         }
         let idle = || run.connections.iter().all(|one| one.broken || one.called.is_none());
-        if now >= end || run.tally.requests >= limit || (run.ended && idle()) {
+        if now >= end || (run.ended && idle()) {
             break;
         }
         let count = run.turn(&epoll, &mut dropped)?;
@@ -213,10 +216,11 @@ impl<S: Script> Run<'_, S> {
 
     fn call(&mut self, index: usize) {
         let connection = &mut self.connections[index];
-        if !self.script.call(index, &mut connection.out) {
+        if self.left == 0 || !self.script.call(index, &mut connection.out) {
             self.ended = true;
             return;
         }
+        self.left -= 1;
         connection.called = Some(Instant::now());
         if let Err(why) = connection.flush() {
             connection.broken = true;

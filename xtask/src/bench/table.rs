@@ -102,8 +102,10 @@ impl Row {
             Target::None => "–".to_owned(),
         };
         let with_unit = |value: f64| if value.is_nan() { figure(value) } else { format!("{} {unit}", figure(value)) };
-        let (ours, peer) = (with_unit(self.ours), with_unit(self.peer));
-        let ratio = if self.is_missing() { "–".to_owned() } else { format!("{:.2}", self.ratio()) };
+        // A peer that does nothing at all is none.
+        let alone = self.peer == 0.0;
+        let (ours, peer) = (with_unit(self.ours), if alone { "–".to_owned() } else { with_unit(self.peer) });
+        let ratio = if self.is_missing() || alone { "–".to_owned() } else { format!("{:.2}", self.ratio()) };
         format!("| {} | {ours} | {peer} | {} | {ratio} | {target} | {met} |", self.case, self.peer_name)
     }
 }
