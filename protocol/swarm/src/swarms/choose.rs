@@ -114,39 +114,42 @@ impl Swarms {
                 continue;
             }
             let Some(entry) = self.entry(ring, asking.swarm, mask, near) else { continue };
-            if let Some(lone) = entry.peer() {
-                self.consider(asking, &[lone]);
-            }
-            let Some(circle) = entry.circle() else { continue };
-            let mut left = (LOOKED_AT * want + LOOKED_AT_LEAST).min(self.circles[circle].members.len());
-            while left > 0 && self.candidates.len() < spare(want) {
-                let Circle { members, next } = &mut self.circles[circle];
+            let mut walked = std::mem::take(&mut self.walked);
+            walked.clear();
+            walked.extend(entry.peer());
+            if let Some(circle) = entry.circle() {
+                let Circle { members, next } = &self.circles[circle];
                 let (told, waiting) = members.split_at(*next as usize);
-                let some = (spare(want) - self.candidates.len()).min(left);
-                let mut walked = std::mem::take(&mut self.walked);
-                walked.clear();
-                walked.extend(waiting.iter().chain(told).take(some));
-                left -= walked.len();
-                *next = ((*next as usize + walked.len()) % members.len()) as u32;
-                self.consider(asking, &walked);
-                self.walked = walked;
+                walked.extend(waiting.iter().chain(told).take(LOOKED_AT * want + LOOKED_AT_LEAST));
             }
+            let looked_at = self.consider(asking, &walked, want);
+            if let Some(circle) = entry.circle() {
+                let Circle { members, next } = &mut self.circles[circle];
+                *next = ((*next as usize + looked_at) % members.len()) as u32;
+            }
+            self.walked = walked;
         }
         self.drop_reported(asking);
         self.pick(want);
     }
 
-    /// Adds those of `peers` that fit to the candidates.
-    fn consider(&mut self, asking: &Asking, peers: &[u32]) {
-        touch(&self.peers, peers);
-        let me = &self.peers[asking.at];
-        for at in peers {
-            let peer = &self.peers[*at];
-            if fits(asking, me, *at, peer) && !self.picked.contains(at) {
-                let lot = self.random.bits() as u32;
-                self.candidates.push(Candidate { worth: worth(peer), lot, at: *at });
+    /// Adds those of `peers` that fit to the candidates, until there are enough; how many it has looked at.
+    fn consider(&mut self, asking: &Asking, peers: &[u32], want: usize) -> usize {
+        let mut rest = peers;
+        while !rest.is_empty() && self.candidates.len() < spare(want) {
+            let (some, behind) = rest.split_at((spare(want) - self.candidates.len()).min(rest.len()));
+            rest = behind;
+            touch(&self.peers, some);
+            let me = &self.peers[asking.at];
+            for at in some {
+                let peer = &self.peers[*at];
+                if fits(asking, me, *at, peer) && !self.picked.contains(at) {
+                    let lot = self.random.bits() as u32;
+                    self.candidates.push(Candidate { worth: worth(peer), lot, at: *at });
+                }
             }
         }
+        peers.len() - rest.len()
     }
 
     /// Some from anywhere in the swarm: those behind a place drawn by lot.
@@ -159,27 +162,22 @@ impl Swarms {
         }
         self.candidates.clear();
         let mut skip = self.random.below(all as u64) as usize;
-        let mut left = (LOOKED_AT * want + LOOKED_AT_LEAST).min(all);
+        let mut walked = std::mem::take(&mut self.walked);
+        walked.clear();
         // From the place to the end, and from the beginning on.
-        'all: for list in fitting().chain(fitting()) {
+        let mut left = (LOOKED_AT * want + LOOKED_AT_LEAST).min(all);
+        for list in fitting().chain(fitting()) {
             if skip >= list.members.len() {
                 skip -= list.members.len();
                 continue;
             }
             let behind = &list.members[std::mem::take(&mut skip)..];
-            touch(&self.peers, &behind[..behind.len().min(spare(want))]);
-            for at in behind {
-                if left == 0 || self.candidates.len() >= spare(want) {
-                    break 'all;
-                }
-                left -= 1;
-                let peer = &self.peers[*at];
-                if fits(asking, &self.peers[asking.at], *at, peer) && !self.picked.contains(at) {
-                    let lot = self.random.bits() as u32;
-                    self.candidates.push(Candidate { worth: worth(peer), lot, at: *at });
-                }
-            }
+            let some = &behind[..behind.len().min(left)];
+            walked.extend_from_slice(some);
+            left -= some.len();
         }
+        self.consider(asking, &walked, want);
+        self.walked = walked;
         self.drop_reported(asking);
         self.pick(want);
     }
