@@ -111,6 +111,7 @@ pub(super) fn export(spool: &Spool, number: u64, dir: &Path) -> Result<Option<Pa
 }
 
 /// Deletes the files of all days before that of `before_ms`, and their folders where nothing else is in them. How many files.
+/// What another instance that shares the folder has deleted meanwhile is an error, and no harm: the next turn goes on.
 pub(super) fn forget(dir: &Path, before_ms: u64) -> io::Result<u64> {
     let (oldest, _) = date_and_hour(before_ms);
     let oldest = format!("date={oldest}");
